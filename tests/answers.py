@@ -1,10 +1,10 @@
-"""What tests look for in answers."""
+"""Assertions on the API's responses."""
 
 import httpx
 
 
 def problem(response: httpx.Response) -> tuple[int, str, str | None]:
-    """Status, type and code of an error, whose form is checked on the way."""
+    """Status, type and code of an error response, after checking its format."""
     body = response.json()
     assert set(body) == {"error"}
     assert set(body["error"]) == {"message", "type", "code", "param"}

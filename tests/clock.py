@@ -1,4 +1,4 @@
-"""Unix seconds that pass when told."""
+"""A fake clock, which advances only when a test sets it."""
 
 import time
 

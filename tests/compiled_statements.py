@@ -1,4 +1,4 @@
-"""SQL that is compiled once for all tests: each has a database of its own, and compiling was half of what one cost."""
+"""Shares compiled SQL between tests: each has its own database, and compiling took half of a test's time."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ _COMPILED = LRUCache[Any, Any](10_000)
 
 
 def share() -> None:
-    """From now on all engines share what they compile.
+    """Makes all engines share one cache of compiled statements.
 
-    SQLAlchemy looks it up by statement and dialect, and every engine has a dialect of its own: those of one kind are
-    made equal here. They are, as all tests have the same version of each database.
+    SQLAlchemy's cache keys include the dialect, and every engine has its own. Therefore dialects of the same kind are
+    made equal here, which is correct since all tests use the same version of each database.
     """
     for dialect in (SQLiteDialect_aiosqlite, PGDialect_asyncpg):
         setattr(dialect, "__eq__", lambda self, other: type(self) is type(other))  # noqa: B010 - no assignment to a method

@@ -1,4 +1,4 @@
-"""Fixtures of every test: both databases, the running platform, clients with keys."""
+"""Common fixtures: both databases, the running platform, clients with keys."""
 
 import gc
 import shutil
@@ -26,21 +26,21 @@ from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 from postgres import EmptyDatabases, postgres_server, run_sql
 
-# The same examples in every run, since a failure must come from the change that is tested; no deadlines, since machines
-# are loaded. `pytest --hypothesis-profile explore tests/unit` looks for examples that nobody has tried yet.
+# The same examples in every run, so that a failure is caused by the tested change; no deadlines, since machines may be
+# loaded. `pytest --hypothesis-profile explore tests/unit` tries new random examples.
 hypothesis.settings.register_profile(
     "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("explore", parent=hypothesis.settings.get_profile("suite"), derandomize=False)
 hypothesis.settings.load_profile("suite")
 compiled_statements.share()
-# Not the traceback with all variables, which takes a second to draw.
+# The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 structlog.configure(processors=[*structlog.get_config()["processors"][:-1], CONSOLE])
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As shells start background jobs; the programs that tests interrupt would ignore it too.
+    # Shells start background jobs with SIGINT ignored, and child processes would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -64,25 +64,25 @@ def nothing_slow_in_a_transaction(slow_in_transaction: list[str]) -> Iterator[No
 
 
 def pytest_collection_finish() -> None:
-    """Takes all that was imported out of the garbage collector's sight: each full round over it costs 0.3 s."""
+    """Excludes all imported objects from garbage collection: each full collection would take 0.3 s longer."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL server, without a database's name."""
+    """URL of a PostgreSQL server, without a database name."""
     with postgres_server() as url:
         yield url
 
 
 Lend = Callable[[Path], AbstractContextManager[str]]
-"""Lends the URL of an empty database; the folder is the test's own."""
+"""Context manager for the URL of an empty database; the folder is the test's own."""
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
 async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lend:
-    """Migrated, empty databases, once on SQLite and once on PostgreSQL. For tests that are not asynchronous as well."""
+    """Migrated, empty databases, on SQLite and on PostgreSQL. Can be used by synchronous tests as well."""
     if request.param == "sqlite":
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
         await _migrate(f"sqlite+aiosqlite:///{template}")
@@ -96,7 +96,7 @@ async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_fact
 
 @pytest.fixture
 def database_url(lend: Lend, tmp_path: Path) -> Iterator[str]:
-    """A fresh database, once on SQLite and once on PostgreSQL."""
+    """An empty database, on SQLite and on PostgreSQL."""
     with lend(tmp_path) as url:
         yield url
 
@@ -120,15 +120,15 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def clock() -> Callable[[], float] | None:
-    """The platform's; a folder whose tests turn it has one of its own."""
+    """The platform's clock, overridden in folders whose tests need a fake one."""
     return None
 
 
 @pytest.fixture
 async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIterator[Application]:
-    """The platform, called in this process. Nothing works in the background: see `running_app`.
+    """The platform, called in this process, without background work: see `running_app`.
 
-    In the end its database agrees with itself, whatever the test did.
+    After the test, checks that its database is consistent.
     """
     application = Application(settings, clock)
     async with application.answering(Ending(STOP_SECONDS)):
@@ -138,14 +138,14 @@ async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIte
 
 @pytest.fixture
 async def running_app(app: Application) -> AsyncIterator[Application]:
-    """`app`, with all that works in the background: jobs, webhooks, the fleet, chores, confirmations, metering."""
+    """`app` with all background work: jobs, webhooks, the fleet, chores, confirmations, metering."""
     async with app.working(Ending(STOP_SECONDS)):
         yield app
 
 
 @asynccontextmanager
 async def running(application: Application) -> AsyncIterator[Application]:
-    """Another platform with all that works in the background; checked in the end as `app` is."""
+    """Runs another platform with all background work; afterwards checks its database, like `app`."""
     async with application.running():
         yield application
         await assert_consistent(application.database)
@@ -153,14 +153,14 @@ async def running(application: Application) -> AsyncIterator[Application]:
 
 @dataclass(frozen=True)
 class Tenant:
-    """A project and a client that sends its key."""
+    """A project, and an HTTP client with its key."""
 
     project: ProjectWithKey
     http: httpx.AsyncClient
 
 
 def client_of(app: Application, key: str | None = None) -> httpx.AsyncClient:
-    """A client of the platform in this process, with this key."""
+    """An HTTP client of the platform in this process, with this key."""
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
         base_url="http://modelshare.test",

@@ -1,4 +1,4 @@
-"""A way to a database that a test can cut, or stop, and open again: a TCP proxy before a real PostgreSQL."""
+"""A TCP proxy in front of a real PostgreSQL, which a test can cut, stall and reopen."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 
 class Way:
-    """While it is `open` bytes pass; `cut` refuses and ends connections, `stall` accepts them and lets nothing pass."""
+    """After `open` it forwards bytes;
+
+    after `cut` it refuses connections; after `stall` it accepts them but forwards nothing.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -71,7 +74,7 @@ class Way:
 
 @contextlib.asynccontextmanager
 async def way_to(url: str) -> AsyncIterator[Way]:
-    """An open way to the database at `url`."""
+    """An open proxy to the database at `url`."""
     way = Way(url)
     await way.open()
     try:

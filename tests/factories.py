@@ -1,4 +1,4 @@
-"""Makes rows that tests start from, as the platform itself would have left them."""
+"""Creates rows directly in the database, as the platform would have written them."""
 
 import hashlib
 import uuid
@@ -22,7 +22,7 @@ async def make_model(
     tags: tuple[str, ...] = ("chat",),
     license: str = "apache-2.0",  # noqa: A002 - the product's word
 ) -> uuid.UUID:
-    """A model with one version and one file whose bytes are nowhere; its id."""
+    """Creates a model with one version and one file that is not in storage; returns its id."""
     ready = status == "ready"
     async with app.database.write() as session:
         now = app.platform.now()
@@ -67,7 +67,7 @@ async def make_model(
 async def add_version(
     app: Application, model: uuid.UUID, version: str, status: str = "ready", *, family: str | None = None
 ) -> None:
-    """A further version that is not the latest; of no files."""
+    """Adds a version without files that is not the latest."""
     ready = status == "ready"
     async with app.database.write() as session:
         session.add(

@@ -1,4 +1,4 @@
-"""A tenant's webhook, as tests use it."""
+"""Helpers for tests of webhooks."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from served import wait_until
 
 
 class Hook:
-    """A webhook that was made, with its secret."""
+    """A webhook of a tenant, and its secret."""
 
     def __init__(self, tenant: Tenant, made: dict[str, Any]) -> None:
         self.http = tenant.http
@@ -38,7 +38,7 @@ class Hook:
         return list(answer.json()["data"])
 
     async def delivery(self, **fields: object) -> dict[str, Any]:
-        """The newest delivery, as soon as its fields are these."""
+        """Waits until the newest delivery has these fields, and returns it."""
 
         async def look() -> dict[str, Any] | None:
             found = await self.deliveries("?limit=1")
@@ -59,20 +59,20 @@ async def new_hook(tenant: Tenant, url: str, *events: str) -> Hook:
 
 
 async def emit(app: Application, tenant: Tenant, *names: str, type_: str = "model.ready") -> None:
-    """Events as a change would emit them, in one transaction."""
+    """Emits events in one transaction, as a change of a model would."""
     async with app.database.write() as session:
         for name in names:
             audit.emit(session, project_id=tenant.project.id, now=app.platform.now(), event=type_, data={"name": name})
 
 
 async def wake(app: Application) -> None:
-    """Makes the worker look at the clock now instead of at its next round."""
+    """Makes the worker check for due jobs now instead of at its next interval."""
     async with app.database.write() as session:
         notify(session, TOPIC, DELIVER)
 
 
 async def idle(app: Application) -> bool:
-    """Nobody is delivering, so that no lease runs out when the clock is turned."""
+    """Whether nothing is being delivered, so that advancing the clock expires no lease."""
     async with app.database.read() as session:
         return await session.scalar(select(JobRow).where(JobRow.lease_token.is_not(None))) is None
 

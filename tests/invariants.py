@@ -1,4 +1,4 @@
-"""What 2-rules calls always true, asked of the database itself."""
+"""Invariants of the rules of sharing, checked in the database itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,11 +32,11 @@ CONTRADICTIONS = text("""
         OR s.shared_tier_endpoints <> coalesce(e.on_shared, 0)
         OR (s.role = 'shared' AND coalesce(e.on_shared, 0) = 0)
 """)
-"""Models whose counts or role contradict their endpoints: one statement, so one moment."""
+"""Number of models whose counts or role contradict their endpoints, in one statement and therefore one snapshot."""
 ORPHANS = text("""
     SELECT count(*) FROM endpoints WHERE model_id IS NULL AND is_active AND project_id <> :owner
 """)
-"""Active endpoints of other projects whose model was deleted all the same, where `owner` owned all models."""
+"""Active endpoints of other projects whose model was deleted, if `owner` owned all models."""
 _TOLD = ("model.share", "model.unshare", "model.change_role")
 
 
@@ -51,7 +51,7 @@ async def orphans(database: Database, owner: str) -> int:
 
 
 async def roles_told(session: AsyncSession) -> dict[str, str | None]:
-    """Each model's role, by `model:<id>`, as the audit log tells it; a change has to follow from the one before."""
+    """Each model's role according to the audit log, by `model:<id>`. Checks that the changes are consecutive."""
     roles: dict[str, str | None] = {}
     rows = await session.scalars(
         select(AuditRow).where(AuditRow.outcome == "done", AuditRow.action.in_(_TOLD)).order_by(AuditRow.id)
@@ -66,7 +66,7 @@ async def roles_told(session: AsyncSession) -> dict[str, str | None]:
 
 
 async def lost_updates(database: Database) -> list[str]:
-    """Models whose role is not what the audit log tells."""
+    """Models whose role differs from the one according to the audit log."""
     async with database.read() as session:
         told = await roles_told(session)
         statement = select(ModelRow.id, ShareRow.role).join(ShareRow, ShareRow.model_id == ModelRow.id, isouter=True)
@@ -74,7 +74,7 @@ async def lost_updates(database: Database) -> list[str]:
 
 
 async def stale_entries(database: Database) -> list[str]:
-    """What of the catalog's entries, or of their index, is not as the rows say."""
+    """Catalog and search index entries that do not match the rows they are derived from."""
     async with database.read() as session:
         sources = (await session.execute(SOURCE)).all()
         said = {row.model_id: dict(row._mapping) for row in await _entries(session)}
@@ -92,7 +92,7 @@ async def stale_entries(database: Database) -> list[str]:
 
 
 async def assert_consistent(database: Database) -> None:
-    """No count, role or catalog entry contradicts the rows that it is derived from."""
+    """Asserts that no count, role or catalog entry contradicts the rows that it is derived from."""
     assert await contradictions(database) == 0, "the counts or roles of some models contradict their endpoints"
     stale = await stale_entries(database)
     assert not stale, stale

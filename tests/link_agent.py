@@ -1,4 +1,4 @@
-"""An agent's side of the link without an engine: it says what a test tells it to, over a real WebSocket."""
+"""A fake agent without an engine, controlled by tests, on a real WebSocket."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,7 +41,7 @@ Handler = Callable[["LinkAgent", Request, bytes], Awaitable[None]]
 
 @dataclass
 class LinkAgent:
-    """One link. Requests go to `handler` if there is one, else they wait in `requests`."""
+    """One link. Requests are passed to `handler` if there is one, else queued in `requests`."""
 
     socket: aiohttp.ClientWebSocketResponse
     agent_id: str
@@ -52,7 +52,7 @@ class LinkAgent:
     credit: dict[int, int] = field(default_factory=dict)
     pings: int = 0
     protocol: int | None = None
-    """As the server welcomed it."""
+    """The version in the server's `Welcome`."""
     closed: tuple[int | None, str] | None = None
     _sent: dict[int, int] = field(default_factory=dict)
     _bodies: dict[int, tuple[Request, bytearray]] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class LinkAgent:
         await self.socket.send_bytes(encode(frame))
 
     async def chunk(self, request: Request, data: bytes) -> None:
-        """Part of an answer's body, once there is credit for it."""
+        """Sends part of a response body, after waiting for credit."""
         self._sent[request.stream] = self._sent.get(request.stream, 0) + len(data)
 
         async def allowed() -> bool:
@@ -76,7 +76,7 @@ class LinkAgent:
         await self.send(Report(deployment_id, phase, routes=routes if phase is Phase.READY else [], **figures))
 
     async def wanted(self, count: int = 1) -> list[DesiredDeployment]:
-        """What it is to hold, once that is `count` deployments."""
+        """Waits until the desired state has `count` deployments, and returns them."""
 
         async def look() -> Desired | None:
             return self.desired if self.desired and len(self.desired.deployments) == count else None
@@ -86,18 +86,18 @@ class LinkAgent:
         return desired.deployments
 
     async def make_ready(self, count: int = 1, routes: list[str] = ALL_ROUTES) -> list[DesiredDeployment]:
-        """Reports everything it is to hold as ready, once that is `count` deployments."""
+        """Waits until the desired state has `count` deployments, and reports all as ready."""
         wanted = await self.wanted(count)
         for one in wanted:
             await self.report(one.deployment_id, Phase.READY, routes)
         return wanted
 
     async def request(self) -> tuple[Request, bytes]:
-        """The next request with its whole body."""
+        """The next request with its complete body."""
         return await asyncio.wait_for(self.requests.get(), 10)
 
     async def end(self) -> tuple[int | None, str]:
-        """Close code and reason, once the server ended the link."""
+        """Waits until the server has closed the link; returns the close code and reason."""
 
         async def look() -> tuple[int | None, str] | None:
             return self.closed
@@ -141,7 +141,7 @@ class LinkAgent:
 
 
 async def enroll(http: httpx.AsyncClient, *, name: str = "box", tiers: list[str] | None = None) -> tuple[str, str]:
-    """Makes a join key with the caller's own key and enrols with it: the agent's id and token."""
+    """Creates a join key with the caller's key and enrolls with it; returns the agent's id and token."""
     path = "/v1/platform/join-keys" if tiers else "/v1/join-keys"
     made = await http.post(path, json={"name": name, "tiers": tiers} if tiers else {"name": name})
     assert made.status_code == 201, made.text
@@ -154,7 +154,7 @@ async def enroll(http: httpx.AsyncClient, *, name: str = "box", tiers: list[str]
 async def linked(
     url: str, token: str, *, agent_id: str = "", handler: Handler | None = None, hello: Frame | None = None
 ) -> AsyncIterator[LinkAgent]:
-    """A link to the server at `url`, open as long as the block."""
+    """Opens a link to the server at `url` for the duration of the block."""
     async with aiohttp.ClientSession() as http:
         headers = {"Authorization": f"Bearer {token}"}
         async with http.ws_connect(url + LINK_PATH, headers=headers, max_msg_size=0) as socket:
@@ -171,12 +171,12 @@ async def linked(
 
 
 def answer(request: Request, data: bytes, *, status: int = 200, tokens: tuple[int, int] = (3, 8)) -> Answer:
-    """A whole JSON answer."""
+    """A complete JSON response."""
     return Answer(request.stream, status, "application/json", data, *tokens)
 
 
 def refusal(request: Request) -> Answer:
-    """What an agent says that does not serve the deployment (any more)."""
+    """The response of an agent that does not serve the deployment."""
     error = b'{"error": {"message": "Not here.", "type": "server_error", "code": "model_loading", "param": null}}'
     return Answer(request.stream, 503, "application/json", error, refused=True)
 
@@ -184,7 +184,7 @@ def refusal(request: Request) -> Answer:
 async def answer_events(
     agent: LinkAgent, request: Request, events: list[bytes], *, tokens: tuple[int, int] = (3, 8)
 ) -> None:
-    """A streamed answer of these events."""
+    """Streams a response with these events."""
     await agent.send(Head(request.stream, 200, "text/event-stream; charset=utf-8"))
     for event in events:
         await agent.send(Chunk(request.stream, b"data: " + event + b"\n\n"))

@@ -1,7 +1,9 @@
-"""Every kind of frame of the link protocol's version before, as its code encoded it. A change that cannot read them, or
-that sends what their readers cannot read, breaks agents and servers that were not updated yet.
+"""Recorded frames of the previous version of the link protocol, of every type.
 
-Never change what was recorded: the next version gets a file of its own.
+A change that cannot decode them, or that sends frames that the previous version cannot decode, breaks agents and
+servers that have not been updated yet.
+
+Never change the recording: each version has its own file.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What llama.cpp itself makes of GGUF files, asked through the C interface of its library in the xllamacpp wheel.
+"""Checks how llama.cpp itself reads GGUF files, through the C API of its library in the xllamacpp wheel.
 
-`python tests/llamacpp_library.py FILE ...` loads each as a model and writes its verdict; in a process of its own, since
-some damage ends the process that loads it.
+`python tests/llamacpp_library.py FILE ...` loads each file as a model and prints the result, in a separate process,
+since some damaged files crash it.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ class _InitParams(ctypes.Structure):
 
 
 class _ModelParams(ctypes.Structure):
-    """Longer than the library's own, which is passed in memory: what lies behind it is not looked at."""
+    """Larger than the library's struct; it is passed in memory, and the rest is ignored."""
 
     _fields_ = (("opaque", ctypes.c_byte * 512),)
 
@@ -51,7 +51,7 @@ def _library() -> Any:
 
 
 def reads(data: bytes) -> bool:
-    """Whether it reads the header, and finds every tensor within the file as its model loader does."""
+    """Whether it can parse the header, and all tensors are within the file, as its model loader requires."""
     library = _library()
     found = library.gguf_init_from_buffer(data, len(data), _InitParams(no_alloc=True, ctx=None))
     if not found:
@@ -66,14 +66,14 @@ def reads(data: bytes) -> bool:
 
 
 def loads(files: Mapping[str, Path]) -> dict[str, bool]:
-    """Whether it loads each as a model."""
+    """Whether it can load each file as a model."""
     left = dict(files)
     verdicts = {}
     while left:
         child = subprocess.run([sys.executable, __file__, *left.values()], capture_output=True, text=True, check=False)
         lines = child.stdout.split()
         if child.returncode:
-            lines.append(_REFUSED)  # the process ended at the next one
+            lines.append(_REFUSED)  # the next file crashed the process
         for name, verdict in zip(list(left), lines, strict=False):
             verdicts[name] = verdict == _LOADED
             del left[name]

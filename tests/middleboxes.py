@@ -1,4 +1,4 @@
-"""What stands between a client and a platform: real sockets that answer as proxies, portals and broken lines do."""
+"""Fake middleboxes between a client and a platform: real sockets that behave like proxies, portals and broken links."""
 
 import contextlib
 import socket
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CERTIFICATES = Path(__file__).parent / "certificates"
-"""Of an authority that nobody trusts; valid until 2120, but for `expired`."""
+"""Issued by an untrusted authority; valid until 2120, except `expired`."""
 AUTHORITY = CERTIFICATES / "authority.pem"
 
 Answer = Callable[[bytes, int], bytes | None]
-"""For a request's head, and the number of the connection from 1; None closes the connection at once."""
+"""Returns the response for a request's head and the connection's number (from 1); None closes the connection."""
 
 
 def http(status: str, body: str = "<html><h1>No</h1></html>", **headers: str) -> bytes:
-    """A page, as a program that is not the platform answers."""
+    """An HTML response, as from a program other than the platform."""
     fields = {"Content-Type": "text/html", "Content-Length": str(len(body)), "Connection": "close"} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
@@ -27,12 +27,12 @@ def http(status: str, body: str = "<html><h1>No</h1></html>", **headers: str) ->
 
 
 class Box:
-    """Listens on a port of this machine."""
+    """A listening port on this machine."""
 
     def __init__(self, port: int, requests: list[bytes]) -> None:
         self.port = port
         self.requests = requests
-        """The heads of requests that came, in order."""
+        """The heads of received requests, in order."""
 
     @property
     def url(self) -> str:
@@ -41,7 +41,7 @@ class Box:
 
 @contextmanager
 def box(answer: bytes | Answer, *, certificate: str | None = None, drain: bool = True) -> Iterator[Box]:
-    """Answers each connection once; with TLS where a certificate is named. `drain`: reads the body before."""
+    """Responds once to each connection, with TLS if a certificate is given. `drain`: read the request body first."""
     requests: list[bytes] = []
     context = None
     if certificate is not None:
@@ -70,7 +70,7 @@ def box(answer: bytes | Answer, *, certificate: str | None = None, drain: bool =
 
 @contextmanager
 def forwarding(*, socks: bool = False, to: int | None = None) -> Iterator[Box]:
-    """A proxy that works, of either kind. An HTTP proxy connects to whatever port it is told, or to the port `to`."""
+    """A working proxy, HTTP or SOCKS. An HTTP proxy connects to the requested port, or to the port `to`."""
     requests: list[bytes] = []
 
     class Handler(socketserver.BaseRequestHandler):
@@ -93,7 +93,7 @@ def forwarding(*, socks: bool = False, to: int | None = None) -> Iterator[Box]:
 
 
 def closed_port() -> int:
-    """A port at which nothing listens."""
+    """A port on which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -124,7 +124,7 @@ def _head(line: socket.socket, *, drain: bool) -> bytes:
         if not piece:
             return data
         data += piece
-        if not data[:1].isalpha():  # no HTTP, such as the first bytes of TLS
+        if not data[:1].isalpha():  # not HTTP, but for example a TLS handshake
             return data
     head, _, body = data.partition(b"\r\n\r\n")
     length = next(
@@ -139,7 +139,7 @@ def _head(line: socket.socket, *, drain: bool) -> bytes:
 
 
 def _let_go(line: socket.socket, *, gently: bool) -> None:
-    """Ends the connection; not gently: by a reset."""
+    """Closes the connection, with a reset if not `gently`."""
     if not gently:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         line.close()
@@ -157,7 +157,7 @@ def _http_target(line: socket.socket) -> tuple[int, bytes]:
 
 
 def _socks_target(line: socket.socket) -> tuple[int, bytes]:
-    """RFC 1928, without authentication."""
+    """SOCKS5 handshake (RFC 1928) without authentication."""
     line.recv(2 + 255)
     line.sendall(b"\x05\x00")
     request = line.recv(4 + 256 + 2)

@@ -1,4 +1,4 @@
-"""What a person reads when a call meets a broken network."""
+"""The error messages that a user sees when a call fails on a broken network."""
 
 import json
 
@@ -25,7 +25,7 @@ OURS = http("200 OK", EMPTY, Content_Type="application/json")
 
 
 def said(url: str) -> str:
-    """What a person reads when a call fails: waiting and awaiting it alike."""
+    """The message that a user sees when a call fails."""
     with pytest.raises(ModelshareError) as waiting, Client(url, KEY) as client:
         next(client.models.list(), None)
     message = describe(waiting.value).message

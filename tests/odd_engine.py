@@ -1,7 +1,7 @@
-"""An OpenAI-compatible engine that answers in all the ways that servers of the field do, right and wrong.
+"""An OpenAI-compatible engine that behaves in all the correct and incorrect ways of real servers.
 
-The last message or the prompt names what it does; `sane` says "one two three four five" and tells 11 and 7 tokens.
-What it says of its own trouble holds `SECRET`.
+The last message or the prompt names a behaviour. `sane` answers "one two three four five" with a usage of 11 and 7
+tokens. Its own error messages contain `SECRET`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ Behaviour = Callable[[web.Request, Json], Awaitable[web.StreamResponse]]
 
 
 def piece(text: str | None, **others: Any) -> Json:
-    """One piece of a streamed chat."""
+    """One event of a streamed chat."""
     choices = [] if text is None else [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
     return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **others}
 
@@ -54,7 +54,7 @@ async def stream(
 
 
 def with_usage(usage: Any) -> Behaviour:
-    """The usual answer with these counts; None leaves them out."""
+    """The usual answer with this usage; None omits it."""
 
     async def behave(request: web.Request, asked: Json) -> web.StreamResponse:
         told = {} if usage is None else {"usage": usage}
@@ -85,7 +85,7 @@ def failing(*, kind: str = "server_error", code: Any = None, message: str = f"CU
 
 
 async def stays_open(request: web.Request, _: Json) -> web.StreamResponse:
-    """The stream is over, its connection is not."""
+    """Ends the stream, but keeps the connection open."""
     answer = await stream(request, [*pieces(), event(piece(None, usage=USAGE)), DONE])
     await asyncio.Event().wait()
     return answer
@@ -120,7 +120,7 @@ FORMS: Final = {
     "no-done": b"".join([*pieces(), event(piece(None, usage=USAGE))]),
     "more-after-done": _FORM + event(piece("six")),
 }
-"""Streams that all say the same."""
+"""Streams with the same contents in different forms."""
 
 BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "sane": with_usage(USAGE),

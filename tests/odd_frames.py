@@ -1,4 +1,4 @@
-"""Frames as nobody should send them: honest ones, changed in all the ways that come to mind, from a seed."""
+"""Malformed frames: valid ones that are mutated in many ways, from a seed."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -44,12 +44,11 @@ RAW = [
     b"\x92\xa8released\xa2\xff\xfe",
     b"\x94\xa6answer\x01\xcc\xc8\xd9\xffx",
 ]
-"""What is no MessagePack, what announces more than it holds, what is nested deeper than anything reads, what is no
-UTF-8."""
+"""Invalid MessagePack, truncated data, excessive nesting, invalid UTF-8."""
 
 
 def from_agent(random: Random, deployments: Sequence[str] = (), streams: Sequence[int] = ()) -> Fields:
-    """An honest frame of an agent that holds these deployments and is to answer these requests."""
+    """A valid frame of an agent with these deployments and requests."""
     deployment = random.choice([*deployments, UNKNOWN])
     stream = random.choice([*streams, random.randrange(1, 50)])
     kinds: list[Callable[[], Fields]] = [
@@ -68,7 +67,7 @@ def from_agent(random: Random, deployments: Sequence[str] = (), streams: Sequenc
 
 
 def from_server(random: Random) -> Fields:
-    """An honest frame of a server."""
+    """A valid frame of a server."""
     stream = random.randrange(1, 20)
     file = {"path": "a/model.gguf", "size": 5, "sha256": "a" * 64}
     wanted = {
@@ -98,7 +97,7 @@ def from_server(random: Random) -> Fields:
 
 
 def changed(random: Random, frame: Fields) -> bytes:
-    """The frame, as somebody sends it who means harm or does not know better."""
+    """The frame, mutated as by a malicious or faulty sender."""
     ways: list[Callable[[], bytes]] = [
         lambda: encode(_with_odd_field(random, frame)),
         lambda: encode(_with_odd_field(random, _with_odd_field(random, frame))),
@@ -122,7 +121,7 @@ def _odd(random: Random) -> Any:
 
 
 def _with_odd_field(random: Random, frame: Fields) -> Fields:
-    """With one field, or one below a field, replaced."""
+    """Replaces one field, or one nested below a field."""
     copy = list(frame)
     at = random.randrange(len(copy))
     if isinstance(copy[at], list) and copy[at] and random.random() < 0.8:

@@ -1,4 +1,4 @@
-"""What pages say, read as people do."""
+"""The text of pages, as users read it."""
 
 import re
 from html import unescape
@@ -7,25 +7,25 @@ import httpx
 
 
 def lines(answer: httpx.Response) -> str:
-    """What a page says, without its tags."""
+    """The text of a page, without tags."""
     return _words(answer.text)
 
 
 def message(answer: httpx.Response) -> str:
-    """What a page says went wrong."""
+    """The error message on a page."""
     found = re.search(r'role="alert"[^>]*>(.*?)</(?:p|div)>', answer.text, re.DOTALL)
     assert found, answer.text
     return _words(_plain(found[1]))
 
 
 def text_of(answer: httpx.Response, status: int = 200) -> str:
-    """What a page with this status says, with code in its sentences as other words."""
+    """The text of a page with this status; inline code does not separate words."""
     assert answer.status_code == status, answer.text
     return _words(_plain(answer.text))
 
 
 async def went_on(client: httpx.AsyncClient, answer: httpx.Response) -> str:
-    """What the page says that a form led to."""
+    """The text of the page to which a form redirected."""
     assert answer.status_code == 303, answer.text
     return text_of(await client.get(answer.headers["location"]))
 

@@ -1,4 +1,4 @@
-"""People who are signed in, as tests need them: no password is hashed."""
+"""Signed-in people for tests, without hashing passwords."""
 
 import httpx
 
@@ -12,7 +12,7 @@ NO_HASH = "$argon2id$v=19$m=65536,t=3,p=4$c29tZXNhbHRzb21lc2FsdA$nobody/knows/a/
 
 
 async def new_person(app: Application, name: str, *, hashed: str = NO_HASH, is_admin: bool = False) -> Person:
-    """Somebody called so, `<name>@example.org`; no admin unless wished, be it the first one."""
+    """Creates a person with the email `<name>@example.org`. Even the first one is no admin unless requested."""
     async with app.database.write() as session:
         person = await people.sign_up(
             session,
@@ -31,7 +31,7 @@ async def new_person(app: Application, name: str, *, hashed: str = NO_HASH, is_a
 async def sign_up(
     app: Application, name: str, project_id: str | None = None, role: MemberRole = MemberRole.OWNER
 ) -> str:
-    """Somebody new, a member of the project; their session's token."""
+    """Creates a person who is a member of the project; returns their session token."""
     person = await new_person(app, name)
     if project_id is not None:
         await join(app, person, project_id, role)
@@ -45,13 +45,16 @@ async def join(app: Application, person: Person, project_id: str, role: MemberRo
 
 
 async def sign_in(app: Application, person: Person) -> str:
-    """A new session's token."""
+    """Opens a session and returns its token."""
     async with app.database.write() as session:
         return await sessions.open_session(session, person.id, app.platform.now(), days=30)
 
 
 def browser(app: Application, token: str, **headers: str) -> httpx.AsyncClient:
-    """A page of the platform in a browser with this session; headers with `_` for `-` are added or replaced."""
+    """An HTTP client that behaves like a page in a browser with this session.
+
+    Headers are added or replaced (`_` for `-`).
+    """
     sent = {"sec-fetch-site": "same-origin", **{name.replace("_", "-"): value for name, value in headers.items()}}
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(app),
@@ -62,7 +65,7 @@ def browser(app: Application, token: str, **headers: str) -> httpx.AsyncClient:
 
 
 def browser_of(app: Application, token: str | None) -> httpx.AsyncClient:
-    """As `browser`, for pages; of nobody where there is no token."""
+    """Like `browser`, but for navigation, and without a session if there is no token."""
     http = browser(app, token or "", accept="text/html")
     if token is None:
         http.cookies.clear()

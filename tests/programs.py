@@ -1,4 +1,4 @@
-"""The real programs as child processes: `modelshare serve`, `modelshare agent`, and the CLI."""
+"""Runs the real programs as child processes: `modelshare serve`, `modelshare agent`, and the CLI."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 T = TypeVar("T")
 MODELSHARE = [sys.executable, "-m", "modelshare"]
 SECRET = secrets.token_hex(32)
-"""For several processes on one database."""
+"""Shared by several processes on one database."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Server:
 
 @contextlib.contextmanager
 def serving(folder: Path, *, port: int = 0, platform_key: str = "", **settings: str) -> Iterator[Server]:
-    """Serves from `folder` until the block ends; `settings` become MODELSHARE_*."""
+    """Serves from `folder` for the duration of the block; `settings` become MODELSHARE_*."""
     folder.mkdir(exist_ok=True)
     log = folder / "server.log"
     environment = {**os.environ, **{f"MODELSHARE_{name.upper()}": value for name, value in settings.items()}}
@@ -61,7 +61,7 @@ def serving(folder: Path, *, port: int = 0, platform_key: str = "", **settings: 
 
 @contextlib.contextmanager
 def agent(url: str, folder: Path, join_key: str | None = None, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs an agent until the block ends; its log is `agent.log` in `folder`."""
+    """Runs an agent for the duration of the block; its log is `agent.log` in `folder`."""
     folder.mkdir(exist_ok=True)
     words = [*MODELSHARE, "agent", "--url", url, "--data-dir", str(folder / "agent"), "--name", "box", *more]
     environment = {**os.environ, "MODELSHARE_JOIN_KEY": join_key or ""}
@@ -74,7 +74,7 @@ def agent(url: str, folder: Path, join_key: str | None = None, *more: str) -> It
 
 
 def _first_object(lines: Iterable[str]) -> dict[str, Any]:
-    """The JSON object that a program prints first, over several lines; empty when it printed none."""
+    """The JSON object at the start of a program's output; empty if there is none."""
     printed = ""
     for line in lines:
         printed += line
@@ -84,7 +84,7 @@ def _first_object(lines: Iterable[str]) -> dict[str, Any]:
 
 
 def stop(process: "subprocess.Popen[Any]", seconds: float = 20) -> None:
-    """SIGTERM, and SIGKILL to the whole group when that does not do."""
+    """Sends SIGTERM, and SIGKILL to the whole group if that does not suffice."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
@@ -97,7 +97,7 @@ def stop(process: "subprocess.Popen[Any]", seconds: float = 20) -> None:
 
 
 def wait_until(condition: Callable[[], T | None], what: str, seconds: float = 60) -> T:
-    """Asks again and again until the answer is truthy; fails naming `what` after `seconds`."""
+    """Polls until the condition is truthy, and returns its value; fails with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:
         answer = condition()

@@ -1,4 +1,4 @@
-"""An HTTP/1.1 client that sends bytes as they are, and an application that says what it was asked."""
+"""An HTTP/1.1 client that sends raw bytes, and an application that echoes requests."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class App:
-    """Answers what it was asked, as the path says."""
+    """Echoes requests, or misbehaves as the path says."""
 
     def __init__(self) -> None:
         self.disconnected = asyncio.Event()
@@ -77,7 +77,7 @@ class Answer:
         return json.loads(self.body)
 
     def is_problem(self, status: int, *words: str) -> None:
-        """In the API's envelope, with an id to quote, as the connection's last."""
+        """Asserts that it is an error in the API's envelope, with a request id, and that the connection will be closed."""
         assert self.status == status
         assert self.headers["connection"] == "close"
         assert len(self.headers["x-request-id"]) == 32

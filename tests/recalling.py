@@ -1,4 +1,4 @@
-"""Recalls, and what they have come to."""
+"""Helpers for tests of recalls."""
 
 import time
 from typing import Any
@@ -18,7 +18,7 @@ REASON = "The licence of the training data was withdrawn."
 
 
 async def begins(link: LinkAgent, request: Request, _: bytes) -> None:
-    """An answer that begins and does not end."""
+    """Begins a response and never ends it."""
     await link.send(Head(request.stream, 200, "text/event-stream"))
     await link.send(Chunk(request.stream, b"data: 1\n\n"))
 
@@ -37,13 +37,13 @@ async def recall(tenant: Tenant, model: str, seconds: float | None, reason: str 
 
 
 async def due(app: Application) -> int | None:
-    """When the job that stops endpoints runs; None when there is none."""
+    """When the job that stops endpoints is due; None if there is none."""
     async with app.database.read() as session:
         return await session.scalar(select(JobRow.run_after).where(JobRow.kind == STOP))
 
 
 async def holding(owner: Tenant, model: str) -> int:
-    """Machines that the owner is told to hold the weights."""
+    """Number of machines with the weights, as reported to the owner."""
     return int((await owner.http.get(f"/v1/models/{model}/recall")).json()["machines_holding"])
 
 

@@ -1,4 +1,4 @@
-"""A real HTTP server that webhooks are delivered to."""
+"""A real HTTP server that receives webhooks."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ Answering = Callable[[Received], Reply]
 
 
 class Receiver:
-    """What arrived, in order; `answer` decides what is answered and may be exchanged at any time."""
+    """Records requests in order. `answer` determines the responses, and may be replaced at any time."""
 
     def __init__(self) -> None:
         self.received: list[Received] = []
@@ -55,12 +55,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
-        """A sender that was killed is part of the tests."""
+        """Ignored: some tests kill the sender."""
 
 
 @contextlib.contextmanager
 def receiving(port: int = 0, certificate: tuple[Path, Path] | None = None) -> Iterator[Receiver]:
-    """Receives until the block ends; over TLS with a certificate and its key."""
+    """Receives for the duration of the block; over TLS if a certificate and its key are given."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
-"""The rules of sharing once more, as a plain model to compare the platform with.
+"""A reference model of the sharing rules, to compare the platform with.
 
-Written from the rules' text alone, and on purpose not from the platform's own rules. A further reason why somebody may
-not select a model goes into `OBSTACLES`, a further way to see one into `Reference.sees`.
+Written from the rules' text alone, and deliberately not from the platform's implementation. To add a reason why a model
+cannot be selected, extend `OBSTACLES`; to add a way to see one, extend `Reference.sees`.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ Status = Literal["ready", "failed"]
 
 
 class Answer(NamedTuple):
-    """What the platform has to say; None where the contract leaves the words open."""
+    """The expected response; None where the contract leaves the value open."""
 
     status: int
     code: str | None = None
@@ -27,7 +27,7 @@ class Share:
     role: Literal["deployable", "shared"] = "deployable"
     featured: bool = False
     shown_to: str | None = None
-    """The only project that sees it; None: everybody does."""
+    """The only project that sees it; None means all."""
 
 
 @dataclass
@@ -35,10 +35,10 @@ class Model:
     owner: str
     share: Share | None = None
     versions: dict[int, Status] = field(default_factory=lambda: {1: "ready"})
-    """By major number; the others are zero. Only the first one is ever judged again."""
+    """By major version; minor and patch are zero. Only the first version is ever processed again."""
     latest: int | None = 1
     last_seen: dict[str, int | None] = field(default_factory=dict)
-    """The latest version when a project stopped seeing the model, by project."""
+    """The latest version at the time a project lost access, by project."""
 
     @property
     def status(self) -> Status:
@@ -48,13 +48,13 @@ class Model:
         return project == self.owner or (self.share is not None and self.share.shown_to in {None, project})
 
     def shows(self, share: Share | None, projects: Iterable[str]) -> None:
-        """Shows to whom the share says from now on."""
+        """Changes the share, and records the latest version for projects that lose access."""
         saw = [project for project in projects if self.sees(project)]
         self.share = share
         self.last_seen |= {project: self.latest for project in saw if not self.sees(project)}
 
     def served(self, project: str) -> str | None:
-        """What an endpoint of the project gets that follows `latest`."""
+        """The version served by an endpoint of the project that follows `latest`."""
         number = self.latest if self.sees(project) else self.last_seen.get(project)
         return f"{number}.0.0" if number is not None and self.versions[number] == "ready" else None
 
@@ -68,18 +68,18 @@ class Endpoint:
 
 
 class Wish(NamedTuple):
-    """An endpoint that somebody would like to have."""
+    """An endpoint that someone wants to create."""
 
     project: str
     is_platform: bool
-    """The platform acts in the project."""
+    """Whether the platform's operator acts in the project."""
     model: str
     tier: str
 
 
 @dataclass
 class Reference:
-    """Everything that the rules speak of."""
+    """The complete state that the rules refer to."""
 
     models: dict[str, Model] = field(default_factory=dict)
     endpoints: dict[tuple[str, str], Endpoint] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class Reference:
     projects: tuple[str, ...] = ()
 
     def share(self, project: str, name: str, to: str | None = None) -> Answer:
-        """`to`: `public`, a project, or None, which changes nothing where it is shared."""
+        """`to`: `public`, a project, or None, which leaves the audience of a shared model unchanged."""
         model = self._own(project, name)
         if model is None or model.status != "ready":
             return Answer(400)
@@ -100,7 +100,7 @@ class Reference:
         return Answer(200)
 
     def release(self, project: str, name: str) -> Answer:
-        """One more version, which is promoted."""
+        """Adds a version and promotes it."""
         model = self._own(project, name)
         if model is None:
             return Answer(404)
@@ -109,7 +109,7 @@ class Reference:
         return Answer(200)
 
     def roll_back(self, project: str, name: str) -> Answer:
-        """To the first version."""
+        """Rolls back to the first version."""
         model = self._own(project, name)
         if model is None or model.versions[1] != "ready":
             return Answer(404)
@@ -119,7 +119,7 @@ class Reference:
         return Answer(200)
 
     def judged(self, name: str, status: Status) -> None:
-        """The first version is judged again."""
+        """Sets the outcome of processing the first version again."""
         model = self.models.get(name)
         if model is None:
             return
@@ -177,7 +177,7 @@ class Reference:
         return Answer(204)
 
     def explain(self, spec: Wish, slug: str) -> list[str]:
-        """Names of the rules that stand in the way of a new endpoint, the first of which is why it is refused."""
+        """Names of the rules that prevent a new endpoint; the first one determines the error."""
         taken = ["slug"] if (spec.project, slug) in self.endpoints else []
         return self._obstacles(spec) + taken
 
@@ -190,7 +190,7 @@ class Reference:
         return dict(Counter(endpoint.tier for _, endpoint in self._active(name)))
 
     def listed(self) -> dict[str, Share]:
-        """The public catalog. A model that failed has no version to show, and keeps its footprint."""
+        """The public catalog. A failed model has no version to show, but keeps its share."""
         return {
             name: model.share
             for name, model in self.models.items()
@@ -203,7 +203,7 @@ class Reference:
             return Answer(404, "endpoint_not_found")
         moves = tier is not None and tier != endpoint.tier
         wakes = on is True and not endpoint.is_active
-        if moves or wakes:  # counts as new
+        if moves or wakes:  # treated like a new endpoint
             spec = Wish(project, is_platform, endpoint.model or "", tier or endpoint.tier)
             if rules := self._obstacles(spec):
                 return _REFUSALS[rules[0]]
@@ -218,7 +218,7 @@ class Reference:
         return [rule for rule, stands in OBSTACLES.items() if stands(self.models[spec.model], spec)]
 
     def _changed(self, endpoint: Endpoint, *, came: bool) -> None:
-        """Promotion and demotion."""
+        """Promotes or demotes the model."""
         share = self.models[endpoint.model].share if endpoint.model else None
         if share is None or endpoint.model is None:
             return
@@ -246,7 +246,7 @@ def _is_not_ready(model: Model, _: Wish) -> bool:
 
 
 OBSTACLES: dict[str, Callable[[Model, Wish], bool]] = {"role": _is_bound_by_role, "status": _is_not_ready}
-"""Rules that may stand in the way of whoever sees the model, in the order in which they are told."""
+"""Rules that may prevent an endpoint although the model is visible, in the order in which they are reported."""
 _REFUSALS = {
     "visibility": Answer(404, "model_not_found"),
     "role": Answer(403, "tier_not_allowed"),

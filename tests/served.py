@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @asynccontextmanager
 async def serving(app: Application, port: int | None = None) -> AsyncIterator[str]:
-    """Serves a running application; its URL."""
+    """Serves a running application; yields its URL."""
     async with fronted(app, app.settings, port or 0) as url:
         yield url
         await app.end_streams()
@@ -25,7 +25,7 @@ async def serving(app: Application, port: int | None = None) -> AsyncIterator[st
 
 @asynccontextmanager
 async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0) -> AsyncIterator[str]:
-    """Serves any ASGI application, in this process and loop; its URL."""
+    """Serves any ASGI application in this process and event loop; yields its URL."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
@@ -34,7 +34,7 @@ async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0)
 
 
 async def wait_until(look: Callable[[], Awaitable[Value | None]], seconds: float = 60.0) -> Value:
-    """What `look` finds, as soon as that is something; fails when it stays nothing."""
+    """Polls until the condition returns a truthy value, and returns that; fails after `seconds`."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not (found := await look()):
         assert asyncio.get_running_loop().time() < deadline, f"nothing after {seconds:g} s"

@@ -1,4 +1,4 @@
-"""The command line, as somebody with a key and a folder of their own uses it."""
+"""The command line, as used by someone with their own key and folder."""
 
 import contextlib
 import io
@@ -16,18 +16,18 @@ from programs import MODELSHARE
 from uploading import tiny_model
 
 _SETTING_UP = {"serve", "demo", "agent", "db", "admin"}
-"""Commands that set up the process in which they run."""
+"""Commands that change the configuration of their process, such as logging."""
 
 
 @dataclass(frozen=True)
 class Shell:
-    """A shell in which somebody works with one project."""
+    """A shell for working with one project."""
 
     environment: dict[str, str] = field(repr=False)
     folder: Path
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command, in this process where that will do: starting one takes longer than most commands."""
+        """Runs a command, if possible in this process, since starting one takes longer than most commands."""
         if words[0] in _SETTING_UP:
             return self.run_program(*words, stdin=stdin)
         out, err = io.StringIO(), io.StringIO()
@@ -46,26 +46,26 @@ class Shell:
         return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
     def run_program(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """The program `modelshare`, in a process of its own."""
+        """Runs the program `modelshare` in a separate process."""
         return subprocess.run(
             [*MODELSHARE, *words], input=stdin, capture_output=True, text=True, env=self.environment, cwd=self.folder,
             check=False, timeout=120,
         )  # fmt: skip
 
     def says(self, *words: str) -> str:
-        """Everything a command that succeeds prints."""
+        """The complete output of a successful command."""
         result = self.run(*words)
         assert result.returncode == 0, result.stderr
         return result.stdout + result.stderr
 
     def json(self, *words: str) -> Any:
-        """What a command prints with `--json`."""
+        """The output of a command with `--json`."""
         result = self.run(*words, "--json")
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
     def refused(self, *words: str, code: ExitCode = ExitCode.FAILED) -> str:
-        """The one line that a command ends with."""
+        """The error message of a failing command, which must be the last line and the only error."""
         result = self.run(*words)
         assert result.returncode == code, result.stdout + result.stderr
         assert result.stdout == ""
@@ -85,7 +85,7 @@ def shell(url: str, key: str | None, folder: Path) -> Shell:
 
 
 def write_model(folder: Path, *, seed: int = 0, pad: int = 0) -> Path:
-    """A small Hugging Face directory; `pad` more bytes of weights."""
+    """Writes a small Hugging Face directory; `pad` is the number of additional bytes of weights."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in tiny_model(seed=seed, pad=pad).items():
         (folder / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""A database whose answers arrive when a test says so: for what happens while one is on its way."""
+"""A database whose reads complete when a test says so, for testing what happens meanwhile."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from modelshare.server.db import Database
 
 
 class SlowDatabase(Database):
-    """Reads end after what `after_read` does."""
+    """Reads complete after `after_read`."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -27,7 +27,7 @@ class SlowDatabase(Database):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[asyncio.Event]:
-        """Reads end no sooner than the block; the event is set as soon as one was made."""
+        """Delays reads until the end of the block; the event is set as soon as there was one."""
         made, released = asyncio.Event(), asyncio.Event()
 
         async def hold() -> None:

@@ -1,4 +1,4 @@
-"""The product's source, as the tests of its rules read it."""
+"""Parses the product's source code, for the tests in tests/rules."""
 
 import ast
 import functools
@@ -17,9 +17,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Import(NamedTuple):
     module: str
     name: str | None
-    """What is taken from the module; None: the module itself."""
+    """The imported name; None if the module itself is imported."""
     alias: str
-    """What it is called in the file."""
+    """Its name in the file."""
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def calls(module: ast.Module, *names: str) -> Iterator[ast.Call]:
-    """Calls of functions, or of methods, that have one of these names."""
+    """Calls of functions or methods with one of these names."""
     for node in ast.walk(module):
         if isinstance(node, ast.Call) and called(node) in names:
             yield node

@@ -1,4 +1,4 @@
-"""A way to a server that takes so many bytes and no more: whoever sends is caught in the middle, however fast it is."""
+"""A TCP proxy that stops forwarding after a number of bytes, to interrupt a sender at a defined point."""
 
 import contextlib
 import socket
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 @contextlib.contextmanager
 def stalling_after(url: str, sent: int) -> Iterator[str]:
-    """The URL of a TCP proxy before the server at `url`, which passes `sent` bytes towards it and then stands still.
+    """The URL of a proxy for the server at `url`, which forwards `sent` bytes towards it and then stalls.
 
-    Answers pass freely. Connections are cut with the block's end.
+    Responses are forwarded without a limit. Connections are closed at the end of the block.
     """
     parts = urlsplit(url)
     assert parts.hostname is not None

@@ -1,4 +1,4 @@
-"""What can happen to models, sharing and endpoints: each step is done, and expected of the reference."""
+"""Steps for stateful tests of models, sharing and endpoints: each is applied to the platform and to the reference."""
 
 import copy
 import itertools
@@ -45,25 +45,25 @@ FACTS = Facts(
     context_length=None,
     quantization=None,
 )
-"""Of no consequence: the versions have their manifests already."""
+"""Irrelevant, since the versions already have manifests."""
 
 
 @dataclass
 class World:
-    """An example's own projects and models, in the platform and in the reference."""
+    """The projects and models of one example, in the platform and in the reference."""
 
     app: Application
     tenants: dict[str, Tenant]
     operator: httpx.AsyncClient
     public: httpx.AsyncClient
     family: str
-    """Of the example's models: finds them in the catalog."""
+    """The family of the example's models, to find them in the catalog."""
     ids: dict[str, uuid.UUID]
     versions: dict[str, uuid.UUID]
     reference: Reference
 
     def endpoints(self, project: str, *, is_platform: bool) -> tuple[httpx.AsyncClient, str]:
-        """Whom to ask, and where, for the project's endpoints."""
+        """The client and path for the project's endpoints."""
         tenant = self.tenants[project]
         return (self.operator, f"/{tenant.project.id}/v1/endpoints") if is_platform else (tenant.http, "/v1/endpoints")
 
@@ -72,7 +72,7 @@ class World:
 
 
 class Step:
-    """Something that happens: to the platform, and to the reference."""
+    """An action on the platform, and its effect on the reference."""
 
     async def act(self, world: World) -> httpx.Response | None:
         raise NotImplementedError
@@ -88,7 +88,7 @@ class ShareStep(Step):
     model: str
 
     to: str | None = None
-    """Of a share: to whom; None says nothing."""
+    """The audience of a share; None omits it."""
 
     async def act(self, world: World) -> httpx.Response:
         path = f"/v1/models/{world.ids[self.model]}/{self.action}"
@@ -106,7 +106,7 @@ class ShareStep(Step):
 
 @dataclass(frozen=True)
 class Release(Step):
-    """One more version becomes the latest."""
+    """Adds a version and promotes it."""
 
     project: str
     model: str
@@ -125,7 +125,7 @@ class Release(Step):
 
 @dataclass(frozen=True)
 class RollBack(Step):
-    """To the first version."""
+    """Rolls back to the first version."""
 
     project: str
     model: str
@@ -165,7 +165,7 @@ class Feature(Step):
 
 @dataclass(frozen=True)
 class Create(Step):
-    """Asks for an explanation first, which has to say the same."""
+    """Also checks that `explain` gives the same result."""
 
     spec: Wish
     slug: str
@@ -221,7 +221,7 @@ class Delete(Step):
 
 @dataclass(frozen=True)
 class Promotion(Step):
-    """The platform's setting changes."""
+    """Changes the platform's setting."""
 
     on: bool
 
@@ -236,7 +236,7 @@ class Promotion(Step):
 
 @dataclass(frozen=True)
 class Judged(Step):
-    """Processing ends, once more, with this outcome."""
+    """Completes the processing of the first version with this outcome."""
 
     model: str
     status: Status
@@ -277,7 +277,7 @@ STEPS: dict[str, list[Step]] = {
     "judged": [Judged(model, status) for model in MODELS for status in STATUSES],
     "delete model": [DeleteModel(*one) for one in itertools.product(PROJECTS, MODELS)],
 }
-"""All that can happen, by kind."""
+"""All steps, by kind."""
 
 
 WEIGHTS = {
@@ -297,7 +297,7 @@ KINDS = [kind for kind in STEPS for _ in range(WEIGHTS.get(kind, 1))]
 
 
 def roll(dice: random.Random, reference: Reference) -> Step:
-    """Any step of some kind; mostly one that changes something, since most of all there are would be refused."""
+    """A random step of a random kind, usually one that changes something, since most possible steps would be rejected."""
     steps = STEPS[dice.choice(KINDS)]
     effective = [step for step in steps if changes(reference, step)]
     return dice.choice(steps if not effective or dice.random() < 0.35 else effective)

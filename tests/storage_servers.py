@@ -1,4 +1,4 @@
-"""A real server for tests of storage: rclone's S3 server, which checks signatures."""
+"""A real S3 server for tests of storage: rclone's, which verifies signatures."""
 
 import contextlib
 import socket
@@ -10,30 +10,30 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEADLINE = 20
-"""Seconds that a server may take to answer."""
+"""Seconds that a server may take to start."""
 
 
 @dataclass(frozen=True)
 class S3Server:
     endpoint: str
     bucket: str
-    access_key: str = "AKIAMODELSHARE000001"  # rclone refuses ids of fewer than 20 characters
+    access_key: str = "AKIAMODELSHARE000001"  # rclone rejects ids of fewer than 20 characters
     secret_key: str = "secret-of-the-test-bucket"
 
     @property
     def url(self) -> str:
-        """For the setting `storage_url`, with a prefix, as an owner's bucket may be shared."""
+        """Value of the setting `storage_url`, with a prefix, since a bucket may be shared with other applications."""
         return f"s3://{self.bucket}/weights?endpoint={self.endpoint}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """Where boto3 looks for the keys."""
+        """The environment variables from which boto3 reads the keys."""
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
 
 
 @contextlib.contextmanager
 def s3_server(folder: Path, *, browsers: bool = False) -> Iterator[S3Server]:
-    """An S3 server with one bucket, whose objects are files in `folder`. `browsers`: from any site."""
+    """An S3 server with one bucket, whose objects are files in `folder`. `browsers`: allow requests from any origin."""
     (folder / "models").mkdir(parents=True)
     port = free_port()
     server = S3Server(f"http://127.0.0.1:{port}", "models")

@@ -1,4 +1,4 @@
-"""Rows of every table, put into a database and read from it, for tests of migrations."""
+"""Rows of every table, to be written and read in tests of migrations."""
 
 import uuid
 from typing import Any
@@ -23,7 +23,7 @@ MANIFEST = b'{"files":[]}'
 
 
 SHARED, DEPLOYABLE, PRIVATE = (uuid.UUID(int=number) for number in (1, 2, 3))
-"""Models: in both roles (the first one featured), and not in the catalog."""
+"""Models: one in each role (the first is featured), and one that is not in the catalog."""
 
 
 DELETED = uuid.UUID(int=4)
@@ -37,7 +37,10 @@ def uid(number: int) -> uuid.UUID:
 
 
 def rows() -> Dump:
-    """Two projects, three models, two endpoints and an agent that serves one: every table of the first schema."""
+    """Rows of every table in the first schema:
+
+    two projects, three models, two endpoints and an agent that serves one.
+    """
     models = dict(zip((SHARED, DEPLOYABLE, PRIVATE), ("one", "two", "three"), strict=True))
     return {
         "projects": [{"id": id_, "name": id_, "slug": id_[5:], "created_at": 1} for id_ in ("proj_acme", "proj_borg")],
@@ -114,7 +117,7 @@ def rows() -> Dump:
 
 
 def fill(connection: Connection) -> None:
-    """The rows of the first schema, written by what the database says of its tables."""
+    """Inserts the rows of the first schema, using the reflected tables."""
     tables = MetaData()
     tables.reflect(connection)
     assert {*rows(), "alembic_version"} == set(tables.tables), "a table without data"
@@ -125,7 +128,7 @@ def fill(connection: Connection) -> None:
 
 
 def dump(connection: Connection) -> Dump:
-    """Everything there is."""
+    """The complete contents of the database."""
     tables = MetaData()
     tables.reflect(connection)
     return {
@@ -158,6 +161,6 @@ def old_part(content: Dump) -> Dump:
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
     )
     old = without(content, *added)
-    for version in old["model_versions"]:  # since 0013 what nobody had to say is not said
+    for version in old["model_versions"]:  # since migration 0013, the default is stored as null
         version["make_latest"] = version["make_latest"] is None or version["make_latest"]
     return old

@@ -1,7 +1,7 @@
-"""While a transaction is open, nothing waits for storage, the network, a password's hash or a second connection.
+"""Checks that no transaction is open during calls to storage, the network, password hashing or another connection.
 
-Whoever does would hold locks, and a connection of the pool, for as long as that takes. `watched` makes it an error in
-this process, and notes it for the test, since what works in the background survives its errors.
+Otherwise locks and a connection of the pool would be held as long as the call takes. `watched` raises an error in such
+calls, and also records it for the test, since background work survives its errors.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.s3 import S3Store
 
 _sessions: ContextVar[tuple[weakref.ref[AsyncSession], ...]] = ContextVar("sessions", default=())
-"""Of this task, and of those that started it: their transactions may be over."""
+"""Sessions of this task and of its ancestors; their transactions may have ended."""
 Opening = Callable[[Database], AbstractAsyncContextManager[AsyncSession]]
 
 
 class CalledInTransactionError(AssertionError):
-    """Something slow was called while a transaction was open."""
+    """A slow function was called while a transaction was open."""
 
 
 @contextlib.contextmanager
 def watched() -> Iterator[list[str]]:
-    """Until the block ends, in this process. What was found goes to the list."""
+    """Checks this process for the duration of the block; yields the list of findings."""
     found: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for method in ("read", "write"):
@@ -51,7 +51,7 @@ def watched() -> Iterator[list[str]]:
 
 
 async def as_another_request(work: Coroutine[Any, Any, None]) -> None:
-    """Runs in a task that knows nothing of the transactions of this one."""
+    """Runs in a task that does not inherit this one's open transactions."""
     await asyncio.create_task(work, context=Context())
 
 

@@ -1,4 +1,4 @@
-"""Pushing by hand, request by request, as the wire has it."""
+"""Pushes models with individual requests of the API."""
 
 import asyncio
 import contextlib
@@ -17,11 +17,11 @@ from modelshare.server.app import Application
 
 Files = Mapping[str, bytes]
 PART = 5 << 20
-"""Bytes; the smallest that the settings allow."""
+"""Bytes; the minimum that the settings allow."""
 
 
 def tiny_model(*, seed: int = 0, pad: int = 0) -> dict[str, bytes]:
-    """The least that inspection takes for a model; another `seed` makes other weights of the same size."""
+    """The smallest model that passes inspection; another `seed` gives other weights of the same size."""
     import numpy  # noqa: PLC0415, ICN001 - only these tests need it
 
     weights: dict[str, Any] = {"weight": numpy.full((4, 4), seed, dtype=numpy.float32)}
@@ -35,7 +35,7 @@ def tiny_model(*, seed: int = 0, pad: int = 0) -> dict[str, bytes]:
 
 
 def broken_model() -> dict[str, bytes]:
-    """What has the names of a model, and is refused when its bytes are read."""
+    """A model with valid file names that is rejected when its contents are read."""
     return {"config.json": b"{}", "model.safetensors": b"cut"}
 
 
@@ -68,7 +68,7 @@ async def put(http: httpx.AsyncClient, upload: dict[str, Any], n: int, k: int, d
 
 
 def missing(upload: dict[str, Any], files: Files) -> Iterator[tuple[int, int, bytes]]:
-    """The parts that are not there: file, part, bytes."""
+    """The missing parts: file, part, bytes."""
     for file in upload["files"]:
         for k in range(file["parts"]):
             if not file["reused"] and k not in file["parts_done"]:
@@ -77,7 +77,7 @@ def missing(upload: dict[str, Any], files: Files) -> Iterator[tuple[int, int, by
 
 
 async def send(http: httpx.AsyncClient, upload: dict[str, Any], files: Files) -> int:
-    """Sends what is missing; how many parts that were."""
+    """Sends the missing parts; returns their number."""
     parts = list(missing(upload, files))
     for n, k, data in parts:
         answer = await put(http, upload, n, k, data)
@@ -86,7 +86,7 @@ async def send(http: httpx.AsyncClient, upload: dict[str, Any], files: Files) ->
 
 
 async def push(http: httpx.AsyncClient, files: Files, name: str = "tiny", **fields: Any) -> dict[str, Any]:
-    """The session after its completion; the model is being processed."""
+    """The completed session; the model is being processed."""
     upload = await open_upload(http, files, name, **fields)
     await send(http, upload, files)
     answer = await http.post(f"/v1/uploads/{upload['id']}/complete")
@@ -106,7 +106,7 @@ async def push_archive(http: httpx.AsyncClient, data: bytes, filename: str, name
 
 
 async def processed(http: httpx.AsyncClient, upload: dict[str, Any]) -> dict[str, Any]:
-    """The model once the server has judged the version that came by this upload."""
+    """Waits until the uploaded version is processed, and returns the model."""
     async with asyncio.timeout(60):
         while True:
             answer = await http.get(f"/v1/models/{upload['model']}/versions")
@@ -124,16 +124,16 @@ async def pushed(http: httpx.AsyncClient, files: Files, name: str = "tiny", **fi
 
 async def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on the disk
+        while not condition():  # noqa: ASYNC110 - the condition is about files on disk
             await asyncio.sleep(0.01)
 
 
 def stored_files(app: Application) -> list[int]:
-    """Sizes of all files the store holds, finished or coming in."""
+    """Sizes of all files in the store, complete or not."""
     sizes = []
     for folder, _, names in os.walk(app.settings.data_dir / "storage"):
         for name in names if Path(folder).name != "parts" else ():
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
                 sizes.append((Path(folder) / name).stat().st_size)
     return sorted(sizes)
 
@@ -143,7 +143,7 @@ def sha256(data: bytes) -> str:
 
 
 def error_of(answer: httpx.Response, status: int) -> str:
-    """The message of an answer that must have this status."""
+    """The error message of a response that must have this status."""
     assert answer.status_code == status, answer.text
     message = str(answer.json()["error"]["message"])
     assert message.endswith(".") or message in {"Authentication required", "Invalid model ID"}

@@ -1,4 +1,4 @@
-"""Workers, and what their jobs have come to."""
+"""Workers and the results of their jobs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +38,7 @@ async def ask(database: Database, *subjects: str, now: float) -> None:
 
 
 async def wake(database: Database) -> None:
-    """Makes workers look now instead of at their next round."""
+    """Makes workers check for due jobs now instead of at their next interval."""
     async with database.write() as session:
         notify(session, TOPIC, "work")
 

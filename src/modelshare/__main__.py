@@ -1,4 +1,4 @@
-"""`python -m modelshare` is the command `modelshare`."""
+"""Makes `python -m modelshare` equivalent to the command `modelshare`."""
 
 from modelshare.cli import main
 

@@ -1,4 +1,4 @@
-"""Plug-ins: what distributions, ours among them, register as entry points of a group. See docs/plugins.md."""
+"""Plug-ins: entry points registered by installed distributions, including our own. See docs/plugins.md."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -9,12 +9,12 @@ _OURS: Final = "modelshare"
 
 
 class PluginError(Exception):
-    """A plug-in cannot be loaded; the message says of which distribution, and what to do."""
+    """A plug-in cannot be loaded; the message names its distribution and says what to do."""
 
 
 @cache
 def find(group: str) -> Mapping[str, EntryPoint]:
-    """The group's plug-ins by name. Ours come before others of the same name."""
+    """The group's plug-ins by name. Our own have precedence over others with the same name."""
     found: dict[str, EntryPoint] = {}
     for entry in sorted(entry_points(group=group), key=_precedence):
         found.setdefault(entry.name, entry)
@@ -22,7 +22,7 @@ def find(group: str) -> Mapping[str, EntryPoint]:
 
 
 def load(entry: EntryPoint) -> Any:
-    """What the entry point names. Raises PluginError, whatever happens in its modules."""
+    """Loads the entry point's object. Raises PluginError for any error in its modules."""
     distribution = _distribution(entry)
     try:
         return entry.load()
@@ -37,7 +37,7 @@ def load(entry: EntryPoint) -> Any:
 
 
 def unusable(entry: EntryPoint, why: str) -> str:
-    """Words for a plug-in that is not what it should be."""
+    """A message for a plug-in that cannot be used."""
     distribution = _distribution(entry)
     return (
         f"The plug-in `{entry.name}` of {distribution} cannot be used ({why}): update {distribution}, or uninstall it."

@@ -1,7 +1,7 @@
-"""Files that only their owner may read, and that are there whole or not at all.
+"""Files and folders that only their owner may read, written atomically.
 
-Their mode is set on themselves: neither a process's umask nor the folder around them is trusted with it. Nobody ever
-sees one half written: it is written beside its place, synced, and put there in one step.
+Their mode is set explicitly and does not depend on the process's umask or the parent folder. A file is written to a
+temporary file, synced, and renamed, so that no one ever sees a partial one.
 """
 
 import contextlib
@@ -15,13 +15,13 @@ from typing import Final
 _FILE: Final = 0o600
 _FOLDER: Final = 0o700
 UMASK: Final = 0o077
-"""For programs whose files are all private: it also covers what libraries and child processes write."""
+"""For programs whose files are all private: it also applies to files of libraries and child processes."""
 
 
 def create(path: Path, data: bytes) -> bytes:
-    """Makes the file, unless it is there; its content. Of several who make it at once, all get what one of them gave.
+    """Creates the file unless it exists; returns its contents. Concurrent calls all return the same contents.
 
-    Raises OSError, also where the file system has no hard links.
+    Raises OSError, also if the file system does not support hard links.
     """
     with _written_beside(path, data) as fresh, contextlib.suppress(FileExistsError):
         os.link(fresh, path)
@@ -30,22 +30,22 @@ def create(path: Path, data: bytes) -> bytes:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """The file has either its old content or all of the new one, whatever happens."""
+    """Writes the file atomically: after a crash it has either its old or its new contents."""
     with _written_beside(path, data) as fresh:
         fresh.rename(path)
         sync_folder(path.parent)
 
 
 def folder(path: Path) -> None:
-    """Makes the folder, or takes one that is there away from everybody else."""
+    """Creates the folder; if it exists, removes other users' permissions."""
     path.mkdir(mode=_FOLDER, parents=True, exist_ok=True)
     tighten(path)
 
 
 def touch(path: Path) -> None:
-    """Makes an empty file where none is, for a library that would make it with a mode of its own choice.
+    """Creates an empty file if there is none, for a library that would create it with another mode.
 
-    One that is there is not opened: closing it again would give up the process's locks on it (fcntl(2)).
+    An existing one is not opened, since closing it would release the process's locks on it (fcntl(2)).
     """
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE))
@@ -54,9 +54,9 @@ def touch(path: Path) -> None:
 
 
 def lock(path: Path) -> int:
-    """Makes the file and its folder, and locks it until the descriptor is closed; a killed process holds nothing.
+    """Creates the file and its folder, and locks the file until the returned descriptor is closed or the process dies.
 
-    Raises BlockingIOError while another process holds it, and OSError where it cannot be made.
+    Raises BlockingIOError if another process holds the lock, and OSError if the file cannot be created.
     """
     path.parent.mkdir(mode=_FOLDER, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE)
@@ -69,14 +69,14 @@ def lock(path: Path) -> int:
 
 
 def tighten(path: Path) -> None:
-    """Takes from others what they may do with a file or folder that is there. Raises OSError where one may not."""
+    """Removes other users' permissions on a file or folder. Raises OSError if that is not allowed."""
     mode = path.stat().st_mode & 0o777
     if mode & UMASK:
         path.chmod(mode & ~UMASK)
 
 
 def sync_folder(path: Path) -> None:
-    """Makes what was put into the folder, or deleted there, survive a power cut."""
+    """Makes changes of the folder's entries survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,7 +86,7 @@ def sync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # made with mode 0600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # creates it with mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

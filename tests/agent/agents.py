@@ -1,4 +1,4 @@
-"""Whole agents, in this process and in one of their own, with a real engine and a tiny real model."""
+"""Complete agents, in this process or a separate one, with a real engine and a tiny real model."""
 
 import asyncio
 import functools
@@ -56,14 +56,14 @@ def wanted(
 
 
 async def ready(peer: Peer, deployment_id: str = "dep_1") -> Report:
-    """Wait until the deployment serves; what was reported before is taken out too."""
+    """Waits until the deployment is ready; discards its earlier reports."""
     report = await peer.expect(Report, lambda one: one.deployment_id == deployment_id and one.phase == Phase.READY)
     peer.frames = [one for one in peer.frames if not (isinstance(one, Report) and one.deployment_id == deployment_id)]
     return report
 
 
 async def read_stream(peer: Peer, stream: int = 1) -> tuple[bytes, End]:
-    """A streamed answer, whole."""
+    """The complete body of a streamed response, and its end."""
     end = await peer.expect(End, lambda one: one.stream == stream)
     chunks = [one.data for one in peer.frames if isinstance(one, Chunk) and one.stream == stream]
     return b"".join(chunks), end
@@ -94,7 +94,7 @@ async def running_agent(peer: Peer, storage: Storage, folder: Path, engine: str 
 
 @asynccontextmanager
 async def agent_process(peer: Peer, folder: Path, join_key: str = "msj_good") -> AsyncIterator[Process]:
-    """An agent in a process of its own; killed at the end if it still runs."""
+    """An agent in a separate process, which is killed at the end if still running."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", MAIN, peer.url, join_key, str(folder), stderr=PIPE
     )
@@ -107,12 +107,12 @@ async def agent_process(peer: Peer, folder: Path, join_key: str = "msj_good") ->
 
 
 async def ends_with(process: Process) -> tuple[int, str]:
-    """Its exit code, and what it wrote."""
+    """Waits for the process; returns its exit code and output."""
     _, said = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode is not None
     return process.returncode, said.decode()
 
 
 def pids_under(folder: Path) -> Sequence[int]:
-    """First processes of the engines that an agent on this folder runs, by its own records."""
+    """First processes of the running engines of an agent on this folder, according to its records."""
     return [json.loads(path.read_bytes())["pid"] for path in (folder / "engines").glob("*.json")]

@@ -1,4 +1,4 @@
-"""What an agent is told of files, as the server decides it from their content."""
+"""The desired state that the server would send for given files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def version_of(facts: Facts, files: Files) -> VersionRow:
 
 
 def wanted_of(facts: Facts, files: Files, file: str | None = None) -> DesiredDeployment:
-    """Of the version's own model, or of the choice that `file` names."""
+    """For the version's own model, or for the choice named by `file`."""
     model = file_selection.find(version_of(facts, files), file)
     assert model is not None
     listed = [DeploymentFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in files.items()]

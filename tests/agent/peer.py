@@ -1,4 +1,4 @@
-"""The server's end of the link, driven by a test: real WebSocket, real frames."""
+"""The server's end of the link, controlled by a test: real WebSocket, real frames."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -37,7 +37,7 @@ F = TypeVar("F", bound=FromAgent)
 
 
 class Peer:
-    """Frames of the agent gather in `frames`, links are counted in `links`."""
+    """Collects frames from the agent in `frames`, and counts links in `links`."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -102,7 +102,7 @@ class Peer:
         await self.socket.send_bytes(encode(frame))
 
     async def expect(self, kind: type[F], where: Callable[[F], bool] = lambda _: True) -> F:
-        """The first frame of this kind, waited for and taken out."""
+        """Waits for the first frame of this kind, and removes it from `frames`."""
 
         def found() -> F | None:
             return next((frame for frame in self.frames if isinstance(frame, kind) and where(frame)), None)
@@ -131,7 +131,7 @@ class Peer:
 
 
 class Recorder:
-    """What a link serves, here: it remembers wishes, and answers as `respond` says."""
+    """Records what a link receives, and answers requests with `respond`."""
 
     def __init__(self) -> None:
         self.wishes: list[Desired] = []
@@ -139,7 +139,7 @@ class Recorder:
         self.cancelled: list[int] = []
         self.welcomes: list[Welcome] = []
         self.said: Verdict | None = None
-        """The verdict of its platform, for whoever asks."""
+        """The verdict to return."""
         self.asked = 0
 
     def hello(self) -> Hello:
@@ -190,7 +190,7 @@ async def peer_server() -> AsyncIterator[Peer]:
 async def linked(
     peer: Peer, served: Served, *, heartbeat: float | None = None, dead_after: float = DEAD_AFTER_SECONDS
 ) -> AsyncIterator[Link]:
-    """A link to the peer that runs meanwhile; with a heartbeat of its own, it is not waited for."""
+    """A running link to the peer. With a custom heartbeat, does not wait for its first frame."""
     beat = HEARTBEAT_SECONDS if heartbeat is None else heartbeat
     link = Link(peer.url, TOKEN, served, retry_first=0.01, heartbeat=beat, dead_after=dead_after)
     running = asyncio.create_task(link.run())

@@ -1,4 +1,4 @@
-"""A process that pulls one file and may be killed: FOLDER URL SIZE SHA256."""
+"""A program that pulls one file and may be killed: FOLDER URL SIZE SHA256."""
 
 import asyncio
 import sys

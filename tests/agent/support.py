@@ -1,4 +1,4 @@
-"""A real storage to pull from, with the manners and misfortunes of the ones out there."""
+"""A real storage server to pull from, with the variations and failures of real ones."""
 
 import asyncio
 import hashlib
@@ -26,16 +26,16 @@ def some_bytes(size: int, seed: int = 1) -> bytes:
 
 async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is waited for may be a file or another process
+        while not condition():  # noqa: ASYNC110 - the condition may be about a file or another process
             await asyncio.sleep(0.005)
 
 
 async def _at_once(_: int) -> None:
-    """A cut that waits for nothing."""
+    """Cuts the connection without waiting."""
 
 
 class Storage:
-    """Serves `files` under `/{secret}/{path}`; `answer` decides how a range is served."""
+    """Serves `files` under `/{secret}/{path}`."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -43,19 +43,20 @@ class Storage:
         self.secret = "0"
         """Changes when signed URLs expire."""
         self.manners = "206"
-        """`206`; `200+range` as rclone does; `whole` for servers that know no ranges."""
+        """How ranges are served: `206`; `200+range` as by rclone; `whole` for servers without range support."""
         self.requests: list[str] = []
         self.sent: Counter[str] = Counter()
         self.cut_after: list[int] = []
-        """For the next requests: cut the connection after so many bytes."""
+        """For the next requests: cut the connection after this many bytes."""
         self.before_cut: Callable[[int], Awaitable[None]] = _at_once
-        """Awaited before a cut, with the bytes sent of this file: a cut takes away what the client has not read yet."""
+        """Awaited before a cut, with the bytes sent of this file, since a cut discards what the client has not read
+        yet."""
         self.corrupt: Counter[str] = Counter()
-        """How many more answers for a path have a wrong byte."""
+        """How many more responses for a path have a wrong byte."""
         self.on_request: Callable[[str], Awaitable[None]] | None = None
         self.stall = asyncio.Event()
         self.stall_from: int | None = None
-        """Answers stop at this offset of the file until `stall` is set."""
+        """Responses stop at this offset of the file until `stall` is set."""
 
     def file(self, path: str) -> DeploymentFile:
         data = self.files[path]
@@ -118,7 +119,7 @@ class Storage:
 
 @asynccontextmanager
 async def serving(app: web.Application) -> AsyncIterator[str]:
-    """The app on a free loopback port; gives its base URL."""
+    """Serves the app on a free loopback port; yields its base URL."""
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -141,7 +142,7 @@ async def storage_server() -> AsyncIterator[Storage]:
 
 @asynccontextmanager
 async def pulling(folder: Path, *, stall_seconds: float = 20.0) -> AsyncIterator[tuple[Cache, Puller]]:
-    """A cache in `folder` and a puller into it that retries at once."""
+    """A cache in `folder`, and a puller into it that retries immediately."""
     cache = Cache(folder)
     async with aiohttp.ClientSession() as http:
         puller = Puller(cache, http, stall_seconds=stall_seconds, retry_first=0.001)

@@ -1,11 +1,11 @@
 """The weights on this machine, addressed by content and shared between deployments.
 
-    weights/<sha256>                 a whole, verified file; `.part` and `.pieces` beside it while it is pulled
-    holdings/<deployment>.json       which digests a deployment holds: written before the first byte, removed first
-    views/<deployment>/<path>        the deployment's files under their names, as links, for engines
-    converted/<manifest digest>/     what engines made of the weights
+    weights/<sha256>                 a complete, verified file; `.part` and `.pieces` beside it while it is downloaded
+    holdings/<deployment>.json       digests of a deployment's files: written before the first byte, deleted last
+    views/<deployment>/<path>        links to the deployment's files under their own names, for engines
+    converted/<manifest digest>/     files that engines made from the weights
 
-A file lives as long as a holding names it, so whatever a crash leaves is found by comparing: `sweep` removes the rest.
+A file is kept as long as a holding lists it. After a crash, `sweep` deletes all others.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class CachedFiles(msgspec.Struct, frozen=True):
-    """What one deployment keeps alive."""
+    """The files of one deployment, which are kept until it is released."""
 
     deployment_id: str
     manifest_digest: str
@@ -35,7 +35,7 @@ class CachedFiles(msgspec.Struct, frozen=True):
 
 
 class Cache:
-    """Methods block on the disk, on metadata only; `hold` and `release` exclude each other across threads."""
+    """Methods block on disk access, but only for metadata. `hold` and `release` are synchronized across threads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,29 +49,29 @@ class Cache:
         self._pulling: dict[str, list[DeploymentFile]] = {}
 
     def blob(self, sha256: str) -> Path:
-        """Where the file with this digest is, or will be."""
+        """The path at which the file with this digest is or will be stored."""
         if not _DIGEST.fullmatch(sha256):
             raise DeploymentError("The server named a file by an invalid SHA-256 digest.")
         return self._weights / sha256
 
     def has(self, file: DeploymentFile) -> bool:
-        """Is the file here, whole and verified?"""
+        """Whether the file is stored, complete and verified."""
         with contextlib.suppress(FileNotFoundError):
             return self.blob(file.sha256).stat().st_size == file.size
         return False
 
     def holdings(self) -> list[CachedFiles]:
-        """What this machine holds, an earlier run's included."""
+        """The deployments with files on this machine, including those of an earlier run."""
         found = []
         for path in self._holdings.glob("*.json"):
             try:
                 found.append(msgspec.json.decode(path.read_bytes(), type=CachedFiles))
-            except msgspec.DecodeError:  # damaged, or of another release: what it held is pulled again if wanted
+            except msgspec.DecodeError:  # damaged, or from another release: its files are pulled again if needed
                 path.unlink()
         return found
 
     def hold(self, holding: CachedFiles) -> None:
-        """Keep these files from now on, whether they are here already or will be pulled."""
+        """Records that these files are to be kept, whether they are stored already or will be pulled."""
         for file in holding.files:
             self.blob(file.sha256)
             _checked(file.path)
@@ -80,7 +80,10 @@ class Cache:
 
     @contextlib.contextmanager
     def room_for(self, holding: CachedFiles) -> Iterator[None]:
-        """While a deployment pulls: raises NoSpace when what all pulls still lack does not fit on the disk."""
+        """Reserves disk space while a deployment pulls.
+
+        Raises NoSpaceError if the missing files of all pulls do not fit.
+        """
         with self._lock:
             others = [file for files in self._pulling.values() for file in files]
             needed = self._lacking(holding.files)
@@ -94,7 +97,7 @@ class Cache:
             del self._pulling[holding.deployment_id]
 
     def view(self, holding: CachedFiles, places: Mapping[str, DeploymentFile] | None = None) -> Path:
-        """A folder with the deployment's files under their own names, or as `places` says; all of them must be here."""
+        """Creates a folder with the deployment's stored files under their own names, or under those in `places`."""
         target = self._views / _name(holding.deployment_id)
         fresh = target.with_name(target.name + ".new")
         for leftover in (target, fresh):
@@ -108,22 +111,22 @@ class Cache:
         return target
 
     def converted(self, manifest_digest: str, key: str = "") -> Path:
-        """A folder for what engines make of these weights; it goes when the last deployment of their version does.
+        """A folder for files that engines make from these weights, deleted with the last deployment of the version.
 
-        `key` tells several models of a version apart.
+        `key` distinguishes several models of a version.
         """
         folder = self._converted / _name(manifest_digest.removeprefix("sha256:")) / key
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return folder
 
     def discard(self, file: DeploymentFile) -> None:
-        """Forget one file, since it turned out to be damaged; it is pulled again."""
+        """Deletes a damaged file, so that it is pulled again."""
         self.blob(file.sha256).unlink(missing_ok=True)
 
     def release(self, deployment_id: str) -> None:
-        """Let go of a deployment, and delete every file that no other one holds.
+        """Releases a deployment and deletes every file that no other deployment uses.
 
-        It counts as held until its files are gone: should that fail, nobody takes them for deleted.
+        The holding is deleted last: if a deletion fails, the weights are not reported as deleted.
         """
         with self._lock:
             self._delete_all_but([held for held in self.holdings() if held.deployment_id != deployment_id])
@@ -131,7 +134,7 @@ class Cache:
             private_files.sync_folder(self._holdings)
 
     def sweep(self) -> None:
-        """Delete whatever no holding names."""
+        """Deletes everything that no holding lists."""
         with self._lock:
             self._delete_all_but(self.holdings())
 
@@ -153,7 +156,7 @@ class Cache:
     def _on_disk(self, file: DeploymentFile) -> int:
         with contextlib.suppress(FileNotFoundError):
             part = self.blob(file.sha256).with_name(file.sha256 + ".part")
-            return min(file.size, part.stat().st_blocks * 512)  # stat(2): blocks are of 512 bytes everywhere
+            return min(file.size, part.stat().st_blocks * 512)  # stat(2): st_blocks counts units of 512 bytes
         return 0
 
 
@@ -173,7 +176,7 @@ def _checked(path: str) -> PurePosixPath:
 def _link(source: Path, place: Path) -> None:
     try:
         place.hardlink_to(source)
-    except OSError:  # a file system without hard links, or too many of them
+    except OSError:  # the file system does not support hard links, or there are too many
         place.symlink_to(source)
 
 

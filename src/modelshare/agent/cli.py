@@ -81,7 +81,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
 
 
 def _read(path: Path) -> str:
-    """The key in the file, or the first line of standard input for `-`."""
+    """The key in the file, or in the first line of standard input for `-`."""
     try:
         key = sys.stdin.readline().strip() if path == Path("-") else path.read_text(encoding="utf-8").strip()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One WebSocket to the server: sends through a bounded queue, sends heartbeats, and notices a dead peer."""
+"""One WebSocket to the server: a bounded send queue, heartbeats, and detection of a dead peer."""
 
 import asyncio
 from collections import deque
@@ -24,30 +24,30 @@ from modelshare.wire.link import (
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
-"""Bytes of encoded frames that may wait for the socket; beyond it streams wait."""
+"""Bytes of encoded frames that may be queued; when it is exceeded, streams wait."""
 _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
 
 
 class LinkLostError(AgentError):
-    """The connection ended; the agent may try again."""
+    """The connection ended; the agent may reconnect."""
 
     def __init__(self, reason: str, close_code: int | None = None, *, is_refusal: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.close_code = close_code
         self.is_refusal = is_refusal or close_code == CloseCode.REMOVED
-        """Whoever answered refused the agent. That may be anybody, such as a proxy, so it is not final."""
+        """The peer rejected the agent. It may have been anyone, such as a proxy, so this is not final."""
 
 
 class BadFrameError(LinkLostError):
-    """The server broke the protocol."""
+    """The server violated the protocol."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason, CloseCode.PROTOCOL)
 
 
 class Connection:
-    """Only `read` and `write` touch the socket: a cancelled stream can never leave half a frame or a stuck drain."""
+    """Only `read` and `write` use the socket: a cancelled stream cannot leave a partial frame or block the queue."""
 
     def __init__(
         self,
@@ -69,11 +69,11 @@ class Connection:
 
     @property
     def busy(self) -> bool:
-        """Whether frames wait to be sent."""
+        """Whether frames are waiting to be sent."""
         return self._queued > 0
 
     def post(self, frame: Frame) -> None:
-        """Queue a small frame without waiting."""
+        """Queues a small frame without waiting."""
         data = encode(frame)
         self._queue.append(data)
         self._queued += len(data)
@@ -83,13 +83,13 @@ class Connection:
             self._room.clear()
 
     async def send(self, frame: Frame) -> None:
-        """Queue a frame with payload, once there is room."""
+        """Queues a frame with payload, after waiting for space in the queue."""
         while self._queued > _QUEUE_BYTES:
             await self._room.wait()
         self.post(frame)
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
-        """Hand every frame to `on_frame`; raises LinkLostError at the end."""
+        """Passes every frame to `on_frame`; raises LinkLostError when the connection ends."""
         while True:
             message = await self._socket.receive()
             self._heard = self._now()
@@ -107,7 +107,7 @@ class Connection:
                 raise LinkLostError(words or "the connection was cut", code)
 
     async def write(self) -> None:
-        """Send what is queued until the connection breaks; `read` raises the reason."""
+        """Sends queued frames until the connection breaks; `read` raises the reason."""
         with suppress(aiohttp.ClientError, ConnectionError):
             while True:
                 while self._queue:
@@ -120,7 +120,7 @@ class Connection:
                 await self._wake.wait()
 
     async def beat(self) -> None:
-        """Send heartbeats; raises LinkLostError if the server has been silent for too long."""
+        """Sends heartbeats; raises LinkLostError if the server has been silent for too long."""
         while True:
             now = self._now()
             if now >= self._heard + self._dead_after:

@@ -1,4 +1,4 @@
-"""One deployment on this machine, from the first byte pulled to the engine that answers, and again after a failure."""
+"""Supervises one deployment on this machine: pulls its files, runs its engine, and retries after failures."""
 
 import asyncio
 import logging
@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 RETRY_FIRST: Final = 2.0
 RETRY_CAP: Final = 300.0
 _REPORT_SECONDS: Final = 0.5
-"""Between two reports while bytes flow: the link allows two per second."""
+"""Minimum time between two reports during a transfer: the link allows two per second."""
 _FOLDERS = re.compile(r"(?<![\w/:.])/(?:[^\s/:'\",]+/)*")
-"""The folders of an absolute path; a URL has none, since a colon or a name stands before its slashes."""
+"""Matches the folders of an absolute path, but not those of a URL."""
 _LOOK_SECONDS: Final = 1.0
-"""Between two looks at how long a drain may still take."""
+"""Interval at which a drain checks whether its deadline was moved forward."""
 _STEADY_SECONDS: Final = 60.0
-"""An engine that served so long was well: its end is a new trouble, not the same one again."""
+"""A failure after this time of serving resets the retry delay."""
 
 
 class Engines(Protocol):
-    """Where engines come from."""
+    """Creates engines."""
 
     async def prepare(
         self,
@@ -47,15 +47,15 @@ class Engines(Protocol):
         on_phase: Callable[[Phase], None],
         failed: Mapping[str, str],
     ) -> Engine:
-        """An engine for what was laid out in `folder`, not started yet; `scratch` keeps what is made of it first.
+        """Prepares an engine, not yet started, for the model in `folder`; generated files are kept in `scratch`.
 
-        It is none of those that `failed`, for the reasons given there. Raises DeploymentError.
+        Engines in `failed` (kind to reason) are not used. Raises DeploymentError.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """An engine that takes requests, and how they are changed on their way."""
+    """An engine that accepts requests, and how these are translated for it."""
 
     engine: Engine
     policy: RelayPolicy
@@ -70,23 +70,23 @@ class DeploymentContext:
     engines: Engines
     memory: RamBudget
     grant: Callable[[str], Awaitable[Grant]]
-    """A fresh grant for a deployment's id."""
+    """Fetches a new grant for a deployment's id."""
     report: Callable[[Report], object]
     pulls: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    """One at a time: engines that load together misjudge how much of the accelerator is free."""
+    """One at a time: engines that load concurrently misjudge how much accelerator memory is free."""
     retry_first: float = RETRY_FIRST
 
 
 class Deployment:
-    """Supervises one deployment until `end`."""
+    """Supervises one deployment until `end` is called."""
 
     def __init__(
         self, wanted: DesiredDeployment, tools: DeploymentContext, *, after: asyncio.Task[None] | None = None
     ) -> None:
         self.wanted = wanted
         self.serving: Serving | None = None
-        """There while requests are welcome."""
+        """Set while the deployment accepts requests."""
         self._tools = tools
         self._holding = CachedFiles(wanted.deployment_id, wanted.manifest_digest, wanted.files)
         self._phase = Phase.WAITING
@@ -95,27 +95,27 @@ class Deployment:
         self._bytes_total = sum(size for _, size in {(file.sha256, file.size) for file in wanted.files})
         self._reported = 0.0
         self._leave_by: float | None = None
-        """When requests in progress have had their time, by the loop's clock; None until it is to end."""
+        """Deadline for requests in progress, by the loop's clock; None until the deployment is to end."""
         self._task = asyncio.create_task(self._run(after))
 
     def report(self) -> Report:
-        """Where it stands."""
+        """The current progress, for the server."""
         routes = [route.value for route in sorted(self.serving.engine.routes)] if self.serving is not None else []
         reason = None if self._reason is None else plain(self._reason, MAX_TEXT)
         done, total = (min(count, MAX_FIGURE) for count in (self._bytes_done, self._bytes_total))
         return Report(self.wanted.deployment_id, self._phase, done, total, reason, routes)
 
     def update(self, wanted: DesiredDeployment) -> None:
-        """Take facts that need no other engine."""
+        """Applies changes that do not require another engine."""
         self.wanted = wanted
         if self.serving is not None:
             engine = self.serving.engine
             self.serving = Serving(engine, engine.relay_for(wanted.served_name))
 
     async def end(self, grace: float) -> None:
-        """Take no more requests, let those in progress finish for up to `grace` seconds, and stop the engine.
+        """Rejects new requests, waits up to `grace` seconds for those in progress, and stops the engine.
 
-        Called again meanwhile, with less patience, it takes no longer than that.
+        A further call may shorten the wait.
         """
         leave_by = asyncio.get_running_loop().time() + grace
         if self._leave_by is None:
@@ -135,7 +135,7 @@ class Deployment:
         while True:
             started = loop.time()
             reason = await self._until_failure()
-            if self._leave_by is not None:  # what failed was its end
+            if self._leave_by is not None:  # it was ending anyway
                 _log.error("%s did not stop cleanly: %s", self.wanted.served_name, reason)
                 return
             if loop.time() - started > _STEADY_SECONDS:
@@ -153,12 +153,12 @@ class Deployment:
         except OSError as error:
             _log.debug("", exc_info=True)
             return f"The agent's disk or network failed: {error.strerror or error}."
-        except Exception:  # noqa: BLE001 - logged, told and tried again: nothing may end a supervisor but `end`
+        except Exception:  # noqa: BLE001 - logged, reported and retried: only `end` may stop the supervisor
             _log.exception("Unexpected.")
             return "Internal error of the agent; see its log for details."
 
     async def _hold(self) -> str:
-        """Everything from nothing to an engine that serves; returns why it stopped serving."""
+        """Pulls the files, starts an engine and serves; returns why it stopped serving."""
         tools = self._tools
         self._enter(Phase.WAITING)
         await in_thread(None, tools.cache.hold, self._holding)
@@ -173,7 +173,7 @@ class Deployment:
             return await self._serve(engine)
 
     async def _started(self, folder: Path, scratch: Path, life: ExitStack, *, pulled: bool) -> Engine:
-        """The best engine that starts. What it holds of the machine's memory belongs to `life`."""
+        """Starts the best engine that works. Its memory reservation is added to `life`."""
         tools = self._tools
         failed: dict[str, str] = {}
         while True:
@@ -191,7 +191,7 @@ class Deployment:
                         error,
                         "\n".join(engine.log_tail),
                     )
-                    if not pulled and not failed:  # the files are from earlier: are they still what they were?
+                    if not pulled and not failed:  # the files were pulled earlier and may have been damaged since
                         await tools.puller.discard_damaged(self._holding.files)
                     if isinstance(error, OutOfMemoryError) or not all(map(tools.cache.has, self._holding.files)):
                         raise
@@ -217,7 +217,7 @@ class Deployment:
                 return
 
     async def _pull(self) -> bool:
-        """Bring all files here; returns whether any byte had to come."""
+        """Pulls all missing files; returns whether there were any."""
         tools, here = self._tools, True
         for file in self._holding.files:
             here = here and tools.cache.has(file)
@@ -236,7 +236,7 @@ class Deployment:
         self._bytes_done += count
         if self._bytes_done >= self._bytes_total:
             self._enter(Phase.VERIFYING)
-        elif self._phase is Phase.VERIFYING:  # a digest was wrong: its bytes are coming again
+        elif self._phase is Phase.VERIFYING:  # a digest was wrong, and the file is pulled again
             self._enter(Phase.PULLING)
         elif asyncio.get_running_loop().time() >= self._reported + _REPORT_SECONDS:
             self._say()
@@ -253,5 +253,5 @@ class Deployment:
 
 
 def without_folders(reason: str) -> str:
-    """A reason as tenants may read it: of this machine's paths only the last name is left. The log has them whole."""
+    """Strips folders from absolute paths, since tenants can read the reason. The log has the full paths."""
     return _FOLDERS.sub("", reason)

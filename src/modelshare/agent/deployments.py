@@ -1,4 +1,4 @@
-"""Turns the server's wish into deployments on this machine, and says what became of them."""
+"""Applies the server's desired state on this machine and reports the results."""
 
 import asyncio
 import logging
@@ -15,14 +15,14 @@ from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
 _log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 30.0
-"""How long requests in progress may take when the program is to end."""
+"""How long requests in progress may take when the agent stops."""
 RELEASE_SECONDS: Final = 1800.0
-"""How long when their deployment is to go, as it does when a new version has taken over: as long as any tier lets a
-request take. It ends at once when the last of them does, and the server cancels those that nobody waits for."""
+"""How long they may take when their deployment is removed, for example by a new version: the longest timeout of any
+tier. The deployment ends as soon as none is left, and the server cancels those whose client has disconnected."""
 
 
 class Deployments:
-    """Holds one supervisor per wanted deployment. `say` gives False when a frame could not be sent."""
+    """Runs one supervisor per desired deployment. `say` returns False if a frame could not be sent."""
 
     def __init__(
         self, tools: DeploymentContext, say: Callable[[Frame], bool], *, release_seconds: float = RELEASE_SECONDS
@@ -39,12 +39,15 @@ class Deployments:
         tools.cache.sweep()
 
     def serving(self, deployment_id: str) -> Serving | None:
-        """What takes requests for the deployment now."""
+        """The engine that accepts requests for the deployment now, if any."""
         deployment = self._deployments.get(deployment_id)
         return deployment.serving if deployment is not None else None
 
     def reconcile(self, desired: Desired) -> None:
-        """Start and stop what the wish needs, then report all there is: the server may have forgotten."""
+        """Starts and stops deployments to match the desired state, then reports all:
+
+        the server may have lost reports.
+        """
         running = {name: deployment.wanted for name, deployment in self._deployments.items()}
         todo = plan(running, self._left_over, desired.deployments)
         for wanted in todo.restart:
@@ -61,7 +64,7 @@ class Deployments:
         self._say_gone(desired.unconfirmed)
 
     async def stop(self, grace: float) -> None:
-        """The program ends: drain everything for up to `grace` seconds, then stop all engines; weights stay."""
+        """Stops all engines after draining for up to `grace` seconds, because the program ends. Weights are kept."""
         self._stopping.set()
         deployments = [*self._deployments.values(), *self._leaving]
         self._deployments.clear()
@@ -69,13 +72,13 @@ class Deployments:
         await asyncio.gather(*ends, *self._ending.values(), return_exceptions=True)
 
     async def remove_all(self) -> None:
-        """The agent is no longer part of the fleet: stop every engine now, delete all weights."""
+        """Stops every engine immediately and deletes all weights, because the agent was removed from the fleet."""
         for deployment_id in {*self._deployments, *self._left_over}:
             self._end(deployment_id, release=True, grace=0)
         await asyncio.gather(*self._ending.values(), return_exceptions=True)
 
     def _say_gone(self, deployment_ids: Sequence[str]) -> None:
-        """Says again that weights are deleted, where they are: the server may not have heard it."""
+        """Reports again which weights are deleted, since the server may not have received the first report."""
         if not deployment_ids:
             return
         here = {holding.deployment_id for holding in self._tools.cache.holdings()} | self._deployments.keys()
@@ -119,7 +122,7 @@ class Deployments:
                 self._unsaid.add(deployment_id)
 
     async def _delete_weights(self, deployment_id: str) -> None:
-        """Tried until it works, since nothing else would; when the program ends, its next start tries again."""
+        """Retries until it succeeds. If the program ends first, its next start tries again."""
         backoff = Backoff(RETRY_FIRST, RETRY_CAP)
         while True:
             try:

@@ -1,4 +1,4 @@
-"""From what the server wants and what is held here to what is to be done. Pure."""
+"""Compares the desired state with what is on this machine. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from modelshare.wire.link import DesiredDeployment
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Disjoint; a deployment in none of them stays as it is."""
+    """The lists are disjoint; deployments in none of them need no change."""
 
     start: tuple[DesiredDeployment, ...] = ()
-    """Not held by a running supervisor yet, whether or not an earlier run left its files."""
+    """Not running yet, whether or not an earlier run left its files."""
     restart: tuple[DesiredDeployment, ...] = ()
-    """Held, but as another thing than what is wanted now."""
+    """Running, but with other settings than desired."""
     update: tuple[DesiredDeployment, ...] = ()
-    """Held and as wanted, but for facts that need no other engine: its public name, its concurrency."""
+    """Running as desired, except for facts that need no other engine: its public name, its concurrency."""
     release: tuple[str, ...] = ()
-    """No longer wanted, here or left by an earlier run."""
+    """No longer desired; running, or left over from an earlier run."""
 
 
 def plan(
     running: Mapping[str, DesiredDeployment], left_over: Iterable[str], wanted: Iterable[DesiredDeployment]
 ) -> Changes:
-    """What turns `running` (and what an earlier run left on the disk) into exactly `wanted`."""
+    """The changes that turn `running` (and what an earlier run left on disk) into exactly `wanted`."""
     target = {one.deployment_id: one for one in wanted}
     held = {deployment_id: running[deployment_id] for deployment_id in target if deployment_id in running}
     restart = {name for name, old in held.items() if not _same_engine(old, target[name])}

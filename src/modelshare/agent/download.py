@@ -1,4 +1,4 @@
-"""One file from the owner's storage: its missing pieces, several at once, hashed as they arrive."""
+"""Downloads one file from the owner's storage: its missing pieces, several in parallel, hashed as they arrive."""
 
 import asyncio
 import hashlib
@@ -24,15 +24,15 @@ from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8
-"""Requests at once, over all deployments of an agent."""
+"""Concurrent requests of all deployments of an agent."""
 
 _FLUSH: Final = 1 << 20
 _HASH_STEP: Final = 64 << 20
 _ATTEMPTS: Final = 8
-"""Tries of one request without a single new byte; with the default back-off they span about half a minute."""
+"""Attempts of one request without a single new byte; with the default delays they take about half a minute."""
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes more are here; negative where bytes turned out to be wrong."""
+"""Called with the number of new bytes; negative if bytes turned out to be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class DownloadContext:
     writers: Executor
     hashers: Executor
     stall_seconds: float = 20.0
-    """A connection without a byte for so long is given up, and its request made again."""
+    """A connection that receives nothing for this long is closed, and its request retried."""
     retry_first: float = 0.2
     retry_cap: float = 10.0
 
 
 class Download:
-    """One attempt at one file; a second attempt on the same part file goes on where the first one was cut."""
+    """One attempt to download a file. A second one with the same part file resumes the first."""
 
     def __init__(
         self, context: DownloadContext, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
@@ -64,7 +64,7 @@ class Download:
         self._knows_ranges = True
 
     async def run(self) -> str:
-        """Fetch what is missing; returns the SHA-256 of the whole file as it is on the disk. Raises PullError."""
+        """Downloads what is missing; returns the SHA-256 of the whole file as stored on disk. Raises PullError."""
         hasher = hashlib.sha256()
         await run_all([self._fetch_missing(), self._follow(hasher)])
         return hasher.hexdigest()
@@ -76,13 +76,16 @@ class Download:
             for piece in pieces:
                 await self._fetch(piece)
 
-        # The first piece alone tells whether the server knows ranges: one that does not sends the whole file with it.
+        # Fetch the first piece alone to learn whether the server supports ranges: otherwise it sends the whole file.
         if (first := next(pieces, None)) is not None:
             await self._fetch(first)
         await run_all(one_after_another() for _ in range(CONNECTIONS if self._knows_ranges else 1))
 
     async def _follow(self, hasher: Hasher) -> None:
-        """Hash behind the frontier, from the disk: what is verified is what will be used."""
+        """Hashes the contiguous bytes as they arrive.
+
+        Reads them from disk, so that what is verified is what will be used.
+        """
         at = 0
         while at < self._part.size:
             while (there := self._part.frontier) == at:
@@ -131,9 +134,9 @@ class Download:
 
 
 async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
-    """The body's bytes from `start` on, gathered so that a write is worth its way to a thread.
+    """The body's bytes from `start` on, in batches large enough to justify passing a write to a thread.
 
-    What arrived before a cut is given too, before the error.
+    Bytes received before a connection error are yielded before it is raised.
     """
     skip = start - body.start
     left = body.end - body.start

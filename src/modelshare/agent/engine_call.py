@@ -1,5 +1,7 @@
-"""One call to an engine on loopback, and its answer. Leaving it closes the connection, whereupon the engine stops
-working on it."""
+"""One call to an engine on loopback, and its answer.
+
+Cancelling it closes the connection, upon which the engine stops working on it.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -18,19 +20,22 @@ from modelshare.agent.engines.relay_rules import PreparedRequest
 
 _HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
 _IDLE_SECONDS: Final = 3.0
-"""Idle connections are given up before engines do so: uvicorn, the most impatient, waits 5 s."""
+"""Idle connections are closed before engines do so: uvicorn has the shortest timeout, 5 s."""
 _CONNECT_SECONDS: Final = 5.0
 _END_SECONDS: Final = 0.02
-"""How long the end of the HTTP answer is waited for after the last event, so that its connection can be used again."""
+"""How long to wait for the end of the HTTP response after the last event, so that its connection can be reused."""
 _MAX_BYTES: Final = 512 << 20
-"""Of a whole answer: many vectors are long."""
+"""Maximum size of an answer; many vectors are long."""
 _MAX_ERROR_BYTES: Final = 64 << 10
 _CLOSED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-"""How a kept connection that was closed shows: on reading, on writing, and to a transport that is closing."""
+"""The errors with which a kept-alive connection that the engine closed may fail."""
 
 
 def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
-    """The HTTP client for engines. Connections are kept, if not told otherwise, and not counted: the server does."""
+    """The HTTP client for engines.
+
+    `keep`: reuse connections. Their number is not limited here, since the server limits it.
+    """
     kept: dict[str, Any] = {"keepalive_timeout": _IDLE_SECONDS} if keep else {"force_close": True}
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, **kept),
@@ -41,7 +46,7 @@ def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
 
 
 async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, tally: Tally) -> Fields:
-    """The whole answer, for `answers.write_answer`. Raises Refusal, and what aiohttp raises for a broken connection."""
+    """The complete answer, for `answers.write_answer`. Raises EngineRefusalError, and aiohttp's connection errors."""
     async with _called(http, engine, prepared) as answer:
         fields = read_answer(await _read(answer, _MAX_BYTES), prepared, tally)
         engine.activity.succeeded()
@@ -51,14 +56,14 @@ async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: Pr
 async def streamed_answer(
     http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, reader: StreamReader
 ) -> AsyncGenerator[list[Fields], None]:
-    """The pieces of a stream as they come, for `answers.write_pieces`. Raises as `whole_answer` does.
+    """The pieces of a stream as they arrive, for `answers.write_pieces`. Raises the same errors as `whole_answer`.
 
-    It ends where the engine says that this is all, even if its connection stays open.
+    Ends when the engine signals the end, even if its connection stays open.
     """
     async with _called(http, engine, prepared) as answer:
         is_first = True
         async for chunk in answer.content.iter_any():
-            if is_first and chunk.lstrip().startswith(b"{"):  # no stream: most likely it says what is wrong
+            if is_first and chunk.lstrip().startswith(b"{"):  # not a stream, but probably an error object
                 read_answer(chunk + await _read(answer, _MAX_BYTES), prepared, prepared.tally())
                 raise no_answer()
             is_first = False
@@ -82,13 +87,13 @@ def _alive(engine: Engine, pieces: list[Fields]) -> list[Fields]:
 async def _called(
     http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer's beginning, of an engine that takes the request. Raises Refusal of one that does not."""
+    """Sends the request and yields the response. Raises EngineRefusalError if the engine rejects it."""
     url, headers, body = f"{engine.base_url}/{prepared.route}", _HEADERS | engine.headers, prepared.body
     try:
         answer = await http.post(url, data=body, headers=headers, allow_redirects=False)
     except _CLOSED:
-        # A kept connection that the engine closed just now: nothing was answered, so it may be asked anew.
-        # Not through another kept one, which it may have closed as well.
+        # The engine had just closed this kept-alive connection, so nothing was processed and the request can be
+        # repeated. Use a new connection, since other kept-alive ones may be closed as well.
         async with engine_session(keep=False) as other:
             answer = await other.post(url, data=body, headers=headers, allow_redirects=False)
             async with answer:
@@ -106,7 +111,7 @@ async def _accepted(answer: aiohttp.ClientResponse, prepared: PreparedRequest) -
 
 
 async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body. Raises Refusal when it has more than `most` bytes."""
+    """The body. Raises EngineRefusalError if it is longer than `limit` bytes."""
     parts: list[bytes] = []
     size = 0
     async for chunk in answer.content.iter_any():
@@ -118,7 +123,7 @@ async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _drained(answer: aiohttp.ClientResponse) -> None:
-    """A connection whose answer is read to its end is kept for the next request."""
+    """Reads to the end, so that the connection can be reused; closes it if that takes too long."""
     try:
         async with asyncio.timeout(_END_SECONDS):
             while await answer.content.readany():

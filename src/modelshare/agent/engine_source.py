@@ -1,4 +1,4 @@
-"""From a wanted deployment to an engine for it: which kind, after which conversion, by which recipe."""
+"""Creates an engine for a deployment: selects its kind, converts the weights if needed, and applies its recipe."""
 
 import asyncio
 import logging
@@ -36,11 +36,11 @@ _log = logging.getLogger(__name__)
 _NONE: Final[Mapping[str, str]] = {}
 _GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/kfd")
 _CONVERTED_TYPE: Final = "f16"
-"""Half the size of float32, and its answers agree to five digits."""
+"""Half the size of float32, with answers that agree to five digits."""
 
 
 class EngineSource:
-    """The engines of this machine, by the operator's choice or by what suits the model."""
+    """The engines of this machine, selected by the operator or by what suits the model."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class EngineSource:
         *,
         parallel: int | None = None,
     ) -> None:
-        """`parallel`: see EngineOptions. Raises Stop when the operator asks for an engine that cannot be had here."""
+        """`parallel`: see EngineOptions. Raises StopError if the operator's preferred engine is not available."""
         self._parallel = parallel
         self._state_dir = state_dir
         self._gpu = any(Path(device).exists() for device in _GPU_DEVICES)
@@ -60,7 +60,7 @@ class EngineSource:
             self._require(self._preference)
 
     def kinds(self) -> list[str]:
-        """What can be started here."""
+        """The kinds of engines that can be started here."""
         return sorted(name for name, engine in self._engines.items() if engine.missing() is None)
 
     def _require(self, name: str) -> None:
@@ -91,7 +91,7 @@ class EngineSource:
                 failures[kind] = str(error)
 
     def _best(self, judged: "_Judged", failures: Mapping[str, str]) -> str:
-        """Raises EngineError, with the reasons of all, where none is left."""
+        """The best remaining engine. If there is none, raises EngineError with the reasons of all."""
         left = self._choice(judged, failures)
         if left.engine is not None:
             return left.engine
@@ -139,12 +139,12 @@ class EngineSource:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """What engines are chosen by, and told."""
+    """What the model's files contain, as needed to choose and configure an engine."""
 
     facts: ModelFacts
     texts: TextEncoder | None = None
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
-    """For engines that compute nothing after the pooling but normalization."""
+    """Computes the layers after the pooling, for engines that compute only normalization."""
 
     @property
     def normalizes(self) -> bool | None:
@@ -154,7 +154,7 @@ class _Judged:
 
 
 def _judged(format_: Format, task: Task, folder: Path) -> _Judged:
-    """Looks into the files. Raises EngineError for declarations that no engine could follow."""
+    """Inspects the files. Raises EngineError if they declare something that no engine supports."""
     if format_ is Format.GGUF:
         return _Judged(ModelFacts(format_, task))
     try:

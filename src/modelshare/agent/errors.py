@@ -1,28 +1,28 @@
-"""What can go wrong on an agent. Every text is one sentence for the operator, and ends up as a deployment's reason.
+"""Errors of an agent. Each message is one sentence for the operator; most are shown as a deployment's reason.
 
 AgentError
-├── Stop                the agent cannot go on (refused, replaced, its folder is taken): say it and exit
-│   └── Removed         it is no longer part of the fleet: delete what it holds, say it and exit
-└── DeploymentError     one deployment failed; it is tried again later
-    ├── NoMemory
-    └── PullError       its files could not be brought here
-        ├── NoSpace
-        └── GrantGone   the server says that the deployment is no longer this agent's
+├── StopError               the agent cannot continue (rejected, replaced, data folder in use): log the reason and exit
+│   └── RemovedError        it was removed from the fleet: delete all weights and exit
+└── DeploymentError         one deployment failed; it is retried later
+    ├── NoMemoryError
+    └── PullError           its files could not be downloaded
+        ├── NoSpaceError
+        └── GrantGoneError  the server no longer assigns the deployment to this agent
 """
 
 from modelshare.wire.units import size
 
 
 class AgentError(Exception):
-    """Base of all."""
+    """Base class of all errors of an agent."""
 
 
 class StopError(AgentError):
-    """The agent cannot go on."""
+    """The agent cannot continue."""
 
 
 class RemovedError(StopError):
-    """The agent is no longer part of the fleet."""
+    """The agent was removed from the fleet."""
 
 
 class DeploymentError(AgentError):
@@ -30,7 +30,7 @@ class DeploymentError(AgentError):
 
 
 class NoMemoryError(DeploymentError):
-    """The memory does not hold the model beside those that are served already, which go on being served."""
+    """The model does not fit into memory beside the models that are already served, which are kept."""
 
     def __init__(self, *, needed: int, taken: int, total: int) -> None:
         super().__init__(
@@ -41,11 +41,11 @@ class NoMemoryError(DeploymentError):
 
 
 class PullError(DeploymentError):
-    """A deployment's files could not be brought here."""
+    """A deployment's files could not be downloaded."""
 
 
 class NoSpaceError(PullError):
-    """The disk has no room for the files. Tenants may read it: it tells no path of the machine."""
+    """The disk has no space for the files. The message contains no paths, since tenants can read it."""
 
     def __init__(self, *, needed: int, free: int) -> None:
         super().__init__(
@@ -55,4 +55,4 @@ class NoSpaceError(PullError):
 
 
 class GrantGoneError(PullError):
-    """The server says that the deployment is no longer this agent's."""
+    """The server no longer assigns the deployment to this agent."""

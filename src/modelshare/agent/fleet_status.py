@@ -1,4 +1,4 @@
-"""Whether this agent is still part of the fleet: what its own platform says and signs, and nobody else."""
+"""Whether this agent is still part of the fleet, according to a verdict signed by its own platform."""
 
 import hmac
 import logging
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class FleetStatus:
-    """Of one identity."""
+    """The fleet status of one identity."""
 
     def __init__(self, control: ServerApi, identity: Identity, data_dir: Path) -> None:
         self._control = control
@@ -24,8 +24,10 @@ class FleetStatus:
         self._data_dir = data_dir
 
     def learn(self, key: str) -> None:
-        """Keep the key that verdicts are signed with. The first one counts: whoever else has the server's address one
-        day cannot replace it."""
+        """Stores the key that signs verdicts.
+
+        Once stored, it is never replaced, in case the server's address is taken over.
+        """
         if key and not self._identity.verdict_key:
             self._identity = msgspec.structs.replace(self._identity, verdict_key=key)
             try:
@@ -34,7 +36,7 @@ class FleetStatus:
                 _log.warning("The server's key cannot be stored: %s", error)
 
     async def verdict(self) -> Verdict | None:
-        """None when there is none that can be believed."""
+        """The platform's verdict, or None if there is none with a valid signature."""
         known, nonce = self._identity, secrets.token_hex(NONCE_BYTES)
         try:
             status = await self._control.status(known.agent_id, nonce)

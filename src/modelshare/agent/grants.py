@@ -1,4 +1,4 @@
-"""The signed URLs in force for one deployment, renewed when the storage no longer takes them."""
+"""The current signed URLs of one deployment, renewed when the storage rejects them."""
 
 import asyncio
 from collections import Counter
@@ -9,14 +9,14 @@ from modelshare.agent.errors import PullError
 from modelshare.wire.agents import Grant
 
 _RENEWALS: Final = 3
-"""New grants in a row that the storage may refuse before it counts as an error."""
+"""New grants in a row that the storage may reject before it counts as an error."""
 
 GrantSource = Callable[[], Awaitable[Grant]]
-"""Asks the server for a fresh grant; raises PullError."""
+"""Requests a new grant from the server; raises PullError."""
 
 
 class SignedUrls:
-    """Shared by all requests of one pull: the first one that is refused renews the grant for the others."""
+    """Shared by all requests of one pull: the first one that is rejected renews the grant for the others."""
 
     def __init__(self, source: GrantSource) -> None:
         self._source = source
@@ -34,11 +34,14 @@ class SignedUrls:
         return url
 
     def accepted(self, path: str) -> None:
-        """The storage took the link."""
+        """Call when the storage accepted the URL."""
         self._refusals.pop(path, None)
 
     async def renew(self, path: str, refused: str, answer: str) -> None:
-        """The storage refused this URL with this answer: get another grant, unless that has happened meanwhile."""
+        """Call when the storage rejected the URL `refused` with `answer`:
+
+        gets a new grant, unless that has already happened.
+        """
         async with self._lock:
             if self._urls.get(path) != refused:
                 return

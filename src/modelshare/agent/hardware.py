@@ -1,4 +1,4 @@
-"""What this machine can run, as far as the operating system says it."""
+"""What this machine can run, as reported by the operating system."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _ROOT: Final = Path("/")
 
 
 def capabilities(data_dir: Path, engines: Sequence[str]) -> Machine:
-    """The machine as it is now; `engines` are the kinds that can be started here."""
+    """The current state of the machine; `engines` are the kinds that can be started."""
     return Machine(
         engines=list(engines),
         accelerator=accelerator(),
@@ -26,7 +26,7 @@ def capabilities(data_dir: Path, engines: Sequence[str]) -> Machine:
 
 
 def accelerator(root: Path = _ROOT, which: Callable[[str], str | None] = shutil.which) -> str:
-    """`nvidia`, `amd` or `intel` where a driver for computing is loaded, else `cpu`."""
+    """`nvidia`, `amd` or `intel` if a compute driver is loaded, else `cpu`."""
     if _any_entry(root / "proc/driver/nvidia/gpus"):
         return "nvidia"
     if _any_entry(root / "sys/class/kfd/kfd/topology/nodes", but=_cpu_node):
@@ -37,7 +37,7 @@ def accelerator(root: Path = _ROOT, which: Callable[[str], str | None] = shutil.
 
 
 def memory_bytes(root: Path = _ROOT) -> int:
-    """The machine's memory, or the container's limit (cgroup v2) where that is smaller."""
+    """The machine's memory, or the container's limit (cgroup v2) if that is smaller."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     try:
         limit = (root / "sys/fs/cgroup/memory.max").read_text().strip()
@@ -47,13 +47,13 @@ def memory_bytes(root: Path = _ROOT) -> int:
 
 
 def _any_entry(folder: Path, *, but: Callable[[Path], bool] = lambda _: False) -> bool:
-    """Does the folder hold anything that counts?"""
+    """Whether the folder has an entry to which `but` does not apply."""
     entries: Iterable[Path] = folder.iterdir() if folder.is_dir() else ()
     return any(not but(entry) for entry in entries)
 
 
 def _cpu_node(node: Path) -> bool:
-    """ROCm lists processors beside accelerators; a processor has no SIMD units (Linux, `kfd_topology.c`)."""
+    """ROCm lists CPUs beside accelerators; a CPU has no SIMD units (Linux, `kfd_topology.c`)."""
     try:
         lines = (node / "properties").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The agent's data folder: used by one agent at a time, and home of the identity that the server gave it."""
+"""The agent's data folder: used by one agent at a time, and where its identity is stored."""
 
 import contextlib
 import os
@@ -13,17 +13,17 @@ from modelshare.agent.errors import StopError
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who the agent is to the server."""
+    """The agent's identity, as assigned by the server."""
 
     agent_id: str
     token: str
     verdict_key: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")] = ""
-    """What the server signs with that it is no longer part of the fleet. Empty: it is not known yet."""
+    """Key that signs the verdict that the agent was removed. Empty if not known yet."""
 
 
 @contextlib.contextmanager
 def sole_user(data_dir: Path) -> Iterator[None]:
-    """While the agent runs. Raises StopError when another one runs on the same folder."""
+    """Locks the folder. Raises StopError if another agent uses it."""
     file = data_dir / "agent.lock"
     try:
         descriptor = private_files.lock(file)
@@ -43,7 +43,7 @@ def sole_user(data_dir: Path) -> Iterator[None]:
 
 
 def load_identity(data_dir: Path) -> Identity | None:
-    """The identity of an earlier enrollment. Raises Stop when it cannot be read."""
+    """The identity from an earlier enrollment. Raises StopError if it cannot be read."""
     path = data_dir / _NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
@@ -54,12 +54,12 @@ def load_identity(data_dir: Path) -> Identity | None:
 
 
 def save_identity(data_dir: Path, identity: Identity) -> None:
-    """Keep it, readable by this user only."""
+    """Stores it, readable only by this user."""
     private_files.replace(data_dir / _NAME, msgspec.json.encode(identity))
 
 
 def forget_identity(data_dir: Path) -> None:
-    """It is worth nothing any more."""
+    """Deletes the identity, since it is no longer valid."""
     (data_dir / _NAME).unlink(missing_ok=True)
 
 

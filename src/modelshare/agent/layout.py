@@ -1,9 +1,9 @@
-"""The folder that engines are given: what lies in the model's own folder, and of weights those alone that are opened.
+"""Arranges a model's files in the folder passed to engines: the model's own folder, with only the weights to be opened.
 
-Which those are, the server has decided. An engine that opens a folder finds nothing else there, under the names that
-all of them look for: one file as `model.safetensors`, several beside a `model.safetensors.index.json`, parts of a GGUF
-numbered as llama.cpp counts them. The index is made here from the files themselves, since those that come with models
-may lack what a reader needs, and config.json loses a setting by which Transformers would look for another file.
+The server has decided which weights these are. They get the names that all engines expect: one file as
+`model.safetensors`, several beside a `model.safetensors.index.json`, parts of a GGUF numbered as in llama.cpp. The
+index is generated from the files, since those supplied with models may lack fields that readers need; and a setting
+with which Transformers would open another file is removed from config.json.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ _INDEX: Final = ".safetensors.index.json"
 _CONFIG: Final = "config.json"
 _PLAIN: Final = "model"
 _OTHER_WEIGHTS: Final = "transformers_weights"
-"""Of config.json: the file that Transformers opens in place of `model.safetensors`."""
+"""Setting in config.json: the file that Transformers opens instead of `model.safetensors`."""
 _FIRST_PART: Final = re.compile(r"(.+-)00001(-of-\d{5}\.gguf)", re.IGNORECASE)
 _MAX_HEADER: Final = 100 << 20
-"""As the format's own reader allows."""
+"""Same limit as in the safetensors library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +38,18 @@ class Layout:
     weights: tuple[str, ...]
     """In order."""
     index: str | None = None
-    """Where the index of several files is to be written."""
+    """Where to write the index of several files."""
     config: str | None = None
     """The config.json that may name other weights."""
 
     @property
     def key(self) -> str:
-        """Tells the weights from others of the same version."""
+        """Distinguishes the weights from others of the same version."""
         digests = "\n".join(self.files[place].sha256 for place in self.weights)
         return hashlib.sha256(digests.encode()).hexdigest()[:16]
 
     def finish(self, folder: Path) -> None:
-        """Writes what did not come with the model. Raises DeploymentError for files that cannot be read."""
+        """Writes the generated files. Raises DeploymentError for weights that cannot be read."""
         if self.index is not None:
             beside = posixpath.dirname(self.index)
             here = [place for place in self.weights if posixpath.dirname(place) == beside]
@@ -61,7 +61,7 @@ class Layout:
 
 
 def lay_out(wanted: DesiredDeployment) -> Layout:
-    """Where the files of a deployment go. Raises DeploymentError where the weights are not among them."""
+    """Determines where a deployment's files go. Raises DeploymentError if its weights are not among them."""
     if not wanted.weights:
         return _as_they_are(wanted)
     known = {file.path for file in wanted.files}
@@ -95,7 +95,7 @@ def lay_out(wanted: DesiredDeployment) -> Layout:
 
 
 def _name(number: int, count: int, path: str) -> str:
-    """The name under which engines look for these weights. A GGUF in one file keeps its own: engines get its path."""
+    """The file name that engines expect for these weights. A single GGUF keeps its name, since engines get its path."""
     name = posixpath.basename(path)
     extension = next((each for each in (_SAFETENSORS, _GGUF) if _is(each, path)), None)
     if extension is None or (extension == _GGUF and count == 1):
@@ -104,13 +104,16 @@ def _name(number: int, count: int, path: str) -> str:
 
 
 def _is_beside(path: str, root: str) -> bool:
-    """Whether it lies in the model's folder, and is neither weights nor an index of any."""
+    """Whether it is in the model's folder and is neither weights nor an index."""
     inside = not root or path.startswith(f"{root}/")
     return inside and not (_is(_SAFETENSORS, path) or _is(_GGUF, path) or path.endswith(_INDEX))
 
 
 def _as_they_are(wanted: DesiredDeployment) -> Layout:
-    """For an older server, which does not say what is opened: of GGUF the first by name, as it describes that one."""
+    """For an older server that does not select weights:
+
+    of GGUF files the first by name, which is the one it describes.
+    """
     files = {file.path: file for file in wanted.files}
     ggufs = sorted(path for path in files if _is(_GGUF, path))
     if not ggufs or any(_is(_SAFETENSORS, path) for path in files):
@@ -126,7 +129,10 @@ def _is(extension: str, path: str) -> bool:
 
 
 def _tensor_names(file: Path) -> list[str]:
-    """https://huggingface.co/docs/safetensors: eight bytes of length, then a JSON header of that length."""
+    """Reads the header, a JSON object preceded by its length in eight bytes:
+
+    https://huggingface.co/docs/safetensors.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         try:
@@ -139,11 +145,11 @@ def _tensor_names(file: Path) -> list[str]:
 def _without_other_weights(config: Path) -> None:
     try:
         settings = json.loads(config.read_bytes())
-    except (ValueError, RecursionError):  # whoever reads it says so
+    except (ValueError, RecursionError):  # the engine will report it
         return
     if isinstance(settings, dict) and _OTHER_WEIGHTS in settings:
         del settings[_OTHER_WEIGHTS]
-        config.unlink()  # it is a link to the file as it came
+        config.unlink()  # it is a link to the cached file, which must not change
         _write(config, settings)
 
 

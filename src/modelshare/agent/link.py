@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 5.0
 _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}
-"""Seconds before reconnecting after closes that an immediate retry would not help. A replaced process waits long: the
-connection that replaced it may have been its own, and two processes with one identity must not fight."""
+"""Seconds before reconnecting after closes for which an immediate retry would not help. A replaced process waits long:
+it may have been replaced by its own new connection, and two processes with one identity must not fight."""
 _ADVICE: Final[Mapping[int, str]] = {
     CloseCode.PROTOCOL: " Update whichever is older, the server or this agent.",
     CloseCode.REPLACED: " If another process uses this agent's identity, stop it, or enrol one of them again.",
@@ -51,22 +51,22 @@ _GOODBYE_SECONDS: Final = 1.0
 
 
 class Served(Protocol):
-    """The agent behind the connection."""
+    """The agent, as seen by the link."""
 
     def hello(self) -> Hello:
         """The first frame."""
 
     def desired(self, desired: Desired) -> None:
-        """The complete desired state came, perhaps unchanged."""
+        """Called with the complete desired state, which may be unchanged."""
 
     def welcomed(self, welcome: Welcome) -> None:
-        """The server accepted the connection."""
+        """Called when the server has accepted the connection."""
 
     async def serve(self, stream: Stream) -> None:
-        """Answer one request."""
+        """Answers one request."""
 
     async def verdict(self) -> Verdict | None:
-        """The platform's signed answer whether the agent is in the fleet. A refusal alone may come from anybody."""
+        """The platform's signed answer whether the agent is in the fleet; a bare refusal may come from anyone."""
 
 
 class Link:
@@ -93,19 +93,22 @@ class Link:
         self._connection: Connection | None = None
 
     def post(self, frame: Frame) -> bool:
-        """Queue a frame. False if there is no connection; the frame is lost then."""
+        """Queues a frame. Returns False if there is no connection; then the frame is lost."""
         if self._connection is None:
             return False
         self._connection.post(frame)
         return True
 
     async def flush(self) -> None:
-        """Wait until posted frames have been sent or the connection is gone."""
+        """Waits until posted frames have been sent or the connection is lost."""
         while (connection := self._connection) is not None and connection.busy:  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:
-        """Connect, again and again. Raises StopError only if a signed answer of the platform ends the agent."""
+        """Connects and reconnects forever.
+
+        Raises StopError only if a signed verdict of the platform stops the agent.
+        """
         while True:
             try:
                 await self._once()
@@ -197,7 +200,7 @@ def _stop_if_final(verdict: Verdict | None) -> None:
 
 
 async def _close(socket: aiohttp.ClientWebSocketResponse, why: LinkLostError) -> None:
-    """Send a close frame, but do not wait long: the peer may be dead and the send buffer full."""
+    """Sends a close frame without waiting long: the peer may be dead and the send buffer full."""
     code = why.close_code or CloseCode.GOING_AWAY
     closing = asyncio.create_task(socket.close(code=code, message=close_reason(why.reason).encode()))
     await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)

@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, or one JSON object each for machines. Always on stderr."""
+"""Logging to stderr: human-readable lines, or one JSON object per line."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from modelshare.wire.text import visible
 
 
 def log_to_stderr(*, as_json: bool = False, verbose: bool = False) -> None:
-    """Set up logging for the whole program."""
+    """Configures logging for the whole program."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonLines() if as_json else _ForPeople())
     root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""The agent program: `run` until a signal, or until the server wants no more of it."""
+"""The agent program: runs until a signal, or until the server removes the agent."""
 
 import asyncio
 import logging
@@ -41,11 +41,12 @@ def run(
     parallel: int | None = None,
     json_logs: bool = False,
 ) -> int:
-    """Run the agent; returns the program's exit code: 0 after SIGTERM or SIGINT, 1 when it cannot go on.
+    """Runs the agent and returns its exit code: 0 after SIGTERM or SIGINT, 1 if it cannot continue.
 
-    `url` is the server's address. `join_key` (`msj_...`) is needed for the first start on a data folder only. `name`
-    is the machine's name if not given. `engine` is the only one to use, else it is chosen by model; `external_url` is
-    the OpenAI base URL of an engine that runs already. `parallel` is how many sequences an engine works on at once.
+    `url` is the server's address. `join_key` (`msj_...`) is needed only for the first start on a data folder. `name`
+    defaults to the machine's name. `engine` is the only engine to use; by default it is chosen for each model.
+    `external_url` is the OpenAI base URL of an engine that is already running. `parallel` is the number of sequences
+    that an engine processes at once.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
@@ -81,7 +82,7 @@ async def _main(options: "Options") -> None:
             run_now = asyncio.create_task(at_once.wait())
             await asyncio.wait([ending, run_now], return_when=asyncio.FIRST_COMPLETED)
             run_now.cancel()
-            linking.cancel()  # and with the link all requests, so that the engines have nothing left to finish
+            linking.cancel()  # and with it all requests, so that the engines have nothing left to finish
             await asyncio.wait([linking, ending])
 
 
@@ -104,7 +105,7 @@ async def _identity(options: "Options", http: aiohttp.ClientSession, engines: En
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `run` was told."""
+    """The parameters of `run`."""
 
     url: str
     join_key: str | None
@@ -116,7 +117,7 @@ class Options:
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Set by the first signal, and by the second."""
+    """Returns two events: the first signal sets the first one, the next signal the second one."""
     first, second = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -128,7 +129,7 @@ def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
 
 
 async def _unless(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
-    """The work's result, or None when the program is to stop first."""
+    """The result of `work`, or None if `stopping` is set first."""
     job, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait({job, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -139,7 +140,7 @@ async def _unless(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed: half the time per relayed request."""
+    """Uses uvloop if installed: it halves the time per relayed request."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

@@ -1,8 +1,8 @@
-"""A file that is being pulled: its bytes so far, and a journal of the pieces that are there; so a kill loses little.
+"""A partially downloaded file and a journal of its complete pieces, so that little is lost when the process is killed.
 
-`<name>.part` holds the bytes in place. `<name>.pieces` holds one byte per piece, set to 1 once the whole piece is
-written. Both survive a killed process; a lost power supply may leave a journal that claims more than the disk kept,
-which the digest over the whole file finds out.
+`<name>.part` contains the bytes in place. `<name>.pieces` has one byte per piece, which is set to 1 when the whole
+piece is written. Both survive a killed process. After a power failure the journal may claim more than the disk has,
+which the digest of the whole file reveals.
 """
 
 import os
@@ -14,24 +14,24 @@ from typing import Protocol, Self
 from modelshare import private_files
 
 PIECE = 8 << 20
-"""Bytes fetched by one request (S3 clients use the same: boto3's `multipart_chunksize`). With at most
-`download.CONNECTIONS` = 8 unfinished pieces, a kill loses less than 64 MiB."""
+"""Bytes per request (like boto3's `multipart_chunksize`). With at most `download.CONNECTIONS` = 8 unfinished pieces, a
+kill loses less than 64 MiB."""
 
 MAX_AT_ONCE = 512
-"""Buffers of one write; systems take 1,024."""
+"""Maximum number of buffers in one write; operating systems allow 1,024."""
 _READ_SIZE = 1 << 20
 _DONE = b"\1"
 
 
 class Hasher(Protocol):
-    """What `hashlib` gives."""
+    """A `hashlib` object."""
 
     def update(self, data: memoryview, /) -> None:
-        """Take in more bytes."""
+        """Hashes more bytes."""
 
 
 class PartFile:
-    """Writes may come from several threads, each for a piece of its own."""
+    """Several threads may write, each to a different piece."""
 
     def __init__(self, final: Path, size: int) -> None:
         self._final = final
@@ -45,7 +45,7 @@ class PartFile:
         self._filled = self._recall()
         self._first_open = 0
         self.bytes_done = sum(self._filled)
-        """Bytes that are there, whole pieces or not."""
+        """Number of bytes written, including those of incomplete pieces."""
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +56,7 @@ class PartFile:
 
     @property
     def frontier(self) -> int:
-        """Every byte before this offset is there."""
+        """Every byte before this offset has been written."""
         while self._first_open < self._count and self._is_full(self._first_open):
             self._first_open += 1
         if self._first_open == self._count:
@@ -64,22 +64,22 @@ class PartFile:
         return self._first_open * PIECE + self._filled[self._first_open]
 
     def missing(self) -> Iterator[int]:
-        """The pieces that are not whole, in order; looked up as the iterator advances."""
+        """The incomplete pieces in order, evaluated lazily."""
         return (piece for piece in range(self._count) if not self._is_full(piece))
 
     def gap(self, piece: int) -> tuple[int, int]:
-        """The bytes [start, end) that the piece still lacks; empty when start equals end."""
+        """The bytes [start, end) that the piece still lacks; empty if start equals end."""
         start = piece * PIECE
         return start + self._filled[piece], start + self._length(piece)
 
     def write(self, offset: int, *data: bytes) -> int:
-        """Put `data` at `offset`, where each touched piece must have all bytes before it; returns how many are new.
+        """Writes `data` at `offset`, directly after the bytes that the piece already has.
 
-        Blocks on the disk: call it in a thread. At most `MOST_AT_ONCE` at once.
+        Returns the number of new bytes. Blocks on the disk: call it in a thread. Pass at most `MAX_AT_ONCE` buffers.
         """
         size = sum(map(len, data))
         written = os.pwritev(self._file, data, offset) if size else 0
-        if written < size:  # the disk has just become full, and will say so
+        if written < size:  # the disk is probably full, and the next write raises the error
             rest = memoryview(b"".join(data))[written:]
             while rest:
                 count = os.pwrite(self._file, rest, offset + written)
@@ -87,7 +87,7 @@ class PartFile:
         return self._fill(offset, offset + size)
 
     def feed(self, hasher: Hasher, start: int, end: int) -> int:
-        """Hash the bytes [start, end) as the disk has them; returns `end`. Blocks: call it in a thread."""
+        """Hashes the bytes [start, end) as stored on disk; returns `end`. Blocks: call it in a thread."""
         buffer = bytearray(min(_READ_SIZE, end - start))
         view = memoryview(buffer)
         while start < end:
@@ -99,14 +99,14 @@ class PartFile:
         return start
 
     def reset(self) -> None:
-        """Forget everything: the bytes turned out to be wrong."""
+        """Discards all bytes, since they are wrong."""
         os.ftruncate(self._marks, 0)
         os.ftruncate(self._file, 0)
         self._filled = [0] * self._count
         self._first_open = self.bytes_done = 0
 
     def publish(self) -> None:
-        """Give the whole, verified file its final name, safe from a power cut."""
+        """Renames the complete, verified file to its final name, durably."""
         os.fchmod(self._file, 0o400)
         os.fsync(self._file)
         self._part.rename(self._final)
@@ -114,9 +114,9 @@ class PartFile:
         self._journal.unlink()
 
     def _recall(self) -> list[int]:
-        """How many bytes each piece has, by the journal of an earlier run."""
+        """The number of bytes in each piece, according to the journal of an earlier run."""
         marks = os.pread(self._marks, self._count + 1, 0)
-        if len(marks) > self._count:  # written for another size of piece
+        if len(marks) > self._count:  # written with another piece size
             os.ftruncate(self._marks, 0)
             marks = b""
         there = os.fstat(self._file).st_size

@@ -1,8 +1,8 @@
-"""Pulls a deployment's files straight from the owner's storage, under grants: in parallel, resumable, verified.
+"""Downloads a deployment's files from the owner's storage with granted URLs: in parallel, resumable, verified.
 
-Bytes go from the socket to their place on the disk; a thread hashes each file behind the growing frontier of bytes
-that are there, so that the digest is known shortly after the last byte. Only what is missing is fetched, and only a
-file whose digest is wrong is fetched again.
+Bytes are written directly to their place on disk. A thread hashes each file's contiguous bytes as they arrive, so that
+the digest is known shortly after the last byte. Only missing bytes are downloaded, and only a file with a wrong digest
+is downloaded again.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from modelshare.wire.link import DeploymentFile
 _log = logging.getLogger(__name__)
 
 _DOWNLOADS: Final = 3
-"""Downloads of a file whose digest keeps being wrong."""
+"""Attempts to download a file whose digest is wrong."""
 
 
 class Puller:
-    """One per agent; pulls of several deployments share its connections and never fetch the same file twice."""
+    """One per agent. Pulls of several deployments share its connections and never download the same file twice."""
 
     def __init__(
         self, cache: Cache, http: aiohttp.ClientSession, *, stall_seconds: float = 20.0, retry_first: float = 0.2
@@ -49,12 +49,12 @@ class Puller:
         self._in_hand: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def close(self) -> None:
-        """Let the threads end; call it after the last pull."""
+        """Stops the threads; call it after the last pull."""
         self._context.writers.shutdown()
         self._context.hashers.shutdown()
 
     async def pull(self, files: Iterable[DeploymentFile], grants: GrantSource, on_bytes: OnBytes) -> None:
-        """Bring every file into the cache, verified. Raises PullError with a reason that names the file."""
+        """Downloads every file into the cache, verified. Raises PullError with a reason that names the file."""
         urls = SignedUrls(grants)
         todo = iter({file.sha256: file for file in files}.values())
 
@@ -68,7 +68,7 @@ class Puller:
             raise PullError(f"Cannot write the weights: {error.strerror or error}.") from error
 
     async def discard_damaged(self, files: Iterable[DeploymentFile]) -> None:
-        """Hash files from earlier, and forget those whose bytes have changed, so that they are pulled again."""
+        """Hashes files and discards those whose bytes have changed, so that they are pulled again."""
         for file in files:
             path = self._cache.blob(file.sha256)
             if path.exists() and await in_thread(self._context.hashers, _digest_of, path) != file.sha256:

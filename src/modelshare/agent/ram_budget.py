@@ -1,4 +1,4 @@
-"""The machine's main memory, as far as the weights of engines lie in it."""
+"""Limits the main memory used by the weights of all engines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from modelshare.agent.errors import NoMemoryError
 
 
 class RamBudget:
-    """What engines that run take of it. Weights that are mapped are never refused by the system, so it is done here."""
+    """Memory used by running engines. Checked here, since the system never refuses to map a file."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -15,9 +15,9 @@ class RamBudget:
 
     @contextmanager
     def room_for(self, weights: int) -> Iterator[None]:
-        """While an engine lives. Raises NoMemory when its weights would push out those of one that lives already.
+        """Reserves memory while an engine runs. Raises NoMemoryError if its weights would evict those of another one.
 
-        The first engine is always let in: alone, a model that is too large may still be served, if slowly.
+        The first engine is always allowed: alone, even a model that is too large may be served, if slowly.
         """
         if weights and self._taken and self._taken + weights > self._total:
             raise NoMemoryError(needed=weights, taken=self._taken, total=self._total)

@@ -1,4 +1,4 @@
-"""One ranged GET from the owner's storage, by whatever manners the server there has."""
+"""One ranged GET from the owner's storage, compatible with many kinds of servers."""
 
 import re
 from collections.abc import AsyncIterator
@@ -11,10 +11,10 @@ import aiohttp
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-"""How storages answer a signed URL after its time: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
+"""Statuses for an expired signed URL: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
 
 _READ_AHEAD: Final = 1 << 20
-"""Bytes that may wait per connection while earlier ones are written."""
+"""Bytes buffered per connection while earlier ones are written."""
 
 
 class UrlRejectedError(Exception):
@@ -22,16 +22,16 @@ class UrlRejectedError(Exception):
 
 
 class InterruptedTransferError(Exception):
-    """The connection was cut or stalled, or the storage is busy: the same request may work in a moment."""
+    """The connection broke or stalled, or the storage is busy: the same request may succeed later."""
 
 
 class UnusableAnswerError(Exception):
-    """The storage answers, but not with this file."""
+    """The storage responds, but not with this file."""
 
 
 @dataclass(frozen=True, slots=True)
 class RangeBody:
-    """The bytes of an answer, and where in the file they begin and end."""
+    """The bytes of a response, and their position in the file."""
 
     start: int
     end: int
@@ -42,10 +42,10 @@ class RangeBody:
 async def open_range(
     http: aiohttp.ClientSession, url: str, start: int, end: int, *, size: int, stall_seconds: float
 ) -> AsyncIterator[RangeBody]:
-    """Ask for the bytes [start, end) of a file of `size` bytes.
+    """Requests the bytes [start, end) of a file of `size` bytes.
 
-    A server that knows no ranges sends the whole file: then the body begins at 0, whatever was asked. Reading from
-    `Body.content` inside the context raises `Interrupted` too when the connection breaks.
+    A server without range support sends the whole file: then the body begins at 0. Reading `RangeBody.content` inside
+    the context also raises InterruptedTransferError if the connection breaks.
     """
     headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
@@ -89,7 +89,7 @@ def _check_size(stored: int | None, size: int) -> None:
 
 
 def _plain(error: Exception) -> str:
-    """An error's kind in words, without the signed URL that aiohttp likes to quote."""
+    """Describes an error without the signed URL that aiohttp includes in its messages."""
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"no connection to {error.host}:{error.port}"
     return "the connection was cut"

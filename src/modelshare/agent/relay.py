@@ -1,7 +1,7 @@
-"""From a request on the link to an engine on loopback, and the answer back.
+"""Relays a request from the link to an engine on loopback, and its answer back.
 
-What is changed on the way is said by the engine's `RelayPolicy`; here is how the bytes move. Cancelling `serve` closes
-the connection to the engine, which stops working on the request.
+The engine's `RelayPolicy` determines how requests are changed; this module transfers the bytes. Cancelling `serve`
+closes the connection to the engine, which then stops working on the request.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ _LOADING: Final = "The model is being loaded on its machine; try again in a mome
 
 
 class EngineRelay:
-    """`find` gives what serves a deployment now, if anything does."""
+    """`find` returns the engine that serves a deployment now, if any."""
 
     def __init__(self, http: aiohttp.ClientSession, find: Callable[[str], Serving | None]) -> None:
         self._http = http
         self._find = find
 
     async def serve(self, stream: Stream) -> None:
-        """Answer one request, whatever happens; raises only when cancelled."""
+        """Answers one request, whatever happens; raises only CancelledError."""
         serving = self._find(stream.deployment_id)
         if serving is None:
             status = HTTPStatus.SERVICE_UNAVAILABLE
@@ -57,7 +57,7 @@ class EngineRelay:
                 sequences = Sequences(self._http, serving.engine, stream.tenant, prepared)
                 with serving.engine.activity.request():
                     await (_stream if prepared.asked.stream else _answer)(stream, sequences)
-        except Exception as error:  # noqa: BLE001 - answered, whatever it is: a client must never wait for nothing
+        except Exception as error:  # noqa: BLE001 - every error is answered: a client must never wait in vain
             await _break_off(stream, _told(error, stream), sequences.count.usage if sequences else TokenUsage())
 
 
@@ -80,12 +80,12 @@ async def _stream(stream: Stream, sequences: Sequences) -> None:
             await stream.chunk(data)
             if sequences.is_over:
                 break
-        # The count goes with the last bytes, so that it is known even of a client that leaves at once.
+        # The counts are sent with the last bytes, so that they are recorded even if the client disconnects at once.
         await stream.end(sequences.count.usage)
 
 
 def _told(error: Exception, stream: Stream) -> EngineRefusalError:
-    """What the client is told of it."""
+    """The error to send to the client."""
     match error:
         case EngineRefusalError():
             if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -110,7 +110,7 @@ def _told(error: Exception, stream: Stream) -> EngineRefusalError:
 
 
 async def _break_off(stream: Stream, why: EngineRefusalError, usage: TokenUsage = TokenUsage()) -> None:  # noqa: B008 - frozen
-    """Says what went wrong: as the answer, or as the end of one that began, with what was generated until then."""
+    """Reports an error, as the response or as the end of one that has started, with what was generated until then."""
     if stream.started:
         await stream.end(usage, str(why), why.status)
     else:

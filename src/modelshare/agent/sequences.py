@@ -1,4 +1,4 @@
-"""The calls to an engine that one request takes, each in its tenant's turn, and their answers as one."""
+"""Splits one request into calls to an engine, each in its tenant's turn, and combines their answers."""
 
 import asyncio
 from collections import deque
@@ -23,22 +23,22 @@ from modelshare.agent.tasks import run_all
 from modelshare.wire.errors import ErrorCode
 
 _AHEAD_BYTES: Final = 1 << 20
-"""How far an engine may be ahead of the client: its slot is free for others when it is done, and not the client."""
+"""How far an engine may be ahead of its client. This frees the engine's slot as soon as the engine is done."""
 _STALLED_SECONDS: Final = 30.0
-"""How long a client that takes nothing may hold a slot that others wait for."""
+"""How long a client that reads nothing may occupy a slot that others wait for."""
 _USUAL_TOKENS: Final = 512
-"""Of an answer without a limit."""
+"""Assumed length of an answer without a limit."""
 _RETRY_SECONDS: Final = 5
 _T = TypeVar("_T")
 
 
 class Sequences:
-    """One request, prepared for its engine."""
+    """The calls for one request, already prepared for its engine."""
 
     def __init__(self, http: aiohttp.ClientSession, engine: Engine, tenant: str, prepared: PreparedRequest) -> None:
         self.count = Count()
         self.is_over = False
-        """The last of a stream was given."""
+        """The end of the stream has been yielded."""
         self._http = http
         self._engine = engine
         self._tenant = tenant
@@ -46,14 +46,14 @@ class Sequences:
         self._parts = split(prepared) if engine.sharing.one_by_one else [Subrequest(prepared)]
 
     async def whole(self) -> bytes:
-        """The whole answer. Raises Refusal, and what aiohttp raises for a broken connection."""
+        """The complete answer. Raises EngineRefusalError, and aiohttp's connection errors."""
         answers = await self._each(self._answer)
         return write_answer(join(self._parts, answers), self.count.for_client())
 
     async def streamed(self) -> AsyncGenerator[bytes, None]:
-        """The events of all sequences as they come, and the end. Raises as `whole` does.
+        """The events of all sequences as they arrive, and the end of the stream. Raises the same errors as `whole`.
 
-        The caller may leave as soon as it `is_over`.
+        The caller may stop iterating as soon as `is_over`.
         """
         ahead = _Ahead(lambda: self._engine.turns.others_wait(self._tenant))
         weave = Weave()
@@ -64,7 +64,7 @@ class Sequences:
             self.is_over = True
             yield weave.end(self._prepared, self.count.for_client())
         finally:
-            if not self.is_over:  # else connections are read to their ends, so that they can be used again
+            if not self.is_over:  # otherwise connections are read to the end, so that they can be reused
                 producing.cancel()
             await asyncio.wait([producing])
 
@@ -82,7 +82,7 @@ class Sequences:
                 async with aclosing(streamed_answer(self._http, self._engine, prepared, reader)) as answer:
                     async for pieces in answer:
                         events = weave.pieces(part, pieces)
-                        if events and weave.began:  # until then a failure is told by its status
+                        if events and weave.began:  # before that, a failure is reported by the HTTP status
                             await ahead.put(write_pieces(events))
                         if reader.is_over and reader.failure is None:
                             over(part)
@@ -90,7 +90,7 @@ class Sequences:
 
         try:
             await self._each(stream)
-        except Exception as error:  # noqa: BLE001 - raised to whoever takes the stream
+        except Exception as error:  # noqa: BLE001 - raised in the consumer of the stream
             ahead.end(error)
 
     async def _answer(self, part: Subrequest) -> Fields:
@@ -98,7 +98,7 @@ class Sequences:
             return await whole_answer(self._http, self._engine, prepared, tally)
 
     async def _each(self, work: Callable[[Subrequest], Awaitable[_T]]) -> list[_T]:
-        """All parts at once, as far as it is their turn. The first that fails ends all."""
+        """Processes all parts concurrently, each in its turn. The first failure cancels the others."""
         if len(self._parts) == 1:
             return [await work(self._parts[0])]
         results: dict[int, _T] = {}
@@ -111,7 +111,7 @@ class Sequences:
 
     @asynccontextmanager
     async def _turn(self, part: Subrequest) -> AsyncIterator[tuple[PreparedRequest, Tally]]:
-        """Waits for the part's turn, and holds it. Gives what the engine is then asked, and the count of its answer."""
+        """Waits for the part's turn, and yields the request for the engine and the counter for its answer."""
         engine, prepared = self._engine, part.prepared
         asked, fields = prepared.asked, prepared.fields
         prompt = bytes(next((fields[name] for name in ("messages", "prompt", "input") if name in fields), b""))
@@ -136,7 +136,7 @@ class Sequences:
 
 
 class _Ahead:
-    """What an engine has sent, until its client takes it."""
+    """Buffers an engine's output until the client reads it."""
 
     def __init__(self, others_wait: Callable[[], bool]) -> None:
         self._others_wait = others_wait
@@ -148,7 +148,7 @@ class _Ahead:
         self._taken = asyncio.Event()
 
     async def put(self, data: bytes) -> None:
-        """Waits for room. Raises Refusal when the client takes nothing while others wait for the engine."""
+        """Waits for space. Raises EngineRefusalError if the client reads nothing while others wait for the engine."""
         while self._size >= _AHEAD_BYTES:
             self._taken.clear()
             try:
@@ -164,7 +164,7 @@ class _Ahead:
         self._more.set()
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing comes any more, because of an error if there is one."""
+        """Marks the end of the output, with an error if it failed."""
         self._is_over, self._error = True, self._error or error
         self._more.set()
 

@@ -1,4 +1,4 @@
-"""What the agent asks the server by plain HTTP: to be enrolled, for grants, and whether it is still known."""
+"""The agent's HTTP requests to the server: enrollment, grants, and its fleet status."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ _log = logging.getLogger(__name__)
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30)
 _GRANT_ATTEMPTS: Final = 6
-"""With the back-off below about half a minute, in which a server may restart."""
+"""With the delays below about half a minute, enough for a server to restart."""
 _RETRY_FIRST: Final = 0.5
 _RETRY_CAP: Final = 30.0
 _LONGEST_STATUS: Final = 4096
 
 
 class ServerRefusalError(AgentError):
-    """The server answered with an error."""
+    """The server returned an error response."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -44,7 +44,10 @@ class ServerApi:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
     async def enroll(self, request: Enroll) -> Enrolled:
-        """Trade a join key for an identity, however long the server takes to be there. Raises Stop when refused."""
+        """Exchanges a join key for an identity;
+
+        waits until the server is reachable. Raises StopError if it is rejected.
+        """
         backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:
             try:
@@ -78,7 +81,7 @@ class ServerApi:
             await asyncio.sleep(backoff.next())
 
     async def status(self, agent_id: str, nonce: str) -> AgentStatus:
-        """Whether this agent is part of the fleet, as whoever answers says and signs. Raises AgentError."""
+        """The signed status of this agent; the caller must verify the signature. Raises AgentError."""
         query = {"agent_id": agent_id, "nonce": nonce}
         asked = self._http.get(self._url + STATUS_PATH, params=query, headers=self._headers, timeout=_TIMEOUT)
         try:

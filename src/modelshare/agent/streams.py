@@ -1,4 +1,4 @@
-"""The requests in progress on one link: their bodies as they gather, their credit, their end."""
+"""The requests in progress on one link: their bodies, their flow-control credit, and their end."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -31,9 +31,9 @@ _HIGHEST_STATUS: Final = 599
 
 
 class Stream:
-    """One request and the way its answer goes back: `answer` or `refuse` at once, or `head`, `chunk`s and `end`.
+    """One request and its response: either `answer` or `refuse`, or `head`, `chunk`s and `end`.
 
-    Whatever an engine says is brought into the frames' bounds here: one that is out of its mind ends no link.
+    Values from engines are clamped to the frames' bounds here, so that a faulty engine cannot break the link.
     """
 
     def __init__(self, request: Request, send: Send) -> None:
@@ -44,7 +44,7 @@ class Stream:
         self.timeout: Final = request.timeout
         self.body: bytes | bytearray = request.body
         self.started = False
-        """The head is out: the status can no longer change."""
+        """The head was sent: the status can no longer change."""
         self._send = send
         self._credit = request.credit
         self._credited: asyncio.Event | None = None
@@ -58,7 +58,7 @@ class Stream:
         *,
         retry_after: int | None = None,
     ) -> None:
-        """The whole answer, in one frame when it is small."""
+        """Sends a complete response, in one frame if it is small."""
         self.started = True
         if len(data) <= min(BODY_SLICE, self._credit):
             frame = Answer(
@@ -77,17 +77,20 @@ class Stream:
         await self.end(usage)
 
     async def refuse(self, status: int, content_type: str, data: bytes) -> None:
-        """Nothing of the request was taken: the server may send it elsewhere, or else pass this small answer on."""
+        """Rejects a request that was not processed:
+
+        the server may send it to another agent, or pass this response on.
+        """
         self.started = True
         await self._send(Answer(self.id, _status(status), content_type, data, refused=True))
 
     async def head(self, status: int, content_type: str) -> None:
-        """Begin an answer of unknown length."""
+        """Begins a response of unknown length."""
         self.started = True
         await self._send(Head(self.id, _status(status), content_type))
 
     async def chunk(self, data: bytes) -> None:
-        """Part of the body; waits for credit, on this stream alone."""
+        """Sends part of the body, after waiting for this stream's credit."""
         view = memoryview(data)
         while view:
             while self._credit <= 0:
@@ -99,12 +102,15 @@ class Stream:
             view = view[size:]
 
     async def end(self, usage: TokenUsage, error: str | None = None, status: int = 502) -> None:
-        """The answer is whole, or `error` says why it broke off, with what status it would have been answered."""
+        """Ends the response.
+
+        If it failed, `error` says why, and `status` is the one it would have had before it started.
+        """
         reason = None if error is None else plain(error, MAX_TEXT)
         await self._send(End(self.id, reason, *_counts(usage), estimated=usage.estimated, status=status))
 
     def credit(self, count: int) -> None:
-        """The server has room for `count` more bytes."""
+        """The server has space for `count` more bytes."""
         self._credit += count
         if self._credited is not None:
             self._credited.set()
@@ -120,7 +126,7 @@ class Streams:
         self._open: dict[int, tuple[Stream, asyncio.Task[None] | None]] = {}
 
     def on_frame(self, frame: Request | Body | Credit | Cancel) -> None:
-        """Frames of a stream that is gone are late, and ignored. Raises BadFrame for a request that cannot be."""
+        """Handles a frame. Late frames of closed streams are ignored. Raises BadFrameError for an invalid request."""
         if isinstance(frame, Request):
             if frame.stream in self._open or len(self._open) >= MAX_STREAMS:
                 raise BadFrameError(
@@ -142,7 +148,7 @@ class Streams:
             self._cancel(frame.stream)
 
     async def close(self) -> None:
-        """The link is gone: nobody waits for the answers, so the engines stop working on them."""
+        """The link is closed: cancels all requests, so that the engines stop working on them."""
         tasks = [task for _, task in self._open.values() if task is not None]
         for stream in list(self._open):
             self._cancel(stream)
@@ -169,7 +175,7 @@ class Streams:
 
 
 def _status(status: int) -> int:
-    """The status if it is one that an answer can have."""
+    """The status if a response may have it, else 502."""
     is_fit = status == HTTPStatus.OK or HTTPStatus.BAD_REQUEST <= status <= _HIGHEST_STATUS
     return status if is_fit else HTTPStatus.BAD_GATEWAY
 

@@ -1,4 +1,4 @@
-"""Two things asyncio leaves to its users: the bare first error of several tasks; threads that are waited for."""
+"""Asyncio helpers: run several jobs until the first error; run a function in a thread and always wait for it."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 async def run_all(jobs: Iterable[Coroutine[Any, Any, object]]) -> None:
-    """Run all jobs; when one fails, the others are cancelled and ended before its error is raised, not in a group.
+    """Runs all jobs. If one fails, cancels the others, waits for them, and raises its error (not in a group).
 
-    Not asyncio.TaskGroup: until Python 3.13 it leaves its caller marked as cancelled once a job has failed.
+    Not asyncio.TaskGroup: before Python 3.13 it leaves its caller marked as cancelled once a job has failed.
     """
     tasks = [asyncio.create_task(job) for job in jobs]
     try:
@@ -27,9 +27,9 @@ async def run_all(jobs: Iterable[Coroutine[Any, Any, object]]) -> None:
 
 
 async def in_thread(threads: Executor | None, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run a blocking function in a thread; a cancelled caller still waits for its end, since it uses his files.
+    """Runs a blocking function in a thread. A cancelled caller still waits for it, since it uses the caller's files.
 
-    None is asyncio's own pool of threads.
+    None means asyncio's default thread pool.
     """
     future = asyncio.get_running_loop().run_in_executor(threads, lambda: function(*args, **kwargs))
     try:
@@ -39,7 +39,7 @@ async def in_thread(threads: Executor | None, function: Callable[P, T], *args: P
 
 
 async def _ended(work: Sequence[asyncio.Future[Any]]) -> None:
-    """Wait until all of it has ended, however often the caller is cancelled meanwhile; that is raised afterwards."""
+    """Waits until all of it has ended, even if the caller is cancelled; raises the cancellation afterwards."""
     cancelled: asyncio.CancelledError | None = None
     while pending := [each for each in work if not each.done()]:
         try:
@@ -48,6 +48,6 @@ async def _ended(work: Sequence[asyncio.Future[Any]]) -> None:
             cancelled = error
     for each in work:
         if not each.cancelled():
-            each.exception()  # looked at: only the first error is told
+            each.exception()  # mark as retrieved: only the first error is raised
     if cancelled is not None:
         raise cancelled

@@ -1,4 +1,4 @@
-"""The parts of a running agent, put together."""
+"""Assembles the parts of a running agent."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from modelshare.wire.verdict import Verdict
 
 
 class Agent:
-    """What the link serves. `link.run()` is its life, `stop` its end."""
+    """Implements `link.Served`. Runs in `link.run()`; call `stop` at the end."""
 
     def __init__(
         self,
@@ -77,17 +77,17 @@ class Agent:
         await self._relay.serve(stream)
 
     def serving(self, deployment_id: str) -> Serving | None:
-        """What takes requests for the deployment now."""
+        """The engine that accepts requests for the deployment now, if any."""
         return self._runner.serving(deployment_id)
 
     async def stop(self, grace: float = DRAIN_SECONDS) -> None:
-        """Finish what is in progress, over the link that is still there, and stop every engine; weights stay."""
+        """Finishes requests in progress over the open link, and stops every engine. Weights are kept."""
         self._stopping = True
         await self._runner.stop(grace)
         await self.link.flush()
         self._puller.close()
 
     async def remove_all(self) -> None:
-        """Stop every engine now and delete all weights."""
+        """Stops every engine immediately and deletes all weights."""
         self._stopping = True
         await self._runner.remove_all()

@@ -1,7 +1,7 @@
-"""The root of the program: its commands, and how every error is shown.
+"""The program's root command: lists the commands, loads them on demand, and reports errors.
 
-Commands are entry points of the group `modelshare.commands`: a command is imported when it is used, so that
-`modelshare --help` is quick, and those of the server and the agent need not be installed with the client.
+Commands are entry points of the group `modelshare.commands`. A command is imported when it is used, so that `modelshare
+--help` is fast, and the client can be installed without the server's and agent's dependencies.
 """
 
 import gc
@@ -21,7 +21,7 @@ PUBLISH, RUN, ACCOUNT, OPERATE = "Publish models", "Run models", "Project", "Ope
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A command or group of commands, as the help lists it; the entry point has the same name."""
+    """A command or command group in the help; the entry point has the same name."""
 
     name: str
     panel: str
@@ -86,7 +86,7 @@ EPILOG = (
 
 
 class LazyGroup(TyperGroup):
-    """Knows only the names and help of its commands, and imports the one that is used."""
+    """Knows only the names and help texts of its commands, and imports a command when it is used."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -99,14 +99,14 @@ class LazyGroup(TyperGroup):
         return name, command if entry is None else load(entry), rest
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """Runs the program. Always ends in SystemExit with one of `ExitCode`."""
+        """Runs the program. Always raises SystemExit with one of `ExitCode`."""
         try:
             code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.TyperException as error:
             code = _usage_error(error)
         except typer.Abort:
             code = ExitCode.INTERRUPTED
-        except Exception as error:  # noqa: BLE001 - a person reads a sentence, never a traceback
+        except Exception as error:  # noqa: BLE001 - users get a sentence, never a traceback
             code = _failed(error)
         sys.exit(code if isinstance(code, int) else ExitCode.DONE)
 
@@ -131,7 +131,7 @@ def root(
 
 
 def load(entry: Entry) -> Any:
-    """The entry's command, with the help of the table above."""
+    """The entry's command, with the help from `ENTRIES`."""
     command = typer.main.get_command(load_part("modelshare.commands", entry.name))
     command.name = entry.name
     command.help = command.help or entry.help
@@ -139,8 +139,8 @@ def load(entry: Entry) -> Any:
 
 
 def load_part(group: str, name: str) -> Any:
-    """What the entry point stands for. Raises PluginError where that needs more than what is installed."""
-    gc.disable()  # what is imported stays: looking through it again and again takes a tenth of the time
+    """Loads an entry point. Raises PluginError if its dependencies are not installed."""
+    gc.disable()  # imported objects are permanent, so collecting during imports only wastes a tenth of the time
     try:
         return plugins.load(plugins.find(group)[name])
     finally:

@@ -49,8 +49,9 @@ def audit(
 
 
 def confirmed(entry: AuditEntry) -> str:
-    """`3 processes, 12 ms`: how many processes applied the change, and how long the last took; `2 of 3` until
-    all have.
+    """`3 processes, 12 ms`: how many processes applied the change, and how long the last one took.
+
+    `2 of 3 processes` until all have.
     """
     done, everybody = len(entry.confirmations), len(entry.confirmations) + len(entry.pending)
     if not everybody:

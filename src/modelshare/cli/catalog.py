@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-def catalog(  # noqa: PLR0917 - Typer hands options in by name
+def catalog(  # noqa: PLR0917 - Typer passes options by name
     search: Annotated[str | None, typer.Argument(help="Search terms.")] = None,
     family: Annotated[str | None, typer.Option(help="For example llama.")] = None,
     tag: Annotated[str | None, typer.Option()] = None,

@@ -38,7 +38,7 @@ def chat(
 
 
 def _origin(endpoint: str) -> str | None:
-    """The platform of a base URL, which decides the key to send; None for a slug."""
+    """The platform of a base URL, which determines the key to send; None for a slug."""
     parts = urlsplit(endpoint)
     return f"{parts.scheme}://{parts.netloc}" if parts.netloc else None
 

@@ -12,7 +12,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmat
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Returns when the answer is yes. Raises CommandError when it is no, or when there is no terminal to ask at."""
+    """Returns if the answer is yes. Raises CommandError if it is no, or if there is no terminal to ask on."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -51,7 +51,7 @@ def deploy(
 def _has_agent(client: Client) -> bool:
     try:
         return any(agent.state is AgentState.ACTIVE for agent in client.agents.list())
-    except PermissionDeniedError:  # the key may deploy and not see agents
+    except PermissionDeniedError:  # the key may deploy, but not list agents
         return True
 
 
@@ -64,7 +64,7 @@ def _how_to_run_an_agent(url: str) -> str:
 
 
 def _until_active(client: Client, endpoint: Endpoint) -> Endpoint:
-    """The endpoint once an agent serves it; prints its progress. Raises CommandError when it failed."""
+    """Waits until an agent serves the endpoint, and prints its progress. Raises CommandError if it failed."""
     interval, said = FIRST_POLL, ""
     while endpoint.status is not EndpointStatus.ACTIVE:
         if endpoint.status in {EndpointStatus.FAILED, EndpointStatus.INACTIVE}:

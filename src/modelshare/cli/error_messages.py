@@ -1,4 +1,4 @@
-"""One line for each error, which says what to do, and its exit code."""
+"""Maps errors to one-line messages, which say what to do, and exit codes."""
 
 import traceback
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ def describe(error: Exception) -> Failure:
             message = f"{error.message} Try again in {error.retry_after} s."
         case ModelshareError() | PluginError():
             message = str(error)
-        # Of a request: an answer that does not fit is an UnexpectedAnswerError.
+        # From building a request: an invalid response is an UnexpectedAnswerError.
         case ValidationError() | UnicodeEncodeError(encoding="utf-8"):
             message, code = _does_not_fit(error), ExitCode.USAGE
         case OSError() if error.strerror:

@@ -1,4 +1,4 @@
-"""Exit codes, as `modelshare --help` lists them."""
+"""Exit codes, as documented in `modelshare --help`."""
 
 from enum import IntEnum
 

@@ -19,7 +19,7 @@ def size(count: int | None) -> str:
 
 
 def number(count: int | None) -> str:
-    """`7.2B` of parameters, `32.8K` of context."""
+    """A count such as `7.2B` (parameters) or `32.8K` (context)."""
     return "" if count is None else scaled(count, _COUNTS)
 
 
@@ -33,7 +33,7 @@ def yes(value: bool) -> str:
 
 
 def duration(text: str) -> int:
-    """Seconds of `90s`, `15m`, `24h` or `30d`; an option's parser."""
+    """Parses `90s`, `15m`, `24h` or `30d` to seconds. For use as an option's parser."""
     match = re.fullmatch(r"([1-9]\d{0,8})([smhd])", text.strip())
     if match is None:
         raise typer.BadParameter(f"Invalid duration {text!r}. Use a form such as 90s, 15m, 24h or 30d.")
@@ -41,7 +41,7 @@ def duration(text: str) -> int:
 
 
 def moment(text: str) -> int:
-    """Unix seconds of a date, with a time or without, in UTC; an option's parser."""
+    """Parses a date with an optional time (default UTC) to Unix seconds. For use as an option's parser."""
     try:
         found = datetime.fromisoformat(text.strip())
         return int((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp())
@@ -52,7 +52,7 @@ def moment(text: str) -> int:
 
 
 def size_of(text: str) -> int:
-    """Bytes of `500MB`, `80GB` or `2TB`, in decimal units as `size` has them."""
+    """Parses `500MB`, `80GB` or `2TB` to bytes, in decimal units like `size`."""
     match = re.fullmatch(r"(\d{1,9}) ?([MGT])B", text.strip(), re.ASCII | re.IGNORECASE)
     if match is None:
         raise typer.BadParameter(f"Invalid size {text!r}. Use a form such as 500MB, 80GB or 2TB.")

@@ -41,7 +41,7 @@ def login(
 
 
 def _ask(url: str) -> str:
-    """The key: typed without echo at a prompt, or the first line of a pipe."""
+    """The key: typed at a prompt without echo, or the first line of a pipe."""
     if sys.stdin.isatty():
         answer: str = typer.prompt(f"API key for {url}", hide_input=True, err=True)
         return answer
@@ -51,11 +51,11 @@ def _ask(url: str) -> str:
 
 
 def _check(client: Client, key: str) -> None:
-    """Raises AuthenticationError where the platform rejects the key."""
+    """Raises AuthenticationError if the platform rejects the key."""
     try:
         if key.startswith(PLATFORM_KEY):
             next(client.platform.projects(limit=1), None)
         else:
             next(client.models.list(limit=1), None)
     except PermissionDeniedError:
-        return  # a key that lacks this scope is a key
+        return  # the key is valid, but lacks this scope

@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")]
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="For example 1.2.0.")]
 _NOTES_SHOWN: Final = 60
-"""Characters of a version's notes in a table; `--json` has all."""
+"""Characters of a version's notes shown in a table; `--json` shows all."""
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 
 
@@ -227,7 +227,7 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
 
 
 def _print_deletion(name: str, preview: VersionDeletion) -> None:
-    """Printed to stderr, like the question that follows."""
+    """Prints to stderr, like the question that follows."""
     if not preview.possible:
         say(f"{name} {preview.version} cannot be deleted. {' '.join(preview.reasons)}")
         return

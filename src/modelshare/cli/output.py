@@ -1,4 +1,4 @@
-"""Output of the commands: results to stdout, messages and progress to stderr, with `--json` only JSON to stdout."""
+"""Output of the commands: results on stdout, messages and progress on stderr; with `--json` only JSON on stdout."""
 
 import json
 import sys
@@ -25,17 +25,17 @@ def print_json(value: Printable) -> None:
 
 
 def tell(text: str) -> None:
-    """A result as text."""
+    """Prints a result as text."""
     typer.echo(visible(text, keep="\n"))
 
 
 def say(text: str) -> None:
-    """A message for people; to stderr, so that a pipe carries only results."""
+    """Prints a message to stderr, so that a pipe gets only results."""
     typer.echo(visible(text, keep="\n"), err=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
-    """A table; plain aligned columns where stdout is not a terminal. `empty` is printed when there are no rows."""
+    """Prints a table, or aligned columns if stdout is not a terminal. Prints `empty` if there are no rows."""
     lines = [[one_line(cell) for cell in row] for row in rows]
     if not lines:
         say(empty)
@@ -51,7 +51,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty:
 
 
 def print_record(pairs: Iterable[tuple[str, str | None]]) -> None:
-    """Names and values, one per line; those without a value are left out."""
+    """Prints names and values, one per line, without empty values."""
     shown = [(name, value) for name, value in pairs if value not in {None, ""}]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
@@ -65,5 +65,5 @@ def _print_aligned(lines: list[list[str]]) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text on one line with control characters escaped, so that text from others cannot control the terminal."""
+    """The text on one line with control characters escaped, so that untrusted text cannot control the terminal."""
     return visible(" ".join(text.splitlines()))

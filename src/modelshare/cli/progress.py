@@ -1,4 +1,4 @@
-"""Progress of a push: bars on a terminal, one line per phase elsewhere."""
+"""Shows the progress of a push: bars on a terminal, otherwise one line per phase."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -36,7 +36,7 @@ _WORDS = {
 }
 
 _ENDLESS = frozenset({PushPhase.CHECKING, PushPhase.PROCESSING})
-"""Phases without a measure of progress."""
+"""Phases without a known total."""
 
 
 class PushProgress(Progress):

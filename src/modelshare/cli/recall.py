@@ -82,9 +82,9 @@ def recall(
 
 
 def _deadline(within: int | None, on: int | None, *, now: bool) -> int | None:
-    """Unix seconds; None where no recall is asked for."""
+    """Unix seconds; None if no recall was requested."""
     today = int(time.time())
-    if on is not None and on <= today:  # a slip of the year must not stop everything at once
+    if on is not None and on <= today:  # a wrong year must not stop everything at once
         raise CommandError(f"{when(on)} UTC has passed. Give a later time, or use --now.", ExitCode.USAGE)
     if on is not None:
         return on

@@ -1,4 +1,4 @@
-"""Request bodies from what the user typed. Invalid values never reach the server: see `failures`."""
+"""Builds request bodies from the user's input. Invalid values never reach the server: see `error_messages`."""
 
 from typing import TypeVar
 
@@ -8,5 +8,5 @@ Body = TypeVar("Body", bound=BaseModel)
 
 
 def request(kind: type[Body], **values: object) -> Body:
-    """The body with these values; None leaves one to the server's default. Raises pydantic's ValidationError."""
+    """The body with these values; None uses the server's default. Raises pydantic's ValidationError."""
     return kind.model_validate({name: value for name, value in values.items() if value is not None})

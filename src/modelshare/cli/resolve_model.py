@@ -1,4 +1,4 @@
-"""Which model an argument means: an ID, a name in the caller's project, or `owner/name` in the catalog."""
+"""Resolves a model argument: an ID, a name in the caller's project, or `owner/name` in the catalog."""
 
 import uuid
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from modelshare.wire.models import CatalogModel, ExtendedModel
 
 
 def own_model(client: Client, text: str) -> ExtendedModel:
-    """The project's model with this id or name. Raises CommandError."""
+    """The project's model with this ID or name. Raises CommandError."""
     try:
         return client.models.get(text)
     except (NotFoundError, InvalidRequestError):
@@ -19,8 +19,10 @@ def own_model(client: Client, text: str) -> ExtendedModel:
 
 
 def any_model(client: Client, text: str) -> str:
-    """What the server accepts as a model of the project or the catalog. Raises CommandError, listing the alternatives,
-    where the project has no model of that name."""
+    """The ID of a model in the project or the catalog.
+
+    If there is none, raises CommandError with alternatives from the catalog.
+    """
     if _is_id(text):
         return text
     if "/" in text:

@@ -1,4 +1,4 @@
-"""`/v1/agents`: the project's own machines. The platform has its own, which serve shared tiers."""
+"""`/v1/agents`: the project's own machines. Also used for the platform's shared agents, under another prefix."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.agents import Agent, AgentPatch, Enroll, Enrolled
@@ -21,7 +21,7 @@ class Agents(Resource[Transport]):
 
     @sent
     def remove(self, agent_id: str) -> Call[None]:
-        """Revokes its token; its deployments end and it is told to delete their weights."""
+        """Revokes its token. Its deployments stop, and it is told to delete their weights."""
         return delete(at(self._prefix, "agents", agent_id))
 
     @sent

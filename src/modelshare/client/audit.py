@@ -1,4 +1,4 @@
-"""`/v1/audit`: who did what, refusals included."""
+"""`/v1/audit`: who did what, including refused attempts."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, get, listed
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
@@ -18,7 +18,7 @@ class Audit(Resource[Transport]):
     ) -> Call[Paged[AuditEntry]]:
         """Newest first. `action` is one such as `model.share`, or a subject such as `model` for all its actions.
 
-        `actor` and `target` are as entries have them, such as `key:<id>` and `model:<uuid>`.
+        `actor` and `target` have the form used in entries, such as `key:<id>` and `model:<uuid>`.
         """
         return get(
             "/v1/audit", Page[AuditEntry], action=action, actor=actor, target=target, outcome=outcome, limit=limit

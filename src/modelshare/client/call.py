@@ -1,9 +1,9 @@
-"""Resources are written once and serve both clients.
+"""Machinery that lets one resource class serve both clients.
 
-A method of a resource only builds a `Call`: what to send and how to read the answer. The decorator `sent` turns it into
-a method that sends the call, `listed` into one that iterates over all pages. On `Client` they return values, on
-`AsyncClient` awaitables and async iterators. The overloads of `__get__` choose by the resource's transport, so that
-type checkers see exactly that.
+A method of a resource only builds a `Call`: what to send and how to parse the response. The decorator `sent` turns it
+into a method that sends the call, `listed` into one that iterates over all pages. On `Client` they return values, on
+`AsyncClient` awaitables and async iterators. The overloads of `__get__` select by the resource's transport, so that
+type checkers see the right types.
 """
 
 import functools
@@ -26,16 +26,16 @@ QueryValue = str | int | None
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer_co]):
-    """One request, and how to parse its answer."""
+    """One request, and how to parse its response."""
 
     method: str
     path: str
     parse: Callable[[bytes], Answer_co]
     query: Mapping[str, QueryValue] = field(default_factory=dict)
-    """None leaves a parameter out."""
+    """Parameters with the value None are omitted."""
     body: BaseModel | None = None
     repeatable: bool = False
-    """Idempotent: it may be sent again if the answer was lost."""
+    """Idempotent: it may be sent again if the response was lost."""
     raw: bytes | None = None
     """A body that is not JSON."""
 
@@ -43,7 +43,7 @@ class Call(Generic[Answer_co]):
         return {name: str(value) for name, value in self.query.items() if value is not None}
 
     def content(self) -> bytes | None:
-        """The body as JSON. Fields that the caller did not set are left out, so that the server's defaults apply."""
+        """The body as JSON. Fields that the caller did not set are omitted, so that the server's defaults apply."""
         return self.raw if self.body is None else self.body.model_dump_json(exclude_unset=True).encode()
 
 
@@ -66,7 +66,7 @@ def delete(path: str) -> Call[None]:
 
 
 def at(base: str, *parts: str | int) -> str:
-    """The path `base/part/part`. Each part is quoted, slashes included, so that no value leads to another route."""
+    """The path `base/part/part`. Parts are fully quoted, including slashes, so that no value can change the route."""
     return "/".join((base, *(quote(str(part), safe="") for part in parts)))
 
 
@@ -79,7 +79,7 @@ def _nothing(_: bytes) -> None:
 
 
 class Paged(Protocol[Item_co]):
-    """Any list answer: `wire.base.Page`, `wire.models.CatalogPage`."""
+    """Any list response: `wire.base.Page`, `wire.models.CatalogPage`."""
 
     @property
     def data(self) -> Sequence[Item_co]: ...
@@ -101,10 +101,10 @@ Transport = TypeVar("Transport", SyncTransport, AsyncTransport)
 
 
 class Resource(Generic[Transport]):
-    """Base of the resources, over either transport."""
+    """Base class of the resources, for either transport."""
 
     def __init__(self, transport: Transport, prefix: str = "/v1") -> None:
-        """`prefix` differs for resources that both projects and the platform have, such as agents."""
+        """`prefix` differs for resources that exist for projects and for the platform, such as agents."""
         self._transport: Transport = transport
         self._prefix = prefix
 

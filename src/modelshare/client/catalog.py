@@ -1,4 +1,4 @@
-"""`/v1/catalog`: the public catalog, without a key; with one also what is shared with its project."""
+"""`/v1/catalog`: the public catalog; with a key also the models that are shared with its project."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -53,10 +53,10 @@ class Catalog(Resource[Transport]):
 
     @sent
     def get(self, model_id: str) -> Call[CatalogModelDetail]:
-        """Card, facts, manifest and its digest, by the model's id or as `owner/name`."""
+        """The model's card, facts, manifest and digest. `model_id` is an id or `owner/name`."""
         return get(at(BASE, model_id), CatalogModelDetail)
 
     @sent
     def claim(self, token: str) -> Call[CatalogModelDetail]:
-        """Claims a link (`msl_...`): the project sees its model in the catalog from now on."""
+        """Claims a link (`msl_...`): from now on the project sees the model in its catalog."""
         return post("/v1/catalog/claims", CatalogModelDetail, Claim(token=token), repeatable=True)

@@ -1,4 +1,4 @@
-"""A streamed chat with an endpoint, for `modelshare chat`; programs use the official `openai` client."""
+"""Streams a chat with an endpoint, for `modelshare chat`. Programs should use the official `openai` client."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ class Message:
 def stream_chat(
     client: Client, base_url: str, messages: Sequence[Message], *, max_tokens: int | None = None
 ) -> Iterator[str]:
-    """The answer to `messages`, piece by piece as it is generated. Closing the iterator stops the model.
+    """Yields the answer to `messages` as it is generated. Closing the iterator stops the generation.
 
     Raises ModelshareError.
     """
@@ -53,7 +53,7 @@ def _contents(answer: httpx.Response) -> Iterator[str]:
 
 
 def _pieces(data: str) -> Iterator[str]:
-    """The text of one event (OpenAI's `chat.completion.chunk`). Raises the error that an event may carry instead."""
+    """The text in one event (OpenAI's `chat.completion.chunk`). Raises ModelshareError for an error event."""
     try:
         event = json.loads(data)
         if "error" in event:

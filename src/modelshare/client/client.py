@@ -1,4 +1,4 @@
-"""The two clients: the same resources over a blocking transport, or one for asyncio."""
+"""The two clients: the same resources over a blocking or an asyncio transport."""
 
 import os
 from types import TracebackType
@@ -40,10 +40,10 @@ class _Resources(Generic[Transport]):
 
 
 class Client(_Resources[SyncTransport]):
-    """Blocking client of a platform. Close it, or use it in a `with` block; safe to use from several threads.
+    """Blocking client of a platform. Close it, or use it in a `with` block. Safe to use from several threads.
 
-    `url` and `api_key` default to MODELSHARE_URL and MODELSHARE_API_KEY, then to what `modelshare login` stored.
-    Raises ConfigError if they are not usable; each method raises a subclass of ModelshareError.
+    `url` and `api_key` default to MODELSHARE_URL and MODELSHARE_API_KEY, then to the values stored by `modelshare
+    login`. Raises ConfigError if they are invalid; every method may raise a subclass of ModelshareError.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Client(_Resources[SyncTransport]):
 
 
 class AsyncClient(_Resources[AsyncTransport]):
-    """The client for asyncio: methods of `Client` are awaitables, lists are async iterators."""
+    """Asyncio client: like `Client`, but methods are coroutines and lists are async iterators."""
 
     def __init__(
         self, url: str | None = None, api_key: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None

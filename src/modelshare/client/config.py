@@ -1,4 +1,4 @@
-"""The platform's URL and the key: from arguments, then the environment, then the file that `login` writes."""
+"""The platform's URL and key: from arguments, the environment, or the file written by `login`, in this order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 @dataclass(frozen=True, slots=True)
 class Config:
     url: str
-    """Without a slash at the end."""
+    """Without a trailing slash."""
     api_key: str | None = field(repr=False)
 
 
@@ -32,8 +32,7 @@ class _Stored(BaseModel):
 def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | None = None) -> Config:
     """The effective configuration: arguments, then MODELSHARE_URL and MODELSHARE_API_KEY, then the file.
 
-    The file's key goes only to the file's URL: naming another platform never sends it a key that is not its own.
-    Raises ConfigError.
+    The file's key is used only with the file's URL, so that it is never sent to another platform. Raises ConfigError.
     """
     stored = read(config_path(environ))
     url = _wanted_url(url, environ) or (stored.url if stored else DEFAULT_URL)
@@ -44,7 +43,10 @@ def load(environ: Mapping[str, str], *, url: str | None = None, api_key: str | N
 
 
 def _wanted_url(url: str | None, environ: Mapping[str, str]) -> str | None:
-    """The argument, else the variable. Raises ConfigError, which names the variable if it is the variable's."""
+    """The URL from the argument or the variable.
+
+    Raises ConfigError, which names the variable if its value is invalid.
+    """
     if url:
         return normalized_url(url)
     if not (named := environ.get("MODELSHARE_URL")):
@@ -56,7 +58,7 @@ def _wanted_url(url: str | None, environ: Mapping[str, str]) -> str | None:
 
 
 def config_path(environ: Mapping[str, str]) -> Path:
-    """The file that `login` writes: MODELSHARE_CONFIG, or one in the user's configuration folder."""
+    """The path of the file written by `login`: MODELSHARE_CONFIG, or a file in the user's configuration folder."""
     if named := environ.get("MODELSHARE_CONFIG"):
         return Path(named).expanduser()
     base = environ.get("XDG_CONFIG_HOME")
@@ -79,7 +81,7 @@ def read(path: Path) -> Config | None:
 
 
 def save(path: Path, config: Config) -> None:
-    """Writes the file whole or not at all, readable by its owner only (mode 0600)."""
+    """Writes the file atomically, readable only by its owner (mode 0600)."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     stored = _Stored(url=config.url, api_key=config.api_key).model_dump_json(indent=2)
     private_files.replace(path, f"{stored}\n".encode())

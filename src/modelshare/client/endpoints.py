@@ -1,4 +1,4 @@
-"""`/v1/endpoints`: a model on a tier, with a base URL for the OpenAI client."""
+"""`/v1/endpoints`: a model on a tier, with a base URL for OpenAI clients."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
@@ -18,12 +18,12 @@ class Endpoints(Resource[Transport]):
 
     @sent
     def create(self, endpoint: EndpointCreate) -> Call[Endpoint]:
-        """Raises PermissionDeniedError with the reasons that `explain` gives, or ConflictError if the slug is taken."""
+        """Raises PermissionDeniedError with the reasons given by `explain`, or ConflictError if the slug is taken."""
         return post(BASE, Endpoint, endpoint)
 
     @sent
     def explain(self, endpoint: EndpointCreate) -> Call[Explanation]:
-        """Whether `create` would succeed; if not, which rules prevent it and what would help."""
+        """Whether `create` would succeed; if not, which rules prevent it and how to satisfy them."""
         return post(at(BASE, "explain"), Explanation, endpoint, repeatable=True)
 
     @sent
@@ -32,7 +32,7 @@ class Endpoints(Resource[Transport]):
 
     @sent
     def activate(self, slug: str) -> Call[Endpoint]:
-        """Switching it on again is subject to the same rules as `create`."""
+        """Activates the endpoint again. The same rules apply as for `create`."""
         return patch(at(BASE, slug), Endpoint, EndpointPatch(is_active=True))
 
     @sent

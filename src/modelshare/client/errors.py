@@ -1,14 +1,14 @@
 """The client's exceptions. Each message says what is wrong and what to do next.
 
 ModelshareError
-├── ConfigError                 the URL, the key or the file that `modelshare login` wrote is not usable
-├── ConnectError                no answer: nothing listens there, or the connection broke
-├── UnexpectedAnswerError       an answer that is not modelshare's
-├── SourceError                 what should be pushed cannot be (see modelshare.client.source)
+├── ConfigError                 the URL, the key or the file written by `modelshare login` is not usable
+├── ConnectError                no response: nothing listens at the URL, or the connection broke
+├── UnexpectedAnswerError       a response that is not from modelshare
+├── SourceError                 the files cannot be pushed (see modelshare.client.source)
 │   └── ChangedError            a file changed while it was being pushed
-├── ModelFailedError            the server processed a pushed model and refused it
-├── WebhookSignatureError       what arrived at a webhook is not of the platform, or is old
-└── ApiError                    the server said no; has status, type, code, param, request_id, retry_after
+├── ModelFailedError            the server processed a pushed model and rejected it
+├── WebhookSignatureError       a webhook request is not from the platform, or is too old
+└── ApiError                    an error response; has status, type, code, param, request_id, retry_after
     ├── InvalidRequestError     400, 413, 422
     ├── AuthenticationError     401
     ├── PermissionDeniedError   403
@@ -27,7 +27,7 @@ from modelshare.wire.errors import ErrorBody, ErrorEnvelope
 
 
 class ModelshareError(Exception):
-    """Base of every error that the client raises."""
+    """Base class of all errors raised by the client."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -75,7 +75,7 @@ class ApiError(ModelshareError):
         self.code = error.code
         self.param = error.param
         self.request_id = request_id
-        """Finds the request in the server's log; quote it to the platform's operator."""
+        """Identifies the request in the server's log. Include it when you contact the platform's operator."""
         self.retry_after = retry_after
         """Seconds after which the same request may succeed."""
 
@@ -118,7 +118,7 @@ _BY_STATUS: Mapping[int, type[ApiError]] = {
 
 
 def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> ModelshareError:
-    """The exception for an error response. `headers` ignores case, as those of httpx do."""
+    """The exception for an error response. `headers` must be case-insensitive, as those of httpx are."""
     try:
         error = ErrorEnvelope.model_validate_json(body).error
     except ValidationError:
@@ -133,7 +133,7 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> Modelsh
 
 
 def parse_retry_after(value: str | None) -> int | None:
-    """Seconds of a Retry-After header; None without one, or if it is a date."""
+    """Seconds in a Retry-After header; None if it is missing or a date."""
     return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 

@@ -1,6 +1,6 @@
-"""Reads the files of a push, and notices if one is no longer what it was when the push began.
+"""Reads the files of a push and detects files that have changed since the push began.
 
-Size, times and inode reveal most changes at once. Only reading a file completely a second time reveals every change
+Size, times and inode reveal most changes immediately. Only reading a file completely a second time reveals every change
 (see `modelshare.client.sending`).
 """
 
@@ -16,7 +16,7 @@ from modelshare.client.plan import Part
 from modelshare.client.source import LocalFile
 
 SLICE = 256 << 10
-"""Bytes sent at once: about what a socket takes. The network library copies whatever is left over."""
+"""Bytes sent at once: about the size of a socket's buffer. The network library copies what does not fit."""
 HASH_SLICE = 1 << 20
 Moved = Callable[[int], None]
 """Called with the number of bytes read or sent; negative when a part starts over."""
@@ -43,7 +43,7 @@ class Reader:
     """Reads the files of one push; threads may share it."""
 
     def __init__(self, files: Iterable[LocalFile], stop: threading.Event) -> None:
-        """Remembers what all files are like now. Raises SourceError."""
+        """Records the current identity of all files. Raises SourceError."""
         self._stop = stop
         self._seen: dict[str, _Identity] = {}
         for file in files:
@@ -53,16 +53,16 @@ class Reader:
             self._seen[file.path] = _Identity.of(status)
 
     def sleep(self, seconds: float) -> None:
-        """Raises StoppedError."""
+        """Sleeps, unless the push is stopped: then raises StoppedError."""
         if self._stop.wait(seconds):
             raise StoppedError
 
     def require_unchanged(self, file: LocalFile) -> None:
-        """Raises ChangedError, SourceError."""
+        """Raises ChangedError if the file has changed, or SourceError if it cannot be read."""
         self._require(file, _status(file))
 
     def sha256(self, file: LocalFile, moved: Moved, part: Part | None = None) -> str:
-        """Lowercase hex of the file, or of one part of it. Raises SourceError, StoppedError."""
+        """Lowercase hex SHA-256 of the file, or of one part of it. Raises SourceError, StoppedError."""
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(HASH_SLICE))
         for piece in self._pieces(file, part, buffer):
@@ -71,7 +71,7 @@ class Reader:
         return digest.hexdigest()
 
     def sha256_with_parts(self, file: LocalFile, parts: Iterable[Part]) -> tuple[str, list[str]]:
-        """SHA-256 of the file and of each of its parts, from one reading. Raises SourceError, StoppedError."""
+        """SHA-256 of the file and of each of its parts, reading it once. Raises SourceError, StoppedError."""
         whole = hashlib.sha256()
         digests = []
         buffer = memoryview(bytearray(HASH_SLICE))
@@ -84,12 +84,12 @@ class Reader:
         return whole.hexdigest(), digests
 
     def slices(self, file: LocalFile, part: Part) -> Iterator[bytes]:
-        """The part's bytes. Raises SourceError, StoppedError."""
+        """Iterates over the part's bytes. Raises SourceError, StoppedError."""
         buffer = memoryview(bytearray(SLICE))
         return map(bytes, self._pieces(file, part, buffer))
 
     def _pieces(self, file: LocalFile, part: Part | None, buffer: memoryview) -> Iterator[memoryview]:
-        """Views of `buffer`: each is valid until the next one is asked for."""
+        """Yields views of `buffer`, each valid until the next one is requested."""
         offset, size = (0, file.size) if part is None else (part.offset, part.size)
         try:
             with file.location.open("rb", buffering=0) as source:
@@ -102,7 +102,7 @@ class Reader:
                     if not count:
                         raise ChangedError(file.location)
                     size -= count
-                    if not size:  # before the last piece is yielded: the caller may not ask for more
+                    if not size:  # checked before the last piece is yielded, since the caller may stop there
                         self._require(file, os.fstat(source.fileno()))
                     yield buffer[:count]
         except OSError as error:
@@ -121,6 +121,6 @@ def _status(file: LocalFile) -> os.stat_result:
 
 
 def _unreadable(file: LocalFile, error: OSError) -> SourceError:
-    if isinstance(error, FileNotFoundError):  # it was there a moment ago
+    if isinstance(error, FileNotFoundError):  # it existed when the push began
         return ChangedError(file.location)
     return SourceError(f"Cannot read {file.location}: {error.strerror}.")

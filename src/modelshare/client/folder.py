@@ -25,7 +25,7 @@ class LocalFile:
 
 
 class Walk:
-    """One walk over a folder; `left_out` collects what is not pushed."""
+    """Walks a folder once; `left_out` collects what is not pushed."""
 
     def __init__(self, folder: Path, selection: Selection) -> None:
         self.left_out: dict[LeftOut, None] = {}
@@ -79,7 +79,7 @@ def plain_file(location: Path, path: str) -> LocalFile:
 def _target(link: Path) -> Path:
     try:
         return link.resolve()
-    except (RuntimeError, OSError) as error:  # RuntimeError until Python 3.12
+    except (RuntimeError, OSError) as error:  # RuntimeError before Python 3.13
         raise _link_to_itself(link) from error
 
 
@@ -90,13 +90,13 @@ def _link_to_itself(location: Path) -> SourceError:
 def path_of(name: str) -> str:
     try:
         name.encode()
-    except UnicodeEncodeError:  # Python keeps bytes that are no text as halves of characters
+    except UnicodeEncodeError:  # Python represents undecodable bytes as surrogates
         raise SourceError(f"The name {visible(name)} is not valid UTF-8. Rename the file.") from None
     return unicodedata.normalize("NFC", name)
 
 
 def check_twins(files: Sequence[LocalFile]) -> None:
-    """`files` are sorted by path."""
+    """Raises SourceError if two paths are equal after normalization. `files` must be sorted by path."""
     for one, other in pairwise(files):
         if one.path == other.path:
             names = zip(one.location.parts, other.location.parts, strict=True)

@@ -1,4 +1,4 @@
-"""`/v1/join-keys`: keys that agents enroll with. The platform has its own, for shared agents."""
+"""`/v1/join-keys`: keys with which agents enroll. The platform has its own, for shared agents."""
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, post, sent
 from modelshare.wire.agents import JoinKey, JoinKeyCreate, JoinKeyWithValue
@@ -12,10 +12,10 @@ class JoinKeys(Resource[Transport]):
 
     @sent
     def create(self, join_key: JoinKeyCreate) -> Call[JoinKeyWithValue]:
-        """The answer contains the key's value, which cannot be read again."""
+        """The response contains the key's value, which cannot be read again."""
         return post(f"{self._prefix}/join-keys", JoinKeyWithValue, join_key)
 
     @sent
     def revoke(self, join_key_id: str) -> Call[None]:
-        """No agent can enroll with it any more; those that did stay."""
+        """Prevents further agents from enrolling with it; enrolled agents are not affected."""
         return delete(at(self._prefix, "join-keys", join_key_id))

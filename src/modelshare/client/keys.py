@@ -14,7 +14,7 @@ class Keys(Resource[Transport]):
 
     @sent
     def create(self, key: KeyCreate) -> Call[KeyWithValue]:
-        """The answer contains the key's value, which cannot be read again."""
+        """The response contains the key's value, which cannot be read again."""
         return post(BASE, KeyWithValue, key)
 
     @sent
@@ -24,5 +24,5 @@ class Keys(Resource[Transport]):
 
     @sent
     def revoke(self, key_id: str) -> Call[None]:
-        """Ends the key in every process within a second."""
+        """Revokes the key; every server process rejects it within a second."""
         return delete(at(BASE, key_id))

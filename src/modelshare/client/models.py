@@ -20,7 +20,7 @@ NOT_SAID = ShareRequest()
 
 
 class Models(Resource[Transport]):
-    """Every `model_id` may be an id, `owner/name`, or the name of one's own model."""
+    """`model_id` may be an id, `owner/name`, or the name of one of the project's own models."""
 
     @listed
     def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[ExtendedModel]]:
@@ -33,7 +33,7 @@ class Models(Resource[Transport]):
 
     @sent
     def update(self, model_id: str, changes: ModelPatch) -> Call[ExtendedModel]:
-        """Renames it or edits its card; fields that `changes` leaves out stay as they are."""
+        """Renames a model or edits its card; fields that `changes` omits keep their value."""
         return patch(at(BASE, model_id), ExtendedModel, changes)
 
     @sent
@@ -48,16 +48,16 @@ class Models(Resource[Transport]):
 
     @sent
     def share(self, model_id: str, to: ShareRequest = NOT_SAID) -> Call[SharedModel]:
-        """Makes its manifest visible: to everybody, to named projects, or to whoever claims the link in the answer.
+        """Makes the manifest visible to everyone, to named projects, or to projects that claim the returned link.
 
-        Without an audience, a model that is not shared yet is shared with everybody, and one that is stays as it is.
-        Sharing again with the same audience changes nothing, except that each request for a link creates a new one.
+        Without an audience, an unshared model becomes public, and a shared one stays as it is. Sharing again with the
+        same audience changes nothing, except that each request for a link creates a new one.
         """
         return post(at(BASE, model_id, "share"), SharedModel, to, repeatable=not isinstance(to.audience, ToLink))
 
     @sent
     def end_link(self, model_id: str, link_id: str) -> Call[None]:
-        """Ends a claim link. Projects that claimed it still see the model."""
+        """Revokes a claim link. Projects that claimed it still see the model."""
         return delete(at(BASE, model_id, "links", link_id))
 
     @sent
@@ -87,7 +87,7 @@ class Models(Resource[Transport]):
 
     @sent
     def footprint(self, model_id: str) -> Call[CatalogFootprint]:
-        """The owner's view of its catalog footprint: role, who deploys it and where, tokens served."""
+        """The model's presence in the catalog, as its owner sees it: role, who deploys it and where, tokens served."""
         return get(at(BASE, model_id, "catalog"), CatalogFootprint)
 
     @listed

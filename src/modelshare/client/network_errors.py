@@ -1,4 +1,4 @@
-"""Messages for problems between this machine and the platform: what is in the way, and what to do."""
+"""Messages for network problems between this machine and the platform: the cause, and what to do."""
 
 import errno
 import socket
@@ -15,7 +15,7 @@ from modelshare.client.route import Proxy, Route
 from modelshare.wire.text import plain
 
 _TLS_ALERT = "\\x15\\x03"
-"""How h11 shows the first bytes of a TLS alert."""
+"""How h11 represents the first bytes of a TLS alert."""
 # X509_V_ERR_..., https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/
 _NOT_YET_VALID, _EXPIRED, _HOST_MISMATCH, _ADDRESS_MISMATCH = 9, 10, 62, 64
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
@@ -25,7 +25,7 @@ _LONGEST = 200
 
 
 def of_connection(route: Route, error: Exception, *, listener: str = "`modelshare serve`") -> ConnectError:
-    """For a connection that failed or broke. `listener`: what should be at the URL."""
+    """For a connection that failed or broke. `listener`: what should be listening at the URL."""
     known = (_of_cause(route, cause) for cause in _causes(error))
     return ConnectError(next(filter(None, known), None) or _of_connection(route, error, listener))
 
@@ -57,9 +57,9 @@ def _of_connection(route: Route, error: Exception, listener: str) -> str:
 
 
 def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: int = 0) -> UnexpectedAnswerError | None:
-    """For an answer that is not modelshare's: of a proxy, or of another program. `sent`: bytes of the request's body.
+    """For an error response from something other than modelshare, such as a proxy; None if the cause is unknown.
 
-    None where nothing more is known than that.
+    `sent`: bytes of the request body.
     """
     via = _via(route)
     if 300 <= status < 400 and (location := headers.get("location")):  # noqa: PLR2004 - redirects
@@ -83,7 +83,7 @@ def of_answer(route: Route, status: int, headers: Mapping[str, str], *, sent: in
 
 
 def of_success(route: Route) -> UnexpectedAnswerError:
-    """For a success that is not modelshare's."""
+    """For a success response that is not from modelshare."""
     return UnexpectedAnswerError(
         f"{route.url}{_via(route)} returned a response that is not from modelshare, such as the sign-in page of "
         "a network or proxy. Open the URL in a browser, and check that it is the platform's."
@@ -91,7 +91,7 @@ def of_success(route: Route) -> UnexpectedAnswerError:
 
 
 def _of_cause(route: Route, cause: BaseException) -> str | None:  # noqa: PLR0911 - one for each
-    """What an exception of the system's says, where it says it clearly."""
+    """A specific message for a low-level exception; None if there is none."""
     match cause:
         case socket.gaierror():
             return _of_name(route, cause)
@@ -202,17 +202,17 @@ def _via(route: Route) -> str:
 
 
 def _was_refused(error: BaseException) -> bool:
-    """Whether nothing listens there; also where nothing tells why there was no connection."""
+    """Whether the connection was refused. Also true if no exception says why it failed."""
     told = [cause for cause in _causes(error) if isinstance(cause, OSError)]
     return not told or any(isinstance(cause, ConnectionRefusedError) for cause in told)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from."""
+    """The error and its causes, recursively."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
-        if isinstance(seen, BaseExceptionGroup):  # one for each address of a host
+        if isinstance(seen, BaseExceptionGroup):  # one exception per address of the host
             for each in seen.exceptions:
                 yield from _causes(each)
         seen = seen.__cause__ or seen.__context__

@@ -1,4 +1,4 @@
-"""Sends parts of files, each until the server has it, in slices that keep memory small."""
+"""Sends parts of files, with retries and in small slices to save memory."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -37,17 +37,17 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, Upload
 
 ATTEMPTS = 9
-"""Of one part. With their growing pauses, 25 seconds in all, they outlast a restart of the server."""
+"""For one part. Their growing pauses, 25 seconds in all, are longer than a restart of the server."""
 
 
 class Hasher(Protocol):
-    """What `hashlib` gives."""
+    """A `hashlib` object."""
 
     def update(self, data: bytes, /) -> None: ...
 
 
 class PartSender:
-    """Sends parts of one session, from several threads at once."""
+    """Sends parts of one session. Thread-safe."""
 
     def __init__(self, client: Client, upload: Upload, reader: Reader) -> None:
         self._client = client
@@ -60,23 +60,24 @@ class PartSender:
             self._bucket.close()
 
     def send(self, file: LocalFile, part: Part, digest: str | None, moved: Moved) -> str:
-        """Sends one part until it has arrived; returns the SHA-256 of what arrived. `digest` is the part's, if known.
+        """Sends one part, with retries; returns the SHA-256 of the received bytes.
 
-        Raises ModelshareError if the server refuses it for good, and StoppedError.
+        `digest` is the part's SHA-256, if known. Raises ModelshareError if the server permanently rejects the part, and
+        StoppedError.
         """
 
         def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
             return self._attempt(lambda hasher: self._put(file, part, digest, counted, hasher), number)
 
         def check(error: ModelshareError) -> None:
-            # Damage in transit is worth another try; a file that changed meanwhile would never match.
+            # Data damaged in transit is worth another try, but a file that has changed would never match.
             if _is_damage(error) and self._reader.sha256(file, _ignore, part) != digest:
                 raise ChangedError(file.location)
 
         return self._insist(attempt, moved, check)
 
     def send_files(self, files: Sequence[tuple[LocalFile, Part, str]], moved: Moved) -> None:
-        """Sends small files in one request until all have arrived. Raises as `send` does."""
+        """Sends small files in one request, with retries. Raises the same errors as `send`."""
         size = sum(part.size for _, part, _ in files)
 
         def attempt(number: int, counted: Moved) -> tuple[str | ModelshareError, Attempt]:
@@ -93,7 +94,7 @@ class PartSender:
         self._insist(attempt, moved, _ignore)
 
     def _framed(self, file: LocalFile, part: Part, digest: str) -> bytes:
-        """The file as it is framed in a request with several files."""
+        """The file in the format of a batch request."""
         content = b"".join(self._reader.slices(file, part))
         if hashlib.sha256(content).hexdigest() != digest:
             raise ChangedError(file.location)
@@ -105,7 +106,7 @@ class PartSender:
         moved: Moved,
         check: Callable[[ModelshareError], object],
     ) -> str:
-        """Tries until it works; `check` sees the error before each further try, and may raise."""
+        """Retries until it succeeds. `check` receives the error before each further attempt, and may raise."""
         for number in count(1):
             sent = 0
 
@@ -117,7 +118,7 @@ class PartSender:
             received, outcome = attempt(number, counted)
             if isinstance(received, str):
                 return received
-            moved(-sent)  # the part starts over, so its progress goes back
+            moved(-sent)  # the part starts over, so its progress is undone
             wait = pause(outcome, attempts=ATTEMPTS)
             if wait is None:
                 raise received
@@ -128,14 +129,14 @@ class PartSender:
     def _attempt(
         self, put: Callable[[Hasher], httpx.Response], number: int, read: Callable[[httpx.Response], str] | None = None
     ) -> tuple[str | ModelshareError, Attempt]:
-        """The SHA-256 of what arrived (or what `read` makes of the answer), or the error."""
+        """The SHA-256 of the bytes received (or the result of `read`), or the error."""
         hasher = hashlib.sha256()
         try:
             answer = put(hasher)
         except NoAnswer as error:
             refused: ModelshareError = self._unreachable(error)
             return refused, Attempt(number, outcome_of(error), repeatable=True)
-        except ConnectError as error:  # no presigned URL yet
+        except ConnectError as error:  # could not get the presigned URL
             return error, Attempt(number, Outcome.NOT_SENT, repeatable=True)
         if answer.is_success and self._bucket is None and not is_json(answer):
             return not_ours(self._client.config.url), Attempt(number, Outcome.ANSWERED, repeatable=True)
@@ -176,7 +177,7 @@ class PartSender:
 
 
 def _received(answer: httpx.Response, url: str) -> str:
-    """The SHA-256 in the server's answer."""
+    """The SHA-256 reported by the server."""
     try:
         return PartDone.model_validate_json(answer.content).sha256
     except ValidationError as error:
@@ -199,7 +200,10 @@ def _counted(pieces: Iterator[bytes], moved: Moved) -> Iterator[bytes]:
 
 
 def _may_pass(status: int, error: ModelshareError) -> bool:
-    """Whether the same part may be accepted later: a busy or restarting server, bytes damaged in transit."""
+    """Whether the same part may be accepted later:
+
+    the server is busy or restarting, or bytes were damaged in transit.
+    """
     full = isinstance(error, ApiError) and error.code == ErrorCode.STORAGE_FULL
     return _is_damage(error) or (not full and (status in {408, 429} or status >= HTTPStatus.INTERNAL_SERVER_ERROR))
 

@@ -1,4 +1,4 @@
-"""What a push asks for, which files are worth hashing, and which parts are missing. Pure."""
+"""Plans a push: the request that opens it, the files worth hashing, and the missing parts. Pure."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +17,13 @@ from modelshare.wire.uploads import (
 )
 
 SMALL = 64 << 20
-"""Bytes. A file up to this size is one part, whose checksum is also the file's, so hashing it early costs nothing."""
+"""Bytes. Up to this size a file is a single part, whose checksum is also the file's, so hashing it early costs
+nothing."""
 
 TINY = 1 << 20
-"""Bytes. Files up to this size are sent many in one request."""
+"""Bytes. Files up to this size are sent in batches."""
 FILES_AT_ONCE = BATCH_FILES // 2
-"""Enough to make the cost of a request negligible, few enough to have several requests in parallel."""
+"""Enough to make the overhead of a request negligible, but few enough to send several requests in parallel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def opening(
     version_notes: str | None = None,
     file: str | None = None,
 ) -> UploadOpen:
-    """The request that opens a session; `digests` holds the SHA-256 known so far, by path."""
+    """The request that opens a session. `digests`: the SHA-256 digests known so far, by path."""
     spec = {"version": version, "make_latest": make_latest, "version_notes": version_notes, "file": file}
     said: dict[str, Any] = {field: value for field, value in spec.items() if value is not None}
     if source.is_archive:
@@ -60,23 +61,23 @@ def opening(
 
 
 def worth_hashing(upload: Upload, source: PushSource, digests: Mapping[str, str]) -> list[LocalFile]:
-    """Files that the project may have stored already, judging by size; not those that an earlier push began to send."""
+    """Files that the project may already store, judging by size, except those that an earlier push began to send."""
     begun = {file.path for file in upload.files if file.parts_done}
     candidates = set(upload.hash_candidates) - digests.keys() - begun
     return [file for file in source.files if file.path in candidates]
 
 
 def parts_to_compare(upload: Upload) -> Iterator[tuple[str, Part, str]]:
-    """Parts that an earlier push sent, each with its file's path and the SHA-256 that the server has."""
+    """Parts sent by an earlier push, each with its file's path and the SHA-256 that the server has."""
     for file in upload.files:
         for k, digest in sorted(file.parts_sha256.items()):
             yield file.path, _part(upload, file, k), digest
 
 
 def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> Iterator[tuple[str, Part]]:
-    """The parts to send, each with its file's path, in the order in which they are on disk.
+    """The parts to send, each with its file's path, in on-disk order.
 
-    `changed` are (file, part) pairs that the server has but that no longer match the file.
+    `changed`: (file, part) pairs that the server has but that no longer match the file.
     """
     for file in upload.files:
         done = set(file.parts_done)
@@ -86,7 +87,7 @@ def missing_parts(upload: Upload, changed: Collection[tuple[int, int]] = ()) -> 
 
 
 def batches(parts: Iterable[tuple[str, Part]]) -> Iterator[list[tuple[str, Part]]]:
-    """Groups files of one part into requests, within the limits of one."""
+    """Groups single-part files into batch requests, within the limits of one request."""
     batch: list[tuple[str, Part]] = []
     size = 0
     for path, part in parts:

@@ -1,4 +1,4 @@
-"""`/v1/platform`: what only the platform's operator may do, with a platform key (`msp_...`)."""
+"""`/v1/platform`: operations for the platform's operator, with a platform key (`msp_...`)."""
 
 from modelshare.client.agents import Agents
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, patch, post, sent
@@ -20,12 +20,12 @@ class Platform(Resource[Transport]):
 
     @sent
     def create_project(self, project: ProjectCreate) -> Call[ProjectWithKey]:
-        """The answer contains the project's first key, which cannot be read again."""
+        """The response contains the project's first key, which cannot be read again."""
         return post(f"{BASE}/projects", ProjectWithKey, project)
 
     @sent
     def update_project(self, project_id: str, changes: ProjectPatch) -> Call[Project]:
-        """Sets how much it may store, from its next push on; None restores the platform's default."""
+        """Sets the storage quota, which applies from the next push; None restores the platform's default."""
         return patch(at(f"{BASE}/projects", project_id), Project, changes)
 
     @listed
@@ -39,7 +39,7 @@ class Platform(Resource[Transport]):
 
     @listed
     def given_up_jobs(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[GivenUpJob]]:
-        """Background jobs that failed too often, newest first."""
+        """Background jobs that failed permanently, newest first."""
         return get(f"{BASE}/jobs", Page[GivenUpJob], limit=limit)
 
     @sent
@@ -55,10 +55,10 @@ class Platform(Resource[Transport]):
 
     @property
     def join_keys(self) -> JoinKeys[Transport]:
-        """For shared agents: `tiers` names the shared tiers that such an agent serves."""
+        """Join keys for shared agents: `tiers` names the shared tiers that such an agent serves."""
         return JoinKeys(self._transport, BASE)
 
     @property
     def agents(self) -> Agents[Transport]:
-        """Lists the shared agents."""
+        """The shared agents."""
         return Agents(self._transport, BASE)

@@ -1,8 +1,8 @@
-"""Push: a directory, a `.gguf` file or an archive becomes a model on the platform.
+"""Push: uploads a directory, a `.gguf` file or an archive as a model.
 
-Steps: open a session, or resume the one that an earlier push left; hash only files that the project may have stored
-already; send the missing parts, several at once; compare what arrived with the files (`modelshare.client.sending`);
-complete the session; wait until the server has processed it.
+Steps: open a session, or resume that of an earlier push; hash only files that the project may already store; send the
+missing parts in parallel; compare what the server received with the files (`modelshare.client.sending`); complete the
+session; wait until the server has processed it.
 """
 
 import threading
@@ -33,11 +33,11 @@ from modelshare.wire.secret_scan import Exposed
 from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
-"""Parts sent at once."""
+"""Number of parts sent in parallel."""
 LONGEST_POLL = 2.0
-"""Seconds between two polls for the version's status."""
+"""Longest interval in seconds between two polls for the version's status."""
 PATIENCE = 120.0
-"""Seconds that the server may be unreachable, as during a restart, before waiting for processing fails."""
+"""Seconds that the server may be unreachable, for example during a restart, before waiting for processing fails."""
 
 Item = TypeVar("Item")
 
@@ -45,27 +45,27 @@ Item = TypeVar("Item")
 class PushPhase(StrEnum):
     HASHING = "hashing"
     COMPARING = "comparing"
-    """Parts that an earlier push sent are compared with the files."""
+    """Compares parts sent by an earlier push with the files."""
     SENDING = "sending"
     CHECKING = "checking"
-    """Files are read again, to notice one that changed while it was sent."""
+    """Reads files again to detect changes during the transfer."""
     PROCESSING = "processing"
 
 
 class Progress:
-    """Progress of a push; override the methods you need. Calls may come from several threads."""
+    """Receives the progress of a push. Override the methods you need; they may be called from several threads."""
 
     def phase(self, phase: PushPhase, total: int, done: int) -> None:
         """A phase begins, with `done` of `total` bytes already done (both zero while checking or processing)."""
 
     def moved(self, size: int) -> None:
-        """This many bytes were hashed or sent; negative when a part starts over."""
+        """`size` more bytes were hashed or sent; negative when a part starts over."""
 
     def session(self, upload: Upload) -> None:
-        """The session is open."""
+        """The session was opened or resumed."""
 
     def source(self, source: PushSource, exposed: Sequence[Exposed]) -> None:
-        """What is pushed and left out, and what looks like a key in its text; called before anything is sent."""
+        """Called before anything is sent, with the files to push and lines that appear to contain keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ def push_model(
     exclude: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Pushed:
-    """Pushes the files at `path` as model `name` (by default the path's own name). With `wait` it returns once ready.
+    """Pushes the files at `path` as model `name` (default: the path's name). With `wait`, returns once it is ready.
 
-    Interrupt it and call it again, here or on another machine, and it resumes, unless `restart` drops what earlier
-    pushes of that name left. With `make_latest` None the version becomes the latest if it is higher and not a
-    pre-release; otherwise `Pushed.latest_note` says why not. `file` is the path of the model to describe and run, if
-    there are several. `include` and `exclude` are patterns as in `.gitignore`: files to push that would be left out
+    If interrupted, the next call resumes, even on another machine; `restart` discards earlier unfinished pushes of that
+    name. With `make_latest` None the version becomes the latest if it is higher and not a pre-release; otherwise
+    `Pushed.latest_note` says why not. `file` is the path of the model to describe and run, if there are several.
+    `include` and `exclude` are `.gitignore` patterns: files to push that would be left out by default
     (`modelshare.wire.left_out`), and further files to leave out.
 
     Raises SourceError if something cannot be pushed, ModelFailedError with the server's reason, or another
@@ -142,7 +142,7 @@ def push_model(
 
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
-    """Returns when the version is ready; raises ModelFailedError with the reason if processing failed."""
+    """Waits until the version is ready. Raises ModelFailedError with the reason if processing failed."""
     interval, reachable_at = 0.1, time.monotonic()
     while True:
         try:
@@ -172,14 +172,14 @@ class _Workers:
     progress: Progress
 
     def all(self, work: Callable[[Item], None], items: Iterable[Item]) -> None:
-        """Works on all items in the pool; raises the first error without waiting for the rest."""
+        """Processes all items in the pool; raises the first error without waiting for the rest."""
         for done in as_completed([self.pool.submit(work, item) for item in items]):
             done.result()
 
 
 @contextmanager
 def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, threading.Event]]:
-    """A thread pool that stops at once if an exception, such as Ctrl-C, leaves its block: no queued part is sent."""
+    """A thread pool that stops immediately on an exception such as Ctrl-C: queued parts are not sent."""
     stop = threading.Event()
     with ThreadPoolExecutor(jobs, thread_name_prefix="push") as pool:
         try:
@@ -198,14 +198,14 @@ def _drop_earlier(client: Client, name: str) -> None:
 def _session(
     opened: Callable[[Mapping[str, str]], Upload], source: PushSource, workers: _Workers
 ) -> tuple[Upload, dict[str, str]]:
-    """The session to fill, and the digests of whole files that are known by then, by path."""
+    """The session to fill, and the digests of whole files known so far, by path."""
     digests: dict[str, str] = {}
     if not source.is_archive:
         _hash([file for file in source.files if file.size <= SMALL], digests, workers)
     upload = opened(digests)
     if candidates := worth_hashing(upload, source, digests):
         _hash(candidates, digests, workers)
-        upload = opened(digests)  # resumes the same session; the server now skips what it has stored already
+        upload = opened(digests)  # resumes the same session; the server now skips files that it already stores
     return upload, digests
 
 

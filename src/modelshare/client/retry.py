@@ -1,4 +1,4 @@
-"""Whether a request is tried again, and after how long. Pure."""
+"""Whether and when a request is retried. Pure."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -7,9 +7,9 @@ from modelshare.wire.backoff import delay
 
 MAX_ATTEMPTS = 4
 FIRST_PAUSE = 0.1
-"""Seconds. Doubles with each attempt; jitter keeps clients that failed together from returning together."""
+"""Seconds. Doubles with each attempt; jitter keeps clients that failed together from retrying together."""
 LONGEST_PAUSE = 30.0
-"""Seconds. If the server asks for more, its answer is reported instead."""
+"""Seconds. If the server asks for more, the error is reported instead."""
 
 
 class Outcome(Enum):
@@ -17,20 +17,20 @@ class Outcome(Enum):
 
     ANSWERED = auto()
     BUSY = auto()
-    """429 or 503: the server did nothing and says when to come back."""
+    """429 or 503: the server did nothing and may say when to retry."""
     NOT_SENT = auto()
-    """There was no connection, so the server has seen nothing of the request."""
+    """There was no connection: the server received nothing of the request."""
     LOST = auto()
-    """The connection broke after the request was sent: the server may or may not have carried it out."""
+    """The connection broke after the request was sent: the server may or may not have processed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
     number: int
-    """From 1."""
+    """Counted from 1."""
     outcome: Outcome
     repeatable: bool
-    """Whether carrying it out twice is harmless."""
+    """Whether processing the request twice is harmless."""
     retry_after: int | None = None
 
 

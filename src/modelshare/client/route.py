@@ -1,7 +1,7 @@
-"""Which proxy and which certificates a URL is reached with, by the environment.
+"""Selects the proxy and certificates for a URL from the environment.
 
-Variables: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (lower case first), SSL_CERT_FILE, SSL_CERT_DIR and
-SSLKEYLOGFILE. httpx could read them itself, but its exception for a wrong value does not name the variable.
+Variables: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY (lower case has precedence), SSL_CERT_FILE, SSL_CERT_DIR and
+SSLKEYLOGFILE. httpx could read them itself, but its exception for an invalid value does not name the variable.
 """
 
 import ipaddress
@@ -28,11 +28,11 @@ class Proxy:
     variable: str
     """The environment variable that it comes from."""
     url: str = field(repr=False)
-    """It may hold a password."""
+    """May contain a password."""
 
     @property
     def printable(self) -> str:
-        """Without user and password."""
+        """Without user name and password."""
         parts = urlsplit(self.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
@@ -46,7 +46,7 @@ class Route:
     url: str
     proxy: Proxy | None
     authorities: str | None
-    """The variable that names the certificate authorities, if one does."""
+    """The variable that names the certificate authorities, if any."""
     environ: Mapping[str, str] = field(repr=False)
 
     @property
@@ -69,7 +69,7 @@ class Route:
         return self._context() if self.url.startswith("https:") else False
 
     def _context(self) -> ssl.SSLContext:
-        """Raises ConfigError if a variable names no certificates, or a key log that cannot be written."""
+        """Raises ConfigError if a variable names invalid certificates or a key log that cannot be written."""
         named = self.environ.get(self.authorities or "", "")
         folder = self.authorities == "SSL_CERT_DIR"
         if named and folder and not Path(named).is_dir():
@@ -98,7 +98,7 @@ class Route:
 
 
 def route_to(url: str, environ: Mapping[str, str]) -> Route:
-    """Raises ConfigError if a variable's value cannot be a proxy."""
+    """Raises ConfigError if a variable's value is not a valid proxy."""
     parts = urlsplit(url)
     authorities = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if environ.get(name)), None)
     proxy = None if _goes_past(parts, environ) else _proxy(parts.scheme, environ)
@@ -106,7 +106,7 @@ def route_to(url: str, environ: Mapping[str, str]) -> Route:
 
 
 class ByEnvironment(httpx.BaseTransport):
-    """Chooses the route for each request's URL, for hosts that are only known then, such as buckets."""
+    """Chooses the route by each request's URL, for hosts that are not known in advance, such as buckets."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
@@ -137,7 +137,7 @@ def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:
 def _variables(scheme: str, environ: Mapping[str, str]) -> Iterator[str]:
     for each in (scheme, "all"):
         yield f"{each}_proxy"
-        # In a CGI program HTTP_PROXY is a header that anybody sends: https://httpoxy.org.
+        # In a CGI program, HTTP_PROXY may be a request header set by the client: https://httpoxy.org.
         if each != "http" or "REQUEST_METHOD" not in environ:
             yield f"{each}_proxy".upper()
 
@@ -163,7 +163,7 @@ def _checked(variable: str, value: str) -> str:
 
 
 def _goes_past(parts: SplitResult, environ: Mapping[str, str]) -> bool:
-    """Whether NO_PROXY names the host: itself, a domain around it, its address or a network."""
+    """Whether NO_PROXY matches the host: by name, parent domain, address or network."""
     host = (parts.hostname or "").lower()
     port = parts.port or _PORTS.get(parts.scheme, 0)
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""

@@ -1,10 +1,10 @@
-"""Sends the missing parts of an upload, and makes sure that they show each file at one moment.
+"""Sends the missing parts of an upload, and verifies that the server received a consistent copy of each file.
 
-A file is read completely to be sent. Only after its last part has arrived is it read completely once more and compared
-with what the server received. If both readings agree, the file held exactly these bytes between them; comparing part by
-part while sending could not tell, since an earlier part may change while a later one is sent. A file of one part that
-was hashed before needs no second reading: the server refuses other bytes. The digests go along with `complete`, so that
-the server publishes just what was compared, even if another push fills the same upload.
+A file is read completely in order to send it. After its last part has arrived, it is read again completely and compared
+with what the server received. If both readings agree, the file had exactly these contents between them. Comparing part
+by part while sending could not guarantee this, since an earlier part may change while a later one is sent. A
+single-part file that was hashed before needs no second reading: the server rejects other bytes. The digests are sent
+with `complete`, so that the server publishes exactly what was compared, even if another push fills the same upload.
 """
 
 import threading
@@ -22,7 +22,7 @@ from modelshare.client.source import LocalFile, PushSource
 from modelshare.wire.uploads import FileDigest, Upload, UploadFile, digest_of_parts
 
 Step = Callable[[], Iterable["Step"]]
-"""Does its work and returns the steps that follow from it."""
+"""Does its work and returns the steps to do next."""
 PartId = tuple[int, int]
 """Number of the file, number of the part."""
 
@@ -49,7 +49,7 @@ class Sending:
     ) -> None:
         """`digests`: SHA-256 of whole files that were hashed for this push, by path.
 
-        `all_sent` is called when everything has been sent and comparing begins.
+        `all_sent` is called when everything has been sent and the comparison begins.
         """
         self._upload = upload
         self._files = {file.path: file for file in source.files}
@@ -61,16 +61,16 @@ class Sending:
         self._there: dict[PartId, str] = {
             (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
         }
-        """SHA-256 of parts as the server received them."""
+        """SHA-256 of each part as the server received it."""
         self._whole: dict[int, str] = {}
-        """SHA-256 of whole files, read after they had been sent. By number."""
+        """SHA-256 of whole files, read after they were sent, by file number."""
         self._unsent: Counter[int] = Counter()
         self._lock = threading.Lock()
 
     def run(self, changed: set[PartId], pool: ThreadPoolExecutor, jobs: int) -> Sent:
-        """Sends and compares. `changed`: parts that the server has but that have to be sent again.
+        """Sends and compares. `changed`: parts that the server has but that must be sent again.
 
-        Raises ChangedError, or the error of the server's answer.
+        Raises ChangedError, or the error for the server's response.
         """
         missing = list(missing_parts(self._upload, changed))
         self._unsent.update(part.n for _, part in missing)
@@ -143,7 +143,7 @@ class Sending:
         return compare
 
     def _compare_whole(self, file: LocalFile, parts: list[Part]) -> Iterable[Step]:
-        """A bucket does not report what it received, so the server compares the whole file while processing it."""
+        """Hashes the whole file, for the server to compare, since a bucket does not report what it received."""
         whole, digests = self._reader.sha256_with_parts(file, parts)
         for part, digest in zip(parts, digests, strict=True):
             if self._there.get((part.n, part.k), digest) != digest:
@@ -160,7 +160,10 @@ class Sending:
 
 
 class _Agenda:
-    """Steps for several threads. Those that follow from a step come first: their bytes are still in the page cache."""
+    """A queue of steps for several threads.
+
+    Follow-up steps run first, while their bytes are still in the page cache.
+    """
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._waiting = deque(steps)
@@ -168,7 +171,7 @@ class _Agenda:
         self._changed = threading.Condition()
 
     def work(self) -> None:
-        """Works until no thread has anything left to do: a step that still runs may lead to others."""
+        """Runs steps until none is left or running, since a running step may add others."""
         while (step := self._next()) is not None:
             following: Iterable[Step] = ()
             try:
@@ -183,7 +186,7 @@ class _Agenda:
                     self._changed.notify_all()
 
     def drop(self) -> None:
-        """Starts no further step; called when one failed."""
+        """Discards the remaining steps; called when one failed."""
         with self._changed:
             self._waiting.clear()
 

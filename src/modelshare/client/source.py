@@ -1,6 +1,6 @@
 """Finds what to push: a Hugging Face directory, one `.gguf` file with its parts, or an archive.
 
-Refuses early what the server would refuse after hours of sending; the server decides in the end.
+Rejects early what the server would reject only after hours of sending; the server has the final say.
 """
 
 import json
@@ -27,7 +27,7 @@ from modelshare.wire.uploads import MAX_FILES
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.zst", ".tzst")
 _PATTERNS = TypeAdapter(list[PlainPattern])
 _MAX_INDEX = 64 << 20
-"""Bytes. Larger indices are left to the server."""
+"""Bytes. Larger indices are checked only by the server."""
 
 
 __all__ = ["LocalFile", "PushSource", "find_exposed", "read_source"]
@@ -39,11 +39,11 @@ class PushSource:
     """For an archive, the archive itself."""
     is_archive: bool
     name: str | None
-    """Default name of the model, from the path's name; None if that is not valid."""
+    """Default name of the model, from the path's name; None if that is not a valid name."""
     left_out: tuple[LeftOut, ...] = ()
-    """Of a folder; for an archive the server reports it."""
+    """Only for a folder; for an archive the server reports it."""
     include: Sequence[str] = ()
-    """Patterns of files to push although they are usually left out."""
+    """Patterns of files to push although they are left out by default."""
     exclude: Sequence[str] = ()
 
     @property
@@ -52,7 +52,7 @@ class PushSource:
 
 
 def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> PushSource:
-    """The files at `path`, except those left out. `include` and `exclude` are patterns as in `.gitignore`.
+    """The files at `path`, except those left out. `include` and `exclude` are `.gitignore` patterns.
 
     Raises SourceError.
     """
@@ -65,7 +65,7 @@ def read_source(path: Path, *, include: Sequence[str] = (), exclude: Sequence[st
 
 
 def find_exposed(source: PushSource) -> list[Exposed]:
-    """What looks like a key in the small text files of a folder. Raises SourceError."""
+    """Lines that appear to contain a key in the small text files of a folder. Raises SourceError."""
     found: list[Exposed] = []
     texts = [file for file in source.files if not source.is_archive and worth_reading(file.path, file.size)]
     for file in texts[:MAX_READ]:
@@ -125,7 +125,7 @@ def _single_file(path: Path, include: Sequence[str], exclude: Sequence[str]) -> 
 
 
 def _gguf(path: Path, include: Sequence[str]) -> PushSource:
-    """The file, or if it is one part of a split model, all parts."""
+    """The file, or all parts if it is one part of a split model."""
     part = numbered(path.name)
     if part is None:
         return PushSource((plain_file(path, path_of(path.name)),), False, _model_name(path.stem), include=include)
@@ -138,7 +138,10 @@ def _gguf(path: Path, include: Sequence[str]) -> PushSource:
 
 
 def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | None:
-    """Names a missing shard of an index, if any. An index without any of its shards beside a whole file is outdated."""
+    """A message about a shard that an index lists but that is missing; None if there is none.
+
+    An index without any of its shards beside a whole file is ignored as outdated.
+    """
     by_path = {file.path: file for file in files}
     for path, file in by_path.items():
         if not path.endswith(INDEX) or file.size > _MAX_INDEX:
@@ -152,7 +155,7 @@ def _lost_shard(files: Iterable[LocalFile], unfinished: Sequence[str]) -> str | 
 
 
 def _indexed(location: Path) -> list[str]:
-    """Names that an index lists; empty if it cannot be read, as the server will explain."""
+    """The file names in an index; empty if it cannot be read (the server will report the reason)."""
     try:
         names = set(json.loads(location.read_bytes())["weight_map"].values())
         return [name for name in names if isinstance(name, str)]

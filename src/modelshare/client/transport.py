@@ -1,4 +1,4 @@
-"""HTTP for both clients: attempts, the pauses between them, and the answer or exception in the end."""
+"""HTTP for both clients: attempts, the pauses between them, and the final response or exception."""
 
 import asyncio
 import os
@@ -24,17 +24,17 @@ TIMEOUT: Final = httpx.Timeout(60, connect=5)
 USER_AGENT: Final = f"modelshare/{modelshare.__version__}"
 _BUSY: Final = frozenset({429, 503})
 _BEHIND_A_PROXY: Final = frozenset({502, 504})
-"""A proxy's answers if the server behind it did not answer: the request may or may not have been carried out."""
+"""A proxy's statuses if the server behind it did not respond: the request may or may not have been processed."""
 
 NoAnswer = (httpx.RequestError, SOCKSError)
-"""What httpx raises if there is no answer; errors of a SOCKS proxy are not wrapped."""
+"""The exceptions of httpx for a missing response; it does not wrap errors of a SOCKS proxy."""
 Result = httpx.Response | httpx.RequestError | SOCKSError
 
 
 class HttpTransport:
-    """Sends calls and waits for the answers.
+    """Sends calls and returns the parsed responses.
 
-    `trust_env=False`: proxies and certificates come from `Route`, which names the variable that is wrong.
+    `trust_env=False`: proxies and certificates come from `Route`, whose errors name the invalid variable.
     """
 
     def __init__(self, config: Config, transport: httpx.BaseTransport | None = None) -> None:
@@ -69,11 +69,11 @@ class HttpTransport:
             call = next_page(call, page.next_cursor)
 
     def put(self, path: str, body: Iterator[bytes], headers: Mapping[str, str]) -> httpx.Response:
-        """One attempt at sending a streamed body whose length is in `headers`. Raises NoAnswer."""
+        """Sends a streamed body once; its length must be in `headers`. Raises NoAnswer."""
         return self._http.put(path, content=body, headers=headers)
 
     def stream(self, url: str, body: dict[str, Any]) -> AbstractContextManager[httpx.Response]:
-        """POSTs JSON and streams the answer. Raises NoAnswer."""
+        """POSTs JSON and streams the response. Raises NoAnswer."""
         return self._http.stream("POST", url, json=body, timeout=httpx.Timeout(3600, connect=5))
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class HttpTransport:
 
 
 class AsyncHttpTransport:
-    """The same for asyncio."""
+    """Like HttpTransport, for asyncio."""
 
     def __init__(self, config: Config, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self.config = config
@@ -142,7 +142,7 @@ def default_headers(config: Config) -> dict[str, str]:
 
 
 def bucket_client() -> httpx.Client:
-    """For presigned URLs. A client of its own, since a bucket must never see the platform's key."""
+    """A separate client for presigned URLs, since a bucket must never receive the platform's key."""
     transport = ByEnvironment(os.environ)
     return httpx.Client(timeout=TIMEOUT, transport=transport, trust_env=False)
 
@@ -153,7 +153,7 @@ def cannot_reach(url: str, error: Exception) -> ConnectError:
 
 
 def cannot_reach_bucket(error: Exception) -> ConnectError:
-    """The same for a presigned URL, of which only the host may be shown: the rest is a credential."""
+    """Like `cannot_reach` for a presigned URL. Only its host is shown, since the rest is a credential."""
     where = "the storage bucket"
     if isinstance(error, httpx.RequestError):
         where = f"{error.request.url.scheme}://{error.request.url.netloc.decode()}"
@@ -161,12 +161,12 @@ def cannot_reach_bucket(error: Exception) -> ConnectError:
 
 
 def refusal(url: str, answer: httpx.Response, *, sent: int = 0) -> ModelshareError:
-    """The exception for an error response. `sent`: bytes of the request's body."""
+    """The exception for an error response. `sent`: bytes of the request body."""
     return _refusal(route_to(url, os.environ), answer, sent=sent)
 
 
 def not_ours(url: str) -> UnexpectedAnswerError:
-    """The exception for a success that did not come from the platform, such as a portal's page."""
+    """The exception for a success response that is not from the platform, such as a captive portal's page."""
     return network_errors.of_success(route_to(url, os.environ))
 
 

@@ -1,4 +1,4 @@
-"""`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` does it all for a path on disk."""
+"""`/v1/uploads`: sessions that are filled part by part. `modelshare.client.push` uses them to push a path."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ BASE = "/v1/uploads"
 
 @dataclass(frozen=True, slots=True)
 class SmallFile:
-    """A file small enough to be one part."""
+    """A file small enough to be a single part."""
 
     n: int
     """Its number in the session."""
     content: bytes
 
     def framed(self) -> bytes:
-        """The file as it is framed in a request with several files."""
+        """The file in the format of a batch request."""
         return BATCH_HEAD.pack(self.n, len(self.content), hashlib.sha256(self.content).digest()) + self.content
 
 
@@ -48,12 +48,12 @@ class Uploads(Resource[Transport]):
 
     @sent
     def get(self, upload_id: str) -> Call[Upload]:
-        """Its state, and which parts of which files have arrived."""
+        """The session's state, and which parts of which files have arrived."""
         return get(at(BASE, upload_id), Upload)
 
     @sent
     def put_files(self, upload_id: str, files: Sequence[SmallFile]) -> Call[FilesDone]:
-        """Sends up to BATCH_FILES small files, BATCH_BYTES in all, in one request; not if `direct` is true."""
+        """Sends up to BATCH_FILES small files, BATCH_BYTES in total, in one request; only if `direct` is false."""
         raw = b"".join(file.framed() for file in files)
         return Call("PUT", files_path(upload_id), FilesDone.model_validate_json, raw=raw, repeatable=True)
 
@@ -64,13 +64,13 @@ class Uploads(Resource[Transport]):
 
     @sent
     def complete(self, upload_id: str, files: Sequence[FileDigest] = ()) -> Call[Upload]:
-        """Hands the files over to processing. Raises ConflictError if one in `files` does not match its digest."""
+        """Submits the files for processing. Raises ConflictError if one in `files` does not match its digest."""
         body = UploadComplete(files=list(files)) if files else None
         return post(at(BASE, upload_id, "complete"), Upload, body, repeatable=True)
 
     @sent
     def cancel(self, upload_id: str) -> Call[Upload]:
-        """Cancels the session and deletes what was sent."""
+        """Cancels the session and deletes its data."""
         return post(at(BASE, upload_id, "cancel"), Upload, repeatable=True)
 
 

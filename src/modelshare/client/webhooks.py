@@ -1,4 +1,4 @@
-"""`/v1/webhooks`, and verification of what arrives at one."""
+"""`/v1/webhooks`, and verification of received webhook requests."""
 
 import base64
 import hmac
@@ -37,7 +37,7 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def create(self, webhook: WebhookCreate) -> Call[WebhookWithSecret]:
-        """The answer contains the secret that signs deliveries, which cannot be read again."""
+        """The response contains the secret that signs deliveries, which cannot be read again."""
         return post(BASE, WebhookWithSecret, webhook)
 
     @sent
@@ -46,12 +46,12 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def update(self, webhook_id: str, changes: WebhookPatch) -> Call[Webhook]:
-        """A webhook that is switched on again starts without its earlier failures."""
+        """Changes a webhook. Reactivating it resets its failure count."""
         return patch(at(BASE, webhook_id), Webhook, changes)
 
     @sent
     def rotate_secret(self, webhook_id: str) -> Call[WebhookWithSecret]:
-        """The answer holds a new secret, this once. For a day deliveries are signed with the present one, too."""
+        """The response contains a new secret, only once. Deliveries are also signed with the old one for a day."""
         return post(at(BASE, webhook_id, "rotate"), WebhookWithSecret)
 
     @sent
@@ -76,17 +76,17 @@ class Webhooks(Resource[Transport]):
 
     @sent
     def redeliver(self, webhook_id: str, delivery_id: str) -> Call[Delivery]:
-        """Sends the same event again; a pending delivery is tried now."""
+        """Sends the same event again; a pending delivery is sent immediately."""
         return post(at(BASE, webhook_id, "deliveries", delivery_id, "redeliver"), Delivery)
 
 
 def verify_webhook(
     secret: str, headers: Mapping[str, str], body: bytes, *, max_age: int = 300, now: float | None = None
 ) -> WebhookEvent:
-    """The event of a delivery, once it is certain that the platform sent it, at most `max_age` seconds ago.
+    """Verifies that the platform sent a request at most `max_age` seconds ago, and returns its event.
 
-    `body` is what arrived, before anything parsed it. An event may arrive twice: its `id` tells.
-    Raises WebhookSignatureError.
+    `body` is the raw request body. An event may arrive more than once: use its `id` to detect duplicates. Raises
+    WebhookSignatureError.
     """
     found = {name.lower(): value for name, value in headers.items()}
     message_id, given, stamp = (found.get(name, "") for name in (ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER))
@@ -106,7 +106,7 @@ def verify_webhook(
 
 
 def _key(secret: str) -> bytes:
-    """The bytes of a secret. Those made before 0.2 are spelled in base64's alphabet for URLs, without padding."""
+    """Decodes a secret. Those created before version 0.2 use URL-safe base64 without padding."""
     spelled = secret.removeprefix(SECRET_PREFIX).translate(str.maketrans("-_", "+/"))
     try:
         key = base64.b64decode(spelled + "=" * (-len(spelled) % 4), validate=True)

@@ -1,15 +1,15 @@
 """The errors a route may answer with, and the one handler.
 
 ApiError
-├── InvalidRequest 400
+├── InvalidRequestError 400
 ├── Unauthenticated 401
-├── PermissionDenied 403
-├── NotFound 404
+├── PermissionDeniedError 403
+├── NotFoundError 404
 ├── Conflict 409
-├── PayloadTooLarge 413
-├── UnsupportedEncoding 415
-├── RateLimited 429
-├── StorageFull 507
+├── PayloadTooLargeError 413
+├── UnsupportedEncodingError 415
+├── RateLimitedError 429
+├── StorageFullError 507
 └── Unavailable 503
 
 Every other exception becomes a 500 that says nothing of the inside.

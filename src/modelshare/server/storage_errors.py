@@ -1,19 +1,19 @@
-"""The errors of a store of weights; what each answers a client, `errors` says.
+"""The errors of a blob store. `errors.py` maps each one to an API error.
 
 StorageError
-├── InvalidKey          a key or part number we would never make
-├── BlobNotFound
-├── MultipartNotFound   aborted, expired, or never begun
-├── PartsMissing        finish before every part was there
-├── PartRefused
-│   ├── SizeMismatch
-│   ├── ChecksumMismatch
-│   └── PartReplaced    a newer attempt sends the same part
-├── StorageFull
-├── StorageUnavailable  the bucket does not answer, or not as it should
-└── StorageSettingError the setting names no store that can be opened
+├── InvalidKeyError          a key or part number that this server never generates
+├── BlobNotFoundError
+├── MultipartNotFoundError   aborted, expired, or never opened
+├── PartsMissingError        `finish` was called before every part was stored
+├── PartRefusedError
+│   ├── SizeMismatchError
+│   ├── ChecksumMismatchError
+│   └── PartReplacedError    a newer request is sending the same part
+├── StorageFullError
+├── StorageUnavailableError  the store is not responding, or not correctly
+└── StorageSettingError      the `storage` setting is invalid
 
-Each message is one sentence fit for the person who sent the request.
+Each message is shown to the user who sent the request.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ class PartsMissingError(StorageError):
 
 
 class PartRefusedError(StorageError):
-    """The part does not count as sent; sending it again is all it takes."""
+    """The part was not stored. The client should send it again."""
 
 
 class SizeMismatchError(PartRefusedError):

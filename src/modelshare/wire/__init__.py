@@ -1,4 +1,4 @@
-"""The wire: request and response types, error words, link frames. Imports nothing else of modelshare.
+"""The wire format: request and response types, error codes, link frames. Imports nothing else of modelshare.
 
 Times are Unix seconds (integers), sizes are bytes, digests are lowercase SHA-256 hex unless prefixed `sha256:`.
 """

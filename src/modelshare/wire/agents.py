@@ -18,7 +18,7 @@ class AgentState(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a deployment stands on its agent, in order."""
+    """What a deployment is doing on its agent, in order."""
 
     WAITING = "waiting"
     PULLING = "pulling"
@@ -32,9 +32,9 @@ class Phase(StrEnum):
 class JoinKeyCreate(Request):
     name: Name
     expires_in: Seconds | None = 24 * 3600
-    """Seconds; None never expires."""
+    """Seconds; None means that it never expires."""
     tiers: list[str] | None = None
-    """Platform join keys only: the shared tiers an agent that joins with this key serves."""
+    """Platform join keys only: the shared tiers served by an agent that joins with this key."""
 
 
 class JoinKey(Response):
@@ -49,7 +49,7 @@ class JoinKey(Response):
 
 class JoinKeyWithValue(JoinKey):
     key: str
-    """`msj_...`, shown this once."""
+    """`msj_...`, shown only once."""
 
 
 Fact = Annotated[Line, Field(max_length=200)]
@@ -57,7 +57,7 @@ Bytes = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Machine(Request):
-    """What a machine can run, as the agent found it."""
+    """What a machine can run, as detected by the agent."""
 
     engines: Annotated[list[Fact], Field(max_length=50)] = Field(default_factory=list)
     accelerator: Fact = "cpu"
@@ -68,7 +68,7 @@ class Machine(Request):
 
 
 class Capabilities(Response):
-    """What a machine can run, as it was noted."""
+    """What a machine can run, as stored by the server."""
 
     engines: list[str] = Field(default_factory=list)
     accelerator: str = "cpu"
@@ -87,13 +87,13 @@ class Enroll(Request):
 class Enrolled(Response):
     agent_id: str
     token: str
-    """`msa_...`, the agent's own credential, shown this once."""
+    """`msa_...`, the agent's own credential, shown only once."""
     verdict_key: str = ""
-    """What the server signs with that the agent is no longer part of the fleet, in hexadecimal digits."""
+    """Hexadecimal key with which the server signs the verdict that the agent is no longer part of the fleet."""
 
 
 class DeploymentReport(Response):
-    """One deployment on one agent, as the agent last said."""
+    """One deployment on one agent, as last reported by the agent."""
 
     id: str
     model_name: str
@@ -103,7 +103,7 @@ class DeploymentReport(Response):
     bytes_total: int
     reason: str | None
     file: str | None = None
-    """Which of the version's models, where it is not the version's own."""
+    """The chosen model of the version; None for the version's default model."""
 
 
 class Agent(Response):
@@ -112,7 +112,7 @@ class Agent(Response):
     name: str
     state: AgentState
     tiers: list[str] | None
-    """None for a private agent: it serves its project's self_hosted endpoints."""
+    """None for a private agent, which serves its project's self_hosted endpoints."""
     capabilities: Capabilities
     deployments: list[DeploymentReport] = Field(default_factory=list)
     created_at: UnixSeconds
@@ -129,11 +129,11 @@ class GrantFile(Response):
     size: int
     sha256: str
     url: str
-    """Signed, Range-able, valid until the grant expires."""
+    """Signed, supports range requests, valid until the grant expires."""
 
 
 class Grant(Response):
-    """The right to fetch one deployment's files for a few minutes; ask again for a new one midway."""
+    """Permission to fetch one deployment's files, valid for a few minutes. It can be renewed during a download."""
 
     object: Literal["grant"] = "grant"
     deployment_id: str

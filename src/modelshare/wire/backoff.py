@@ -1,4 +1,4 @@
-"""How long to wait before trying again: exponential with jitter, so that many who failed together come back apart."""
+"""Retry delays: exponential with jitter, so that clients that failed together do not retry together."""
 
 import random
 from collections.abc import Callable
@@ -15,18 +15,18 @@ def delay(
     jitter: tuple[float, float] = (0.5, 1.0),
     uniform: Uniform = random.uniform,
 ) -> float:
-    """Seconds to wait after so many failures in a row: `first`, grown by `factor` each time up to `longest`.
+    """Seconds to wait after `failures` failures in a row: `first`, multiplied by `factor` each time, at most `longest`.
 
-    That is multiplied by a number between the two of `jitter`. Halves ("equal jitter",
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) keep a floor under the wait, so that a
-    refused connection is never hammered.
+    The result is multiplied by a random number from the range `jitter`. The default ("equal jitter",
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/) always waits at least half of the delay,
+    so that a server that refuses connections is not hammered.
     """
-    # The power stays small however long a server stays away: 2**32 is past every bound.
+    # The exponent is bounded so that the power cannot overflow; 2**32 exceeds every `longest`.
     return min(longest, first * factor ** min(failures - 1, 32)) * uniform(*jitter)
 
 
 class Backoff:
-    """Delays of one who tries again and again."""
+    """The delays of one retry loop."""
 
     def __init__(self, first: float, longest: float, *, uniform: Uniform = random.uniform) -> None:
         self._first = first
@@ -35,10 +35,10 @@ class Backoff:
         self.failures = 0
 
     def next(self) -> float:
-        """Seconds to wait after one more failure."""
+        """Counts a failure and returns the seconds to wait before the next attempt."""
         self.failures += 1
         return delay(self.failures, self._first, self._longest, uniform=self._uniform)
 
     def reset(self) -> None:
-        """It worked."""
+        """Call after a success: the next delay starts from `first` again."""
         self.failures = 0

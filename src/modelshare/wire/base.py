@@ -1,4 +1,4 @@
-"""What every wire type shares: strict requests, tolerant responses, the list envelope."""
+"""Base classes and types of the wire format: strict requests, tolerant responses, the list envelope."""
 
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
@@ -7,28 +7,28 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Item = TypeVar("Item")
 
 UnixSeconds = int
-"""A point in time, UTC, as OpenAI's API gives it."""
+"""A point in time (UTC), as in OpenAI's API."""
 
 PAGE_LIMIT_DEFAULT = 50
 PAGE_LIMIT_MAX = 200
 
 
 Seconds = Annotated[int, Field(ge=1, le=100 * 365 * 24 * 3600)]
-"""A span of time, at most a hundred years."""
+"""A duration of at most a hundred years."""
 SLUG_PATTERN = r"^[a-z0-9](-?[a-z0-9])*$(?!\n)"
-"""`$` alone would let a line break at the end pass."""
+"""`$` alone would accept a trailing line break."""
 EndpointSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=63)]
 
 
 class Request(BaseModel):
-    """A body that a client sends: an unknown field is an error, so that a typing slip is never silently ignored."""
+    """A request body. Unknown fields are errors, so that a misspelled one is never silently ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), regex_engine="python-re")
 
     @model_validator(mode="before")
     @classmethod
     def _no_nul(cls, values: Any) -> Any:
-        """PostgreSQL stores no NUL character in a text, and nobody means one."""
+        """PostgreSQL cannot store a NUL character in a text."""
         if isinstance(values, dict):
             for name, value in values.items():
                 if _holds_nul(value):
@@ -43,13 +43,13 @@ def _holds_nul(value: Any) -> bool:
 
 
 class Response(BaseModel):
-    """A body that the server sends: unknown fields pass, so that an old client reads a newer server."""
+    """A response body. Unknown fields are ignored, so that an old client can read a newer server's responses."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
 
 class Page(Response, Generic[Item]):
-    """One page of a list; `next_cursor` goes into `after` for the next one."""
+    """One page of a list. Pass `next_cursor` as `after` to get the next page."""
 
     object: Literal["list"] = "list"
     data: list[Item] = Field(default_factory=list)

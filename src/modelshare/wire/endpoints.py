@@ -12,7 +12,7 @@ from modelshare.wire.sharing import RecallNotice
 
 TierSlug = Annotated[str, Field(max_length=100)]
 MODEL_REFERENCE_PATTERN = r"^[^/]{0,100}(/[^/]{0,100})?$(?!\n)"
-"""An id, `owner/name` or a name, as far as its length goes: what names nothing is told as a model that is not there."""
+"""An id, `owner/name` or a name. Limits only the length: a reference to nothing is reported as an unknown model."""
 VERSION_CHOICE_PATTERN = rf"^latest$(?!\n)|{SEMVER_PATTERN}"
 VersionChoice = Annotated[str, Field(pattern=VERSION_CHOICE_PATTERN, max_length=MAX_VERSION)]
 
@@ -21,7 +21,7 @@ class EndpointStatus(StrEnum):
     PROVISIONING = "provisioning"
     ACTIVE = "active"
     DEGRADED = "degraded"
-    """It has served, and no agent is ready now."""
+    """It has served before, but no agent is ready now."""
     INACTIVE = "inactive"
     FAILED = "failed"
 
@@ -29,12 +29,12 @@ class EndpointStatus(StrEnum):
 class EndpointCreate(Request):
     slug: EndpointSlug
     model: Annotated[str, Field(pattern=MODEL_REFERENCE_PATTERN)]
-    """The model's id, `owner/name`, or the name of one of the project's own."""
+    """The model's id, `owner/name`, or the name of one of the project's own models."""
     tier: TierSlug
     version: VersionChoice = "latest"
     file: ModelFile | None = None
-    """Which of the version's models, by a file of it (see `choices` of the model); None for the version's own. An
-    endpoint that follows `latest` stays at the last version that has it."""
+    """Selects one of the version's models by one of its files (see the model's `choices`); None selects the default. An
+    endpoint that follows `latest` stays at the last version that contains the file."""
 
 
 class EndpointPatch(Request):
@@ -42,11 +42,11 @@ class EndpointPatch(Request):
     tier: TierSlug | None = None
     version: VersionChoice | None = None
     file: ModelFile | None = None
-    """As for a new endpoint; null goes back to the version's own."""
+    """As in `EndpointCreate`; null selects the version's default model again."""
 
 
 class EndpointProgress(Response):
-    """What the most advanced agent is doing for the endpoint."""
+    """Progress of the most advanced agent."""
 
     phase: str
     bytes_done: int
@@ -65,22 +65,22 @@ class Endpoint(Response):
     """`latest` or a fixed version."""
     resolved_version: str | None
     version_note: str | None = None
-    """Why it stays at a version although it follows `latest`: the model is not shared with its project any more."""
+    """Why an endpoint that follows `latest` stays at a version: the model is no longer shared with its project."""
     file: str | None = None
-    """The file that was chosen; None for the version's own model."""
+    """The chosen file; None for the version's default model."""
     status: EndpointStatus
     status_reason: str | None
     progress: EndpointProgress | None
     is_active: bool
     base_url: str
-    """For the OpenAI client."""
+    """To be used with an OpenAI client."""
     recall: RecallNotice | None = None
-    """The model's owner calls it back: the endpoint stops at the deadline."""
+    """Set while the model's owner is recalling it: the endpoint stops at the deadline."""
     created_at: UnixSeconds
 
 
 class Reason(Response):
-    """One rule that stands in the way, in words, and what would make it possible."""
+    """One rule that prevents the deployment, an explanation, and how to satisfy it."""
 
     rule: str
     message: str
@@ -92,4 +92,4 @@ class Explanation(Response):
     possible: bool
     reasons: list[Reason]
     notes: list[str] = Field(default_factory=list)
-    """What is allowed but worth knowing, such as that shared tiers may evict a model."""
+    """What is allowed but worth knowing, for example that shared tiers may evict a model."""

@@ -1,4 +1,4 @@
-"""The words of an error: `{"error": {"message", "type", "code", "param"}}` on every route, as OpenAI's API has it."""
+"""Error responses: `{"error": {"message", "type", "code", "param"}}` on every route, as in OpenAI's API."""
 
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ class ErrorType(StrEnum):
 
 
 class ErrorCode(StrEnum):
-    """Codes a program may branch on. Share and unshare carry none: there the message is the contract."""
+    """Codes that programs may rely on. Share and unshare have none: there, the message is the contract."""
 
     PROJECT_NOT_FOUND = "project_not_found"
     MODEL_NOT_FOUND = "model_not_found"

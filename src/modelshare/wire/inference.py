@@ -1,7 +1,7 @@
-"""What an inference request asks for, as far as server and agent have to know it to count, limit and serve it fairly.
+"""The properties of an inference request that server and agent need to count, limit and schedule it.
 
-Both read a request's body with `read`, so that they cannot disagree on it. Fields that are not named here pass by
-unread; which of them an engine takes is the agent's to say.
+Both parse the body with `read`, so that they cannot disagree. Fields that are not listed here are passed through; the
+agent decides which of them an engine accepts.
 """
 
 import re
@@ -14,17 +14,17 @@ from msgspec import Meta
 from modelshare.wire.json_text import flaw
 
 MAX_CHOICES: Final = 128
-"""Of `n`, as OpenAI's API has it."""
+"""Maximum of `n`, as in OpenAI's API."""
 EMBEDDED_TOGETHER: Final = 8
-"""Texts to embed that are as much work as one sequence, and go to an engine as one: each is computed in one step."""
+"""Texts to embed that count as one sequence: an engine processes them as one batch, in one step."""
 MAX_TOKENS: Final = 1 << 24
-"""Of one answer: more than any model's context holds."""
+"""Upper bound for one answer: larger than any model's context."""
 _MAX_TOGETHER: Final = (1 << 31) - 1
-"""Of one request, as frames of the link have it."""
+"""Upper bound for one request, as in the link's frames."""
 _TEMPLATE_TOKENS: Final = 4096
-"""What a chat template may add to a prompt: the model's own instructions, how tools are called, marks of roles."""
+"""Tokens that a chat template may add to a prompt: default instructions, tool descriptions, role markers."""
 _BYTES_PER_TOKEN: Final = 4
-"""About right for English text."""
+"""Approximately right for English text."""
 _Choices = Annotated[int, Meta(ge=1, le=MAX_CHOICES)]
 _Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 _AT: Final = re.compile(r" - at `\$\.(\w+)")
@@ -33,7 +33,7 @@ _Fields = TypeVar("_Fields")
 
 
 class BadInferenceRequestError(Exception):
-    """The body is no request for this route; the text is for the client, `param` the field at fault if it is one."""
+    """The body is not a valid request for this route. The text is shown to the client; `param` is the invalid field."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -41,26 +41,26 @@ class BadInferenceRequestError(Exception):
 
 
 class InferenceRequest(msgspec.Struct, frozen=True):
-    """One request, in numbers."""
+    """The properties of a request that matter for counting and limits."""
 
     stream: bool
     prompts: int
-    """Texts to complete or to embed; 1 for a chat."""
+    """Number of texts to complete or to embed; 1 for a chat."""
     choices: int
-    """Answers to each prompt that an engine generates, whether or not all of them are returned (`best_of`)."""
+    """Answers generated for each prompt, including those that are not returned (`best_of`)."""
     max_tokens: int | None
-    """Most tokens of one answer, if the client set a limit."""
+    """The client's limit for one answer, if it set one."""
     generates: bool = True
-    """There are answers in tokens; else embeddings."""
+    """False for embeddings."""
 
     @property
     def sequences(self) -> int:
-        """What the engine works on: each prompt as often as it is answered."""
+        """Total number of answers to generate: prompts times choices."""
         return self.prompts * self.choices
 
     @property
     def turns(self) -> int:
-        """How often it is the request's turn in an engine: once a sequence, or a few texts to embed."""
+        """Number of scheduling turns that the request needs: one per sequence, or one per batch of texts to embed."""
         return self.sequences if self.generates else -(-self.prompts // EMBEDDED_TOGETHER)
 
 
@@ -84,10 +84,10 @@ _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def read(route: str, body: bytes) -> InferenceRequest:
-    """Reads a request's body. Raises BadInferenceRequest, with words for the client."""
+    """Parses a request body. Raises BadInferenceRequestError, with a message for the client."""
     fields = decoded(_decode, body)
     if not body.isascii():
-        decoded(bytes.decode, body)  # fields that are passed by unread as well
+        decoded(bytes.decode, body)  # also checks the fields that are passed through
     name: Literal["prompt", "input"] = "input" if route == "embeddings" else "prompt"
     prompts = 1 if route == "chat/completions" else decoded(lambda value: _count(value, name), getattr(fields, name))
     limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
@@ -101,9 +101,9 @@ def read(route: str, body: bytes) -> InferenceRequest:
 
 
 def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -> tuple[int, int]:
-    """The most tokens that prompts and answers can have: no count beyond is to be believed.
+    """Upper bounds for the prompt tokens and completion tokens of a request; higher counts are not plausible.
 
-    `context`: tokens that a prompt and its answer may have together, where that is known.
+    `context`: the model's context length in tokens (prompt and answer together), if known.
     """
     of_one = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
     prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * of_one, _MAX_TOGETHER)
@@ -114,12 +114,12 @@ def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -
 
 
 def tokens_in(text_bytes: int) -> int:
-    """An estimate for a text of so many bytes."""
+    """Estimates the tokens in a text of `text_bytes` bytes."""
     return -(-text_bytes // _BYTES_PER_TOKEN)
 
 
 def decoded(decode: Callable[[bytes], _Fields], body: bytes) -> _Fields:
-    """Decodes a request's body, or part of it. Raises BadInferenceRequest, which names the field at fault."""
+    """Decodes (part of) a request body. Raises BadInferenceRequestError, which names the invalid field."""
     try:
         return decode(body)
     except msgspec.ValidationError as error:
@@ -141,7 +141,7 @@ def _refusal(text: str) -> BadInferenceRequestError:
 
 
 def _count(field: bytes, name: str) -> int:
-    """How many texts the field holds: a text, a list of texts, a list of tokens, or a list of such lists."""
+    """Number of texts in the field: a text, a list of texts, a list of tokens, or a list of lists of tokens."""
     value = bytes(field).strip()
     if value.startswith(b'"'):
         return 1

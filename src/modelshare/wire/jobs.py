@@ -1,4 +1,4 @@
-"""The platform's work in the background, as its operator sees it."""
+"""Failed background jobs, as shown to the platform's operator."""
 
 from typing import Literal
 
@@ -6,15 +6,15 @@ from modelshare.wire.base import Response, UnixSeconds
 
 
 class GivenUpJob(Response):
-    """A job that failed too often."""
+    """A job that failed after its last attempt."""
 
     object: Literal["job.given_up"] = "job.given_up"
     id: str
     kind: str
     """Such as `registry.process`."""
     subject: str
-    """What it was about: an id of the kind's own."""
+    """The id of what the job worked on; what kind of id depends on `kind`."""
     attempts: int
     error: str
-    """Of the last attempt."""
+    """The error of the last attempt."""
     given_up_at: UnixSeconds

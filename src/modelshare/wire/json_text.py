@@ -1,4 +1,4 @@
-"""What is wrong with bytes that are to be JSON, in words."""
+"""Explains why a request body is not valid JSON."""
 
 import json
 from typing import Any, Final
@@ -17,7 +17,7 @@ class _NoNumberError(ValueError):
 
 
 def flaw(body: bytes) -> str | None:
-    """Why the body is not JSON that everybody reads alike (RFC 8259), as a sentence or two; None where it is."""
+    """Why the body is not interoperable JSON (RFC 8259), in a sentence or two; None if it is."""
     if not body.strip():
         return "The body is empty. Send a JSON object with `Content-Type: application/json`."
     known = next((words for beginning, words in _BEGINNINGS.items() if body.startswith(beginning)), None)
@@ -45,7 +45,7 @@ def _words(body: bytes, error: Exception) -> str:
             return _not_json(error)
         case RecursionError():
             return "The body is nested too deeply."
-    return "The body contains a number with too many digits."  # Python's own limit
+    return "The body contains a number with too many digits."  # more than Python's int() accepts
 
 
 def _refuse(constant: str) -> Any:

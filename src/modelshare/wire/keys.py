@@ -10,11 +10,11 @@ from modelshare.wire.text import Name
 
 ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
 Quota = Annotated[int, Field(ge=0, le=1 << 62)]
-"""Most bytes of weights a project may store; None, where a project has none, takes the platform's default."""
+"""Maximum bytes of weights that a project may store. None means the platform's default."""
 
 
 def _written(value: object) -> object:
-    if isinstance(value, int):  # 5 would be 0.0.0.5
+    if isinstance(value, int):  # ipaddress would read 5 as 0.0.0.5
         raise ValueError("write a network as text, such as 10.0.0.0/8")  # noqa: TRY004 - what pydantic answers with 400
     return value
 
@@ -39,10 +39,10 @@ class ProjectCreate(Request):
 
 
 class ProjectPatch(Request):
-    """What to change; what is not sent stays as it is."""
+    """The fields to change; omitted fields keep their value."""
 
     quota_bytes: Quota | None = None
-    """None takes the platform's default."""
+    """None means the platform's default."""
 
 
 class Project(Response):
@@ -57,19 +57,19 @@ class Project(Response):
 
 class ProjectWithKey(Project):
     api_key: str
-    """The project's first key, shown this once."""
+    """The project's first key, shown only once."""
 
 
 class KeyCreate(Request):
     name: Name
     scopes: list[Scope] = Field(default_factory=list)
-    """None given means all; with `endpoint`, none given means `inference`."""
+    """Empty means all scopes, or `inference` if `endpoint` is set."""
     expires_in: Seconds | None = None
-    """Seconds until the key ends."""
+    """Seconds until the key expires."""
     allowed_ips: Annotated[list[Network], Field(max_length=100)] = Field(default_factory=list)
-    """Networks the key may be used from, such as `10.0.0.0/8`; none given means all."""
+    """Networks from which the key may be used, such as `10.0.0.0/8`; empty means all."""
     endpoint: EndpointSlug | None = None
-    """Slug of the only endpoint the key may call."""
+    """Slug of the only endpoint that the key may call."""
 
 
 class Key(Response):
@@ -77,7 +77,7 @@ class Key(Response):
     id: str
     name: str
     hint: str
-    """The value's first and last characters, enough to tell keys apart."""
+    """The value's first and last characters, to tell keys apart."""
     scopes: list[Scope]
     allowed_ips: list[str]
     endpoint: str | None
@@ -89,6 +89,6 @@ class Key(Response):
 
 class KeyWithValue(Key):
     key: str
-    """The value, shown this once; only its SHA-256 is stored."""
+    """The value, shown only once; only its SHA-256 is stored."""
     old_value_valid_until: UnixSeconds | None = None
-    """After a rotation: until when the previous value still works."""
+    """After a rotation: the time until which the previous value still works."""

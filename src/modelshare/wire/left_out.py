@@ -1,6 +1,6 @@
-"""What a push leaves out unless it is told otherwise: the one list for folders, archives and the browser.
+"""Files that a push leaves out by default: one list for folders, archives and the browser.
 
-No engine reads any of it, and much of it is somebody's secret. What was left out is always said.
+No engine reads these files, and many of them contain secrets. The user is always told what was left out.
 """
 
 import functools
@@ -17,21 +17,22 @@ from modelshare.wire.patterns import MAX_PATTERN, Pattern, decision, is_bounded,
 from modelshare.wire.text import visible
 
 IGNORE_FILE: Final = ".modelshareignore"
-"""In a model's folder: patterns of what to leave out besides, or, after a `!`, of what to push all the same."""
+"""A file in the model's folder with patterns of further files to leave out, or, after a `!`, of files to push
+anyway."""
 MAX_IGNORE_FILE: Final = 64 << 10
 """Bytes."""
 MAX_IGNORED: Final = 500
-"""Patterns in it."""
+"""Maximum number of patterns in an ignore file."""
 KEPT: Final = frozenset({".gitattributes", ".gitignore"})
-"""Hidden files that are a repository's own."""
+"""Hidden files that belong to a model repository."""
 _SHOWN: Final = 10
 _SHOWN_OF_PATH: Final = 120
 
 
 class Reason(StrEnum):
-    """Why something is left out, as a note says it."""
+    """Why something is left out. The values are shown in messages."""
 
-    SECRET = "may hold a password or key"  # noqa: S105 - a reason
+    SECRET = "may hold a password or key"  # noqa: S105 - not a password
     TRAINING = "state of a training run, which no engine reads"
     LOG = "log of a training run"
     UNFINISHED = "unfinished download or temporary file"
@@ -104,18 +105,18 @@ LIST: Final = (
     ),
     _Names(Reason.HIDDEN, folders=(".*",), files=(".*",)),
 )
-"""The first that fits gives the reason. Names in small letters, with `*` for any characters."""
+"""The first match gives the reason. Names are lowercase; `*` matches any characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     path: str
-    """A file, or a folder with a `/` at its end."""
+    """A file, or a folder with a trailing `/`."""
     reason: Reason
 
 
 def left_out(path: str, *, is_folder: bool = False) -> LeftOut | None:
-    """What the list leaves out of `path`: the path, or the outermost folder around it; None where it says nothing."""
+    """What the list leaves out: `path` itself or its outermost listed parent folder; None if nothing matches."""
     names = path.split("/")
     for number, name in enumerate(names, 1):
         reason = _reason(name, is_folder=is_folder or number < len(names))
@@ -127,34 +128,34 @@ def left_out(path: str, *, is_folder: bool = False) -> LeftOut | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The list, and what somebody wants besides: later patterns go before earlier ones, and all before the list."""
+    """The default list plus the user's patterns. Later patterns override earlier ones, and all override the list."""
 
     patterns: tuple[Pattern, ...] = ()
-    """A pattern takes out, one with `!` brings back."""
+    """A plain pattern leaves files out; one with `!` includes them again."""
 
     @classmethod
     def of(
         cls, *, ignored: Iterable[str] = (), exclude: Iterable[str] = (), include: Iterable[str] = ()
     ) -> "Selection":
-        """From the lines of an ignore file, and from plain patterns."""
+        """Builds a selection from the lines of an ignore file and from patterns without `!`."""
         brought_back = tuple(replace(pattern, negated=True) for pattern in parse_all(include))
         return cls((*parse_all(ignored), *parse_all(exclude), *brought_back))
 
     @property
     def brings_back(self) -> bool:
-        """Whether it may want something of a folder that is left out."""
+        """Whether a pattern may include something from a folder that is left out."""
         return any(pattern.negated for pattern in self.patterns)
 
     def with_ignored(self, lines: Iterable[str]) -> "Selection":
-        """With an ignore file's lines before its own patterns."""
+        """Returns a copy with an ignore file's lines before its own patterns."""
         return Selection((*parse_all(lines), *self.patterns))
 
     def work(self, path: str) -> int:
-        """How many steps `left_out` may take for this path."""
+        """Upper bound for the steps that `left_out` takes for this path."""
         return sum(pattern.work(path) for pattern in self.patterns)
 
     def left_out(self, path: str, *, is_folder: bool = False) -> LeftOut | None:
-        """What is left out of `path`: the path, or a folder around it; None where it is to be pushed."""
+        """What is left out: `path` itself or a parent folder of it; None if the path is to be pushed."""
         decided = decision(self.patterns, path, is_folder=is_folder)
         if decided is False:
             return None
@@ -165,7 +166,7 @@ class Selection:
 
 
 def note(found: Iterable[LeftOut]) -> str | None:
-    """One sentence that names what was left out, what may be secret first; None where nothing was."""
+    """One sentence that lists what was left out, possible secrets first; None if nothing was."""
     counts = Counter(found)
     order = list(Reason)
     items = sorted(counts, key=lambda item: (order.index(item.reason), item.path))
@@ -182,7 +183,7 @@ def _shown(path: str) -> str:
 
 
 def ignore_file_lines(folder: Path) -> Sequence[str]:
-    """The lines of the folder's ignore file, none where it has none. ValueError for one that cannot be read as such."""
+    """The lines of the folder's ignore file, empty if it has none. Raises ValueError for an invalid file."""
     location = folder / IGNORE_FILE
     if not location.is_file():
         return ()
@@ -191,7 +192,7 @@ def ignore_file_lines(folder: Path) -> Sequence[str]:
 
 
 def lines_of(data: bytes) -> Sequence[str]:
-    """The lines of an ignore file. ValueError where it is no such file."""
+    """The lines of an ignore file's content. Raises ValueError if it is invalid or too large."""
     if len(data) > MAX_IGNORE_FILE:
         raise ValueError(f"{IGNORE_FILE} is longer than {MAX_IGNORE_FILE:,} bytes")
     try:
@@ -207,7 +208,7 @@ def lines_of(data: bytes) -> Sequence[str]:
 
 
 def for_scripts() -> dict[str, object]:
-    """The list with expressions that JavaScript reads too: one for names of folders and one for names of files each."""
+    """The list for JavaScript: for each reason one regular expression for folder names and one for file names."""
     expressions = [
         {"reason": names.reason, "folders": _expression(names.folders), "files": _expression(names.files)}
         for names in LIST
@@ -217,7 +218,7 @@ def for_scripts() -> dict[str, object]:
 
 @functools.lru_cache(8192)
 def _reason(name: str, *, is_folder: bool) -> Reason | None:
-    """Why a file or a folder of this name is left out."""
+    """Why a file or folder with this name is left out; None if it is not."""
     name = unicodedata.normalize("NFC", name).lower()
     if name in {"", ".", ".."} or (name in KEPT and not is_folder):
         return None
@@ -236,6 +237,6 @@ def _compiled() -> list[tuple[_Names, re.Pattern[str], re.Pattern[str]]]:
 
 
 def _expression(globs: Sequence[str]) -> str:
-    """Fits a whole name; `(?!)` fits none."""
+    """A regular expression that matches whole names; `(?!)` matches none."""
     each = (".*".join(re.escape(piece) for piece in glob.split("*")) for glob in globs)
     return f"^(?:{'|'.join(each)})$" if globs else "(?!)"

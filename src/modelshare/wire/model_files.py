@@ -1,4 +1,4 @@
-"""What the names of a model's files tell before one byte of them is sent. Pure."""
+"""Checks that need only the names of a model's files, before any byte is sent. Pure."""
 
 import posixpath
 import re
@@ -24,12 +24,12 @@ _ANOTHER_END = re.compile(
 _PIECE = re.compile(r".+\.(?:safetensors|gguf)(?:-split-[a-z]+|\.part-?[0-9a-z]+(?:of[0-9]+)?)", re.IGNORECASE)
 _LIKE_SAFETENSORS: Final = 0.85
 _LIKE_GGUF: Final = 0.75
-"""Of `difflib`: one or two letters differ; `.ggml` and `.tensors`, which are formats of their own, differ by more."""
+"""Minimal `difflib` ratios: one or two letters may differ. Other formats such as `.ggml` and `.tensors` differ more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """One of several files that belong together, such as `model-00002-of-00003.safetensors`."""
+    """The name of one of several files that belong together, such as `model-00002-of-00003.safetensors`."""
 
     prefix: str
     number: int
@@ -43,7 +43,7 @@ class Numbered:
 
 
 def numbered(path: str) -> Numbered | None:
-    """Where a file of weights stands among others, by its name."""
+    """Parses the name of a weights file that is one of several; None for other files."""
     found = _NUMBERED.fullmatch(path)
     if found is None or not found["suffix"].lower().endswith((*SAFE_WEIGHTS, *PICKLES)):
         return None
@@ -52,16 +52,19 @@ def numbered(path: str) -> Numbered | None:
 
 
 def is_pickle_name(path: str, paths: Collection[str]) -> bool:
-    """Whether a file named so is a pickle. OpenVINO keeps plain numbers in NAME.bin beside NAME.xml."""
+    """Whether the name is that of a pickle.
+
+    NAME.bin beside NAME.xml is an OpenVINO model, which contains plain numbers.
+    """
     if path.lower().endswith(".bin") and f"{posixpath.splitext(path)[0]}.xml" in paths:
         return False
     return path.lower().endswith(PICKLES)
 
 
 def refusal(paths: Collection[str], *, allow_pickle: bool = True, unfinished: Collection[str] = ()) -> str | None:
-    """Why files of these names are no model that can be pushed, with what to do; None where nothing speaks against it.
+    """Why files with these names cannot be pushed as a model, and what to do; None if they can.
 
-    `unfinished`: files that lie beside them and are left out.
+    `unfinished`: unfinished downloads in the same folder, which are left out.
     """
     names = set(paths)
     return (
@@ -84,7 +87,7 @@ def pickle_refusal(paths: Collection[str]) -> str | None:
 
 
 def missing(path: str, *, unfinished: Collection[str] = (), count: int = 0, more: int = 0) -> str:
-    """Says that a file is missing which others belong to."""
+    """A message that a file of a group is missing. `count`: the size of the group, `more`: further missing files."""
     others = f" and {more:,} more" if more else ""
     is_or_are = "are" if more else "is"
     of = f", of {count:,} that belong together" if count else ""
@@ -126,7 +129,7 @@ def _is_of_weights(path: str) -> bool:
 
 
 def _misnamed(path: str) -> str | None:
-    """Weights under a name by which no engine finds them."""
+    """Explains that a weights file has a name that no engine recognizes; None for other files."""
     if _PIECE.fullmatch(path):
         return f"{_shown(path)} is a fragment of a file. Join the fragments into the original file, and push that."
     if found := _ANOTHER_END.fullmatch(path):
@@ -148,7 +151,7 @@ def _misnamed(path: str) -> str | None:
 
 
 def _meant(extension: str) -> str | None:
-    """The extension of weights that this one nearly is."""
+    """The weights extension that this one is probably a misspelling of; None if there is none."""
     for end, least in ((".safetensors", _LIKE_SAFETENSORS), (".gguf", _LIKE_GGUF)):
         near = SequenceMatcher(None, extension[1:].replace("_", "").replace("-", ""), end[1:]).ratio()
         if extension != end and near >= least:

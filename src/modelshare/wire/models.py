@@ -12,14 +12,14 @@ from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimL
 from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
-"""The Hugging Face form: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
+"""As on Hugging Face: 1-96 of `[A-Za-z0-9_.-]`, a word character at both ends, no `--` and no `..`."""
 
 ModelName = Annotated[str, Field(pattern=MODEL_NAME_PATTERN, max_length=96)]
 Tag = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(check_name)]
 VersionNotes = Annotated[Text, Field(max_length=4000)]
-"""What its owner says of a version: what changed, what to mind."""
+"""The owner's notes on a version, such as what changed."""
 ModelFile = Annotated[Line, Field(min_length=1, max_length=1024), AfterValidator(partial(normalize, "NFC"))]
-"""The path of a file that says which of several models is meant, in the form in which paths are pushed."""
+"""The path of a file that selects one of several models, normalized (NFC) as pushed paths are."""
 
 
 class ModelStatus(StrEnum):
@@ -27,19 +27,19 @@ class ModelStatus(StrEnum):
     PROCESSING = "processing"
     READY = "ready"
     ACTIVE = "active"
-    """Ready, and at least one active endpoint uses it."""
+    """Ready, and used by at least one active endpoint."""
     FAILED = "failed"
 
 
 class CatalogRole(StrEnum):
     DEPLOYABLE = "deployable"
-    """In the catalog; anybody may select it on `self_hosted` only."""
+    """In the catalog; others may deploy it on `self_hosted` only."""
     SHARED = "shared"
-    """Anybody may select it on every tier."""
+    """Others may deploy it on every tier."""
 
 
 class Model(Response):
-    """A model in OpenAI's list form."""
+    """A model as in OpenAI's model list."""
 
     id: str
     object: Literal["model"] = "model"
@@ -51,17 +51,17 @@ class ModelChoice(Response):
     """One of several models among a version's files, such as a quantization."""
 
     file: str
-    """Names it, at an endpoint and at a push."""
+    """The file that selects this model in an endpoint or a push."""
     format: str
     quantization: str | None
     parameters: int | None
     context_length: int | None
     size_bytes: int
-    """Of its weights."""
+    """Size of its weights."""
 
 
 class ExtendedModel(Model):
-    """The owner's view. The sharing fields are None or zero while the model is not in the catalog."""
+    """A model as its owner sees it. The sharing fields are None or zero if the model is not in the catalog."""
 
     name: str
     display_name: str | None
@@ -69,10 +69,10 @@ class ExtendedModel(Model):
     tags: list[str]
     license: str | None
     card: str | None = None
-    """Markdown; given when one model is read, left out of lists."""
+    """Markdown; omitted in lists."""
     status: ModelStatus
     status_reason: str | None
-    """Why processing failed, as a sentence with the remedy."""
+    """Why processing failed and how to fix it."""
     format: str | None
     size_bytes: int | None
     architecture: str | None
@@ -82,16 +82,16 @@ class ExtendedModel(Model):
     quantization: str | None
     task: str | None
     file: str | None = None
-    """The file that is described and opened; the first, where the weights are several."""
+    """The file that is described and opened; the first one if the weights are split."""
     choices: list[ModelChoice] = Field(default_factory=list)
-    """All models among the files, the one described first; empty where it is the only one."""
+    """All models among the files, the default one first; empty if there is only one."""
     version: str | None
     version_notes: str | None = None
     manifest_digest: str | None
     is_shared: bool
     is_listed: bool
-    """Whether the catalog shows it. One that is shared is hidden while no version of it is ready, such as when its only
-    one failed a check; role and counts stay."""
+    """Whether the catalog shows it. A shared model is hidden while no version of it is ready, for example because its
+    only version failed a check; role and counts remain."""
     audience: Audience | None = None
     catalog_role: CatalogRole | None
     shared_at: UnixSeconds | None
@@ -102,14 +102,14 @@ class ExtendedModel(Model):
 
 
 class SharedModel(ExtendedModel):
-    """The answer to sharing."""
+    """The response to a share request."""
 
     link: ClaimLinkWithToken | None = None
-    """The claim link that was asked for; its token is in this answer and nowhere else."""
+    """The requested claim link; its token is returned only here."""
 
 
 class ModelPatch(Request):
-    """Rename, or edit what people read; the manifest never changes."""
+    """Renames a model or edits its descriptive fields; the manifest never changes."""
 
     name: ModelName | None = None
     display_name: Annotated[Line, Field(max_length=200)] | None = None
@@ -126,71 +126,70 @@ class Version(Response):
     status_reason: str | None
     is_latest: bool
     latest_note: str | None = None
-    """Why it did not become the latest when it was ready, and what would make it the latest; None where it did."""
+    """Why it did not become the latest when it was ready, and how to make it the latest; None if it did."""
     version_notes: str | None = None
-    """What its owner says of it."""
+    """The owner's notes."""
     size_bytes: int | None
     manifest_digest: str | None
     created_at: UnixSeconds
 
 
 class VersionPatch(Request):
-    """What may be edited of a version; its files and its manifest never change."""
+    """The editable fields of a version; its files and its manifest never change."""
 
     version_notes: VersionNotes | None
 
 
 class VersionDeletion(Response):
-    """What deleting a version would do; nothing was changed."""
+    """A preview of deleting a version; nothing is changed."""
 
     object: Literal["model.version_deletion"] = "model.version_deletion"
     version: str
     possible: bool
     reasons: list[str]
-    """What stands in the way, and what to do about it."""
+    """What prevents the deletion, and what to do about it."""
     frees_bytes: int
-    """Bytes of the quota that it gives back: what no other version holds."""
+    """Bytes of the quota that would be freed: files that no other version uses."""
     notes: list[str] = Field(default_factory=list)
-    """What one might not expect."""
+    """Further effects that one might not expect."""
 
 
 class UnsharePreview(Response):
-    """What unsharing would do; nothing was changed."""
+    """A preview of unsharing a model; nothing is changed."""
 
     object: Literal["model.unshare_preview"] = "model.unshare_preview"
     model: str
     keeps_serving: int
-    """Active endpoints that go on serving, of all projects."""
+    """Active endpoints of all projects that continue to serve."""
     keeps_serving_other_projects: int
     stops_following: int = 0
-    """Those of other projects that follow `latest` now: they stay at `stays_at`, and nothing pushed later reaches
-    them."""
+    """Endpoints of other projects that follow `latest` now: they stay at `stays_at` and get no later versions."""
     stays_at: str | None = None
-    """The latest version now."""
+    """The latest version."""
     stops_being_possible: list[str]
     removed: list[str]
-    """Parts of the catalog footprint that go."""
+    """Catalog data that will be removed."""
     notes: list[str]
-    """What one might not expect."""
+    """Further effects that one might not expect."""
 
 
 class DeployingProject(Response):
     project: str
-    """Public name."""
+    """The project's public name."""
     endpoints: int
 
 
 class CatalogFootprint(Response):
-    """The owner's view of a model's footprint in the catalog."""
+    """A model's presence in the catalog, as its owner sees it."""
 
     object: Literal["model.catalog"] = "model.catalog"
     model: str
     is_shared: bool
     is_listed: bool
-    """Whether the catalog shows it: false too while it is shared and no version is ready."""
+    """Whether the catalog shows it; also false while it is shared but no version is ready."""
     audience: Audience | None = None
     projects: list[AudienceProject] = Field(default_factory=list)
-    """To whom a targeted share shows."""
+    """The projects that a targeted model is shared with."""
     links: list[ClaimLink] = Field(default_factory=list)
     """Its claim links, newest first."""
     catalog_role: CatalogRole | None
@@ -199,8 +198,8 @@ class CatalogFootprint(Response):
     deployment_count: int
     endpoints_by_tier: dict[str, int]
     staying_at: dict[str, int] = Field(default_factory=dict)
-    """Active endpoints of other projects that follow `latest` and stay at this version, by version: the model is not
-    shared with them any more."""
+    """Active endpoints of other projects that follow `latest` but stay at this version because the model is no longer
+    shared with them, by version."""
     deploying_projects: list[DeployingProject]
     tokens_served: int
 
@@ -212,7 +211,7 @@ class ManifestFile(Response):
 
 
 class CatalogModel(Response):
-    """A card of the public catalog: the manifest's facts, never a place where weights lie."""
+    """A catalog entry: facts from the manifest, but not where the weights are stored."""
 
     id: str
     object: Literal["catalog.model"] = "catalog.model"
@@ -234,7 +233,7 @@ class CatalogModel(Response):
     size_bytes: int
     version: str
     audience: Audience = Audience.PUBLIC
-    """`targeted`: you see it because it was shared with your project; the public does not."""
+    """`targeted`: you see it because it is shared with your project; the public does not."""
     catalog_role: CatalogRole
     allowed_tiers: list[str]
     deployment_count: int
@@ -248,7 +247,7 @@ class CatalogModelDetail(CatalogModel):
     manifest_digest: str
     versions: list[Version]
     choices: list[ModelChoice] = Field(default_factory=list)
-    """All models among the files of this version, its own first; empty where it is the only one."""
+    """All models among this version's files, the default one first; empty if there is only one."""
 
 
 class FacetCount(Response):
@@ -257,23 +256,23 @@ class FacetCount(Response):
 
 
 class CatalogPage(Response):
-    """A page of the catalog. One with fewer models than asked for may be followed by more: see `has_more`."""
+    """A page of the catalog. It may have fewer models than requested and still be followed by more: see `has_more`."""
 
     object: Literal["list"] = "list"
     data: list[CatalogModel]
     has_more: bool = False
     next_cursor: str | None = None
     total: int = 0
-    """Models that fit, on all pages."""
+    """Number of matching models on all pages."""
     total_is_exact: bool = True
-    """False where more fit than are counted: there are at least `total`, and of each facet's values at least `count`,
-    taken from the models that were shared last."""
+    """False if more models match than are counted: then `total` and each facet's `count` are lower bounds, taken from
+    the most recently shared models."""
     corrected: str | None = None
-    """What was searched instead, where nothing fits the words that were asked for."""
+    """The corrected search words that were used, if nothing matches the original ones."""
     facets: dict[str, list[FacetCount]] | None = None
     """By `family`, `license`, `architecture`, `format`, `role`, `tag`: the most frequent values first. By `parameters`
-    and `context`: ranges, rising, such as `3B-8B` (at least 3,000,000,000 and less than 8,000,000,000 parameters),
-    `8K-32K` (at least 8 x 1,024 and less than 32 x 1,024 tokens), and the last one `100B-`, without an end."""
+    and `context`: ranges in ascending order, such as `3B-8B` (at least 3,000,000,000 and less than 8,000,000,000
+    parameters), `8K-32K` (at least 8 x 1,024 and less than 32 x 1,024 tokens), and an open-ended last one, `100B-`."""
 
 
 class FeatureRequest(Request):

@@ -1,8 +1,8 @@
-"""Patterns of file paths as `.gitignore` has them (https://git-scm.com/docs/gitignore). Pure.
+"""`.gitignore` patterns (https://git-scm.com/docs/gitignore). Pure.
 
-Not a library's, since the server matches patterns that anybody sends: here the time is bounded by the length of the
-pattern times that of the path, whatever they hold. One rule differs from git's: a file can be brought back from a
-folder that an earlier pattern takes, as Docker has it.
+Not from a library, since the server matches patterns from untrusted clients: here the time is bounded by the length of
+the pattern times the length of the path, whatever they contain. One rule differs from git's: as in Docker, a file can
+be included again although an earlier pattern excludes its folder.
 """
 
 import fnmatch
@@ -16,9 +16,9 @@ from pydantic import AfterValidator, Field
 
 MAX_PATTERNS: Final = 200
 MAX_PATTERN: Final = 300
-"""Characters."""
+"""Maximum length in characters."""
 MAX_DEPTHS: Final = 4
-"""Times that a pattern may say `**`: each makes it one more place where the match may go on."""
+"""Maximum number of `**` in a pattern: each adds a position at which a match may continue."""
 _ANY_DEPTH: Final = "**"
 
 
@@ -29,7 +29,7 @@ class Pattern:
     segments: tuple[str, ...]
 
     def fits(self, path: str, *, is_folder: bool = False) -> bool:
-        """Whether it fits the path, or a folder around it."""
+        """Whether it matches the path or one of its parent folders."""
         names = path.split("/")
         at = self._without_passing({0})
         for number, name in enumerate(names, 1):
@@ -39,11 +39,11 @@ class Pattern:
         return False
 
     def work(self, path: str) -> int:
-        """How many steps `fits` may take for this path."""
+        """Upper bound for the steps that `fits` takes for this path."""
         return (1 + 2 * self.segments.count(_ANY_DEPTH)) * (1 + path.count("/"))
 
     def _after(self, at: set[int], name: str) -> set[int]:
-        """Where in the pattern one may be, after one more name of the path."""
+        """The possible positions in the pattern after matching one more path segment."""
         after = set[int]()
         for n in at:
             if n < len(self.segments):
@@ -54,16 +54,16 @@ class Pattern:
         return self._without_passing(after)
 
     def _without_passing(self, at: set[int]) -> set[int]:
-        """`at`, and the places after a `**` that takes no folder."""
+        """Adds the positions after each `**` that matches zero folders."""
         for n in sorted(at):
             while n < len(self.segments) and self.segments[n] == _ANY_DEPTH:
-                n += 1  # noqa: PLW2901 - the next place
+                n += 1  # noqa: PLW2901 - the next position
                 at.add(n)
         return at
 
 
 def parse(line: str) -> Pattern | None:
-    """The pattern of one line; None for an empty line or a comment."""
+    """Parses one line; returns None for an empty line or a comment."""
     text = _without_blanks_at_end(line.rstrip("\r\n"))
     if not text or text.startswith("#"):
         return None
@@ -78,7 +78,7 @@ def parse(line: str) -> Pattern | None:
         return None
     if not anchored:
         segments.insert(0, _ANY_DEPTH)
-    if segments[-1] == _ANY_DEPTH:  # `folder/**` takes what is in it: any name, with all that is below
+    if segments[-1] == _ANY_DEPTH:  # `folder/**` matches everything in the folder, at any depth
         segments[-1] = "*"
     return Pattern(negated, folders_only, tuple(segments))
 
@@ -88,7 +88,7 @@ def parse_all(lines: Iterable[str]) -> tuple[Pattern, ...]:
 
 
 def decision(patterns: Sequence[Pattern], path: str, *, is_folder: bool = False) -> bool | None:
-    """True where the last pattern that fits takes the path, False where it brings it back, None where none fits."""
+    """Whether the last matching pattern excludes the path (True) or includes it again (False); None if none matches."""
     for pattern in reversed(patterns):
         if pattern.fits(path, is_folder=is_folder):
             return not pattern.negated
@@ -96,7 +96,7 @@ def decision(patterns: Sequence[Pattern], path: str, *, is_folder: bool = False)
 
 
 def is_bounded(pattern: Pattern) -> bool:
-    """Whether it is short and simple enough to be matched with many paths."""
+    """Whether it is short and simple enough to be matched against many paths."""
     is_short = sum(map(len, pattern.segments)) + len(pattern.segments) <= MAX_PATTERN + len(_ANY_DEPTH) + 1
     return is_short and pattern.segments.count(_ANY_DEPTH) <= MAX_DEPTHS
 
@@ -122,12 +122,15 @@ def _without_blanks_at_end(text: str) -> str:
 
 @functools.lru_cache(1024)
 def _segment(glob: str) -> re.Pattern[str]:
-    # fnmatch writes atomic groups, so that no name makes its expressions try again and again.
+    # fnmatch uses atomic groups, so that no name causes catastrophic backtracking.
     return re.compile(fnmatch.translate(_as_fnmatch(glob)))
 
 
 def _as_fnmatch(glob: str) -> str:
-    """`glob` with a backslash's next character as a class of its own, and `[^...]` as `[!...]`."""
+    """Translates gitignore syntax to fnmatch's:
+
+    a backslash escape becomes a character class, `[^...]` becomes `[!...]`.
+    """
     out, at = [], 0
     while at < len(glob):
         if glob[at] == "\\" and at + 1 < len(glob):

@@ -1,8 +1,8 @@
-"""Keys and passwords in the text of small files, by the forms that their makers give them. Pure; names no secret.
+"""Finds keys and passwords in small text files by their well-known formats. Pure; never returns the secret itself.
 
-The forms: gitleaks' rules (https://github.com/gitleaks/gitleaks/blob/master/config/gitleaks.toml) and GitHub's list of
-supported patterns (https://docs.github.com/en/code-security/secret-scanning), those of the keys that people who make
-models have at hand. Such a library of its own would bring hundreds of forms, most of which fit random text.
+The formats are those of gitleaks (https://github.com/gitleaks/gitleaks/blob/master/config/gitleaks.toml) and of
+GitHub's supported patterns (https://docs.github.com/en/code-security/secret-scanning), limited to keys that people who
+make models use. A library would bring hundreds more, most of which also match random text.
 """
 
 import re
@@ -13,24 +13,24 @@ from typing import Final
 from modelshare.wire.text import visible
 
 MAX_FILE: Final = 1 << 20
-"""Bytes of a file that is looked into; larger ones hold vocabularies and data."""
+"""Maximum size in bytes of a file that is scanned; larger ones contain vocabularies and data."""
 MAX_FILES: Final = 500
 MAX_FOUND: Final = 10
 _HEAD: Final = 8 << 10
-"""Bytes in which a file that is no text has a zero."""
+"""A file with a zero byte in its first `_HEAD` bytes is binary."""
 _BINARY: Final = (
     *(".safetensors", ".gguf", ".ggml", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx", ".h5", ".npy", ".npz"),
     *(".msgpack", ".tflite", ".pb", ".model", ".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".parquet", ".arrow"),
     *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".wav", ".mp3", ".flac", ".mp4"),
 )
-"""Extensions of files that hold no text. Of others, the content tells: keys lie in files of all names."""
+"""Extensions of binary files. All others are judged by content, since keys are found in files of any name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Form:
     what: str
     marks: tuple[str, ...]
-    """In small letters: a text that holds none of them has no such key. Looking for them is fast."""
+    """Lowercase substrings: a text that contains none of them cannot match `pattern`. A fast pre-filter."""
     pattern: re.Pattern[str]
 
 
@@ -38,7 +38,7 @@ def _form(what: str, marks: str, pattern: str) -> _Form:
     return _Form(what, tuple(marks.split()), re.compile(pattern))
 
 
-_FORMS: Final = (  # of several that fit a line, the first tells what it is
+_FORMS: Final = (  # if several match a line, the first one names the finding
     _form("a private key", "-----begin", r"-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"),
     _form("a private key", "putty-user-key-file-", r"PuTTY-User-Key-File-[0-9]:"),
     _form(
@@ -115,7 +115,7 @@ _FORMS: Final = (  # of several that fit a line, the first tells what it is
 
 @dataclass(frozen=True, slots=True)
 class Exposed:
-    """Something that looks like a key. Not the key."""
+    """A line that appears to contain a key. Does not contain the key itself."""
 
     path: str
     line: int
@@ -126,12 +126,12 @@ class Exposed:
 
 
 def worth_reading(path: str, size: int) -> bool:
-    """Whether a file of that name and size may be text in which a key stands."""
+    """Whether a file of that name and size may be a text file that contains a key."""
     return 0 < size <= MAX_FILE and not path.lower().endswith(_BINARY)
 
 
 def find(path: str, data: bytes) -> list[Exposed]:
-    """The lines of a file's text that hold what looks like a key: no more than MAX_FOUND."""
+    """Finds lines that appear to contain a key; at most MAX_FOUND."""
     encoding = "utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
     if encoding == "utf-8" and b"\0" in data[:_HEAD]:
         return []
@@ -146,7 +146,7 @@ def find(path: str, data: bytes) -> list[Exposed]:
 
 
 def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
-    """The first lines that hold it, as many as may be told. No form goes over the end of a line."""
+    """Numbers of the matching lines, at most MAX_FOUND. No pattern matches across lines."""
     found = set[int]()
     line, at = 1, 0
     for place in pattern.finditer(text):
@@ -158,7 +158,7 @@ def _lines(pattern: re.Pattern[str], text: str) -> set[int]:
 
 
 def warnings(found: Collection[Exposed]) -> list[str]:
-    """What to tell of them before a model is shared."""
+    """Warnings about the findings, to be shown before a model is shared."""
     return [
         f"{each} Anyone who runs the model gets this file. Revoke the key where it was issued, and push without it."
         for each in found

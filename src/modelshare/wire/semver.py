@@ -1,4 +1,4 @@
-"""Semantic versions (https://semver.org, 2.0.0): what is one, and which of two is higher."""
+"""Semantic versions (https://semver.org, 2.0.0): validation and ordering."""
 
 import re
 from typing import Annotated, Final, NamedTuple
@@ -11,7 +11,7 @@ SEMVER_PATTERN: Final = (
     rf"^({_NUMBER})\.({_NUMBER})\.({_NUMBER})(?:-({_LABEL}(?:\.{_LABEL})*))?"
     r"(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?$(?!\n)"
 )
-"""The pattern that semver.org gives, with ASCII digits only. `$` alone would let a line break at the end pass."""
+"""The regular expression from semver.org, with ASCII digits only. `$` alone would accept a trailing line break."""
 MAX_VERSION: Final = 64
 """Characters."""
 SemVer = Annotated[str, Field(pattern=SEMVER_PATTERN, max_length=MAX_VERSION)]
@@ -20,19 +20,19 @@ _parts: Final = re.compile(SEMVER_PATTERN)
 
 
 class Precedence(NamedTuple):
-    """Orders versions as section 11 says: build metadata counts for nothing."""
+    """Sort key for versions (SemVer section 11). Build metadata is ignored."""
 
     core: tuple[int, int, int]
     is_release: bool
     labels: tuple[tuple[bool, int, str], ...] = ()
-    """Numeric labels sort by number and before the others, which sort as ASCII text."""
+    """Numeric labels sort by number and before alphanumeric ones, which sort as ASCII text."""
 
 
 _LOWEST: Final = Precedence((-1, 0, 0), is_release=False)
 
 
 def precedence(version: str) -> Precedence:
-    """Compare two of them to learn which version is higher. Below all others: text that is no semantic version."""
+    """Sort key for comparing versions. Text that is not a semantic version sorts below all versions."""
     found = _parts.match(version)
     if found is None:
         return _LOWEST

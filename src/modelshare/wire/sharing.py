@@ -1,4 +1,4 @@
-"""To whom a model is shared, claim links, and recalls."""
+"""Sharing a model with others, claim links, and recalls."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
@@ -9,7 +9,7 @@ from modelshare.wire.base import Request, Response, Seconds, UnixSeconds
 from modelshare.wire.text import check_text
 
 LATEST_DEADLINE: Final = 7_258_118_400
-"""The beginning of the year 2200, in Unix seconds."""
+"""January 1st, 2200, in Unix seconds."""
 
 
 class Audience(StrEnum):
@@ -17,25 +17,25 @@ class Audience(StrEnum):
 
     PUBLIC = "public"
     TARGETED = "targeted"
-    """The projects that its owner named or that claimed a link; nobody else learns of it."""
+    """Visible only to the projects that its owner named or that claimed a link."""
 
 
 class LinkTerms(Request):
     expires_in: Seconds | None = None
-    """Seconds until nobody can claim by the link any more; those that did stay."""
+    """Seconds until the link can no longer be claimed; existing claims remain."""
     max_uses: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Projects that may claim by it."""
+    """Maximum number of projects that may claim it."""
 
 
 class ToProjects(Request):
-    """Exactly these projects: others that saw it no longer do, and its claim links end."""
+    """Exactly these projects: others lose access, and existing claim links are revoked."""
 
     projects: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=1000)]
     """Slugs or ids (`proj_...`)."""
 
 
 class ToLink(Request):
-    """Whoever claims a new link, beside the projects that a targeted share shows to already."""
+    """Projects that claim a new link, in addition to those that the model is already shared with."""
 
     link: LinkTerms
 
@@ -62,13 +62,13 @@ AudienceChoice = Annotated[
 
 
 class ShareRequest(Request):
-    """To whom. Not said: everybody, where it is not shared yet; where it is, nothing changes."""
+    """The new audience. If omitted, an unshared model becomes public, and a shared one stays as it is."""
 
     audience: AudienceChoice | None = None
 
 
 class ClaimLink(Response):
-    """A claim link, as its owner sees it later."""
+    """A claim link without its token, as shown to its owner."""
 
     object: Literal["share.link"] = "share.link"
     id: str
@@ -80,7 +80,7 @@ class ClaimLink(Response):
 
 class ClaimLinkWithToken(ClaimLink):
     token: str
-    """`msl_...`: what another project claims by; shown this once."""
+    """The token (`msl_...`) with which another project claims the link; shown only once."""
 
 
 class Claim(Request):
@@ -89,20 +89,20 @@ class Claim(Request):
 
 
 class AudienceProject(Response):
-    """A project to which a targeted share shows."""
+    """A project that a targeted model is shared with."""
 
     slug: str
     name: str
     link: str | None
-    """Id of the link it claimed by; None where the owner named it."""
+    """Id of the link that it claimed; None if the owner named it."""
     added_at: UnixSeconds
 
 
 class RecallRequest(Request):
-    """Calls a model back, or (`deadline` null) cancels that."""
+    """Recalls a model, or cancels its recall (`deadline` null)."""
 
     deadline: Annotated[int, Field(ge=0, le=LATEST_DEADLINE)] | None
-    """When the endpoints of other projects stop, in Unix seconds; one that is past stops them now."""
+    """When the endpoints of other projects stop, in Unix seconds. A time in the past stops them now."""
     reason: (
         Annotated[
             str,
@@ -111,7 +111,7 @@ class RecallRequest(Request):
         ]
         | None
     ) = None
-    """What every deployer is told; needed with a deadline."""
+    """Shown to every deployer; required with a deadline."""
 
     @model_validator(mode="after")
     def _a_reason_of_a_recall(self) -> Self:
@@ -122,7 +122,7 @@ class RecallRequest(Request):
 
 
 class RecallNotice(Response):
-    """What a deployer is told of a recall."""
+    """A recall, as shown to deployers."""
 
     deadline: UnixSeconds
     reason: str
@@ -137,16 +137,16 @@ class WeightsDeletion(Response):
     deployment: str
     version: str
     project: str | None
-    """Public name of the project whose machine it is; None for a shared machine of the platform."""
+    """Public name of the project that the machine belongs to; None for a shared machine of the platform."""
     asked_at: UnixSeconds
     confirmed_at: UnixSeconds | None
-    """When it said that they are deleted."""
+    """When it confirmed the deletion."""
     closed_at: UnixSeconds | None = None
-    """When the model's owner said not to wait for that any more."""
+    """When the model's owner stopped waiting for the confirmation."""
 
 
 class Recall(Response):
-    """Where a recall stands. Without `notice` there is none, or it was cancelled."""
+    """The state of a recall. `notice` is None if there is none or it was cancelled."""
 
     object: Literal["model.recall"] = "model.recall"
     model: str
@@ -154,15 +154,14 @@ class Recall(Response):
     endpoints_serving: int
     """Active endpoints of other projects."""
     machines_holding: int
-    """Machines that are not the owner's and hold the weights: for them, or on a shared tier for the owner. One that was
-    told to delete them counts until it confirms, or the owner closes that. While it is stopped or suspended it cannot
-    confirm, and a removed one never can.
-    """
+    """Machines with weights on disk that are not the owner's, including shared machines that serve the owner. One that
+    was told to delete them counts until it confirms or the owner stops waiting. It cannot confirm while it is stopped
+    or suspended, and a removed one never can."""
     weight_deletions: list[WeightsDeletion]
-    """Machines told to delete the weights that have not confirmed it, whether or not there is a recall, and those told
-    since the recall was announced; the newest first."""
+    """Machines that were told to delete the weights: since the recall was announced, or at any time if they have not
+    confirmed it. Newest first."""
 
     @property
     def unconfirmed(self) -> list[WeightsDeletion]:
-        """What is still waited for; the newest first."""
+        """The deletions that are still pending, newest first."""
         return [each for each in self.weight_deletions if each.confirmed_at is None and each.closed_at is None]

@@ -1,7 +1,7 @@
-"""What names and texts of people may hold, and how one that holds more is shown: nothing steers a terminal or a reader.
+"""Which characters names and texts may contain, and how to display others safely.
 
-A name is one line. Neither a name nor a text holds control characters or what turns the direction of the text after it:
-by these a name reads as another one. Hebrew and Arabic read right without.
+A name is one line. Neither names nor texts may contain control characters or characters that override the text
+direction, with which a name could be made to look like another one. Hebrew and Arabic do not need them.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field
 
 _CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
-"""Controls, ends of lines and paragraphs, and halves of characters: Unicode's categories Cc, Zl, Zp and Cs."""
+"""Control characters, line and paragraph separators, and surrogates: Unicode's categories Cc, Zl, Zp and Cs."""
 _TURNING: Final = r"\u202a-\u202e\u2066-\u2069"
 """Embeddings, overrides and isolates of Unicode's bidirectional algorithm (UAX 9)."""
 _INVISIBLE: Final = (
@@ -18,44 +18,44 @@ _INVISIBLE: Final = (
     r"\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     r"\U000e0001\U000e0020-\U000e007f"
 )
-"""The rest of Unicode's category Cf, but for U+200C and U+200D, with which Persian, the scripts of India, and emoji are
-written. Spelled out, so that both sides of the wire have the same, whatever their Python knows of Unicode."""
+"""The rest of Unicode's category Cf, except U+200C and U+200D, which Persian, Indic scripts and emoji need. Spelled
+out, so that both sides of the wire agree regardless of the Unicode version of their Python."""
 _NOT_IN_NAMES: Final = _CONTROLS + _TURNING + _INVISIBLE
 PLAIN: Final = rf"^[^{_NOT_IN_NAMES}]*\Z"
-"""Matches one line that could be a name."""
+"""Matches one line that is allowed as a name (or empty)."""
 PLAIN_PATH: Final = rf"^(?!(?:.*/)?\.{{0,2}}(?:/|\Z))[^{_NOT_IN_NAMES}\\]+\Z"
-"""Matches a relative path that stays within its folder, of such characters."""
+"""Matches a relative path of such characters that does not leave its folder."""
 _not_in_name: Final = re.compile(f"[{_NOT_IN_NAMES}]")
 _not_in_text: Final = re.compile(f"(?![\\t\\n\\r])[{_CONTROLS}{_TURNING}]")
 
 
 def fits_name(text: str) -> bool:
-    """True when all of it may stand in a name."""
+    """Whether all characters are allowed in a name."""
     return _not_in_name.search(text) is None
 
 
 def fits_text(text: str) -> bool:
-    """True when all of it may stand in a text of several lines. Marks of direction may: they turn nothing else."""
+    """Whether all characters are allowed in a multi-line text. Direction marks are: they affect no other text."""
     return _not_in_text.search(text) is None
 
 
 def plain(text: str, limit: int) -> str:
-    """One line: a space for whatever may not stand in a name, cut to `most` characters."""
+    """One line of at most `limit` characters, with a space for each character that is not allowed in a name."""
     return _not_in_name.sub(" ", text[:limit])
 
 
 def visible(text: str, keep: str = "") -> str:
-    """The text with whatever may not stand in a name written as JSON writes it, by its number; but for `keep`."""
+    """The text with characters that are not allowed in a name (except those in `keep`) escaped as in JSON."""
     return _not_in_name.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
 
 
 def readable(text: str) -> str:
-    """The text with whatever may not stand in a text written as JSON writes it."""
+    """The text with characters that are not allowed in a text escaped as in JSON."""
     return _not_in_text.sub(lambda found: _escaped(found[0]), text)
 
 
 def check_name(text: str) -> str:
-    """The name without blanks around it. ValueError with a sentence where it holds what names do not, or nothing."""
+    """The name, stripped. Raises ValueError with a sentence if it is blank or contains a disallowed character."""
     if unfit := _not_in_name.search(text):
         raise ValueError(f"leave out {_code(unfit[0])}: control and invisible characters are not allowed in names")
     if not text.strip():
@@ -64,12 +64,12 @@ def check_name(text: str) -> str:
 
 
 def check_line(text: str) -> str:
-    """As `check_name`; but nothing is a line too."""
+    """Like `check_name`, but the line may be empty."""
     return check_name(text) if text.strip(" ") else ""
 
 
 def check_text(text: str) -> str:
-    """The text as it is. ValueError with a sentence where it holds what texts do not."""
+    """The text unchanged. Raises ValueError with a sentence if it contains a disallowed character."""
     if unfit := _not_in_text.search(text):
         what = "control characters and characters that reverse the text direction are not allowed"
         raise ValueError(f"leave out {_code(unfit[0])}: {what}")
@@ -86,8 +86,8 @@ def _escaped(character: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(check_name)]
-"""What people call something: one line."""
+"""A display name: one line."""
 Line = Annotated[str, AfterValidator(check_line)]
-"""A fact in words, on one line."""
+"""One line of text, may be empty."""
 Text = Annotated[str, AfterValidator(check_text)]
-"""What people write, on as many lines as they like."""
+"""Text of any number of lines."""

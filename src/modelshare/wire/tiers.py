@@ -1,4 +1,4 @@
-"""Service tiers: what a deployer may choose, and the limits each one enforces."""
+"""Service tiers and the limits that each one enforces."""
 
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -27,17 +27,18 @@ class Tier(Response):
     name: str
     category: TierCategory
     accelerator: str | None = None
-    """`cpu`, `nvidia`, `amd`, `intel`, or None where the deployer's own machine decides."""
+    """`cpu`, `nvidia`, `amd`, `intel`, or None if it depends on the deployer's own machine."""
     tokens_per_minute: int | None = None
     requests_per_minute: int | None = None
     burst_percent: int = 50
-    """How far requests may exceed `requests_per_minute` in one burst."""
+    """By how much requests may exceed `requests_per_minute` in one burst."""
     max_concurrent_requests: int
-    """Counted in sequences: each answer to each prompt is one. A request enters while fewer are under way."""
+    """Maximum number of concurrent sequences (one per answer to a prompt). A request is admitted while fewer are
+    running."""
     max_sequences_per_request: _Count = 128
-    """Prompts times answers to each (`n`, `best_of`) of one request."""
+    """Maximum of prompts times answers to each (`n`, `best_of`) in one request."""
     max_inputs_per_request: _Count = 2048
-    """Texts to embed of one request."""
+    """Maximum number of texts to embed in one request."""
     request_timeout_seconds: int
     stream_idle_timeout_seconds: int
     max_model_bytes: int | None = None

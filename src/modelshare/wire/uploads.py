@@ -16,24 +16,24 @@ from modelshare.wire.semver import SemVer
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_FILES = 10_000
 BATCH_FILES = 500
-"""Most files that one request may bring."""
+"""Maximum number of files in one batch request."""
 BATCH_BYTES = 8 << 20
-"""Most bytes of such a request."""
+"""Maximum size of a batch request."""
 BATCH_HEAD = struct.Struct(">IQ32s")
-"""Before each file of such a request: its number in the session, its size, its SHA-256."""
+"""Header before each file in a batch request: its number in the session, its size, its SHA-256."""
 MAX_SIZE = 2**53 - 1
-"""Bytes; beyond it JSON numbers lose digits in most readers (RFC 7493, section 2.2)."""
+"""Larger integers lose precision in many JSON parsers (RFC 7493, section 2.2)."""
 MIN_PART_SIZE = 5 << 20
-"""Bytes; object stores take no smaller part, unless it is the last."""
+"""Object stores accept no smaller part, except the last one."""
 MAX_PART_SIZE = 64 << 20
-"""Bytes, of a part size that a client may ask for."""
+"""Maximum part size that a client may request."""
 
 
 class FileEntry(Request):
     path: Annotated[str, Field(min_length=1, max_length=1024)]
     size: Annotated[int, Field(ge=0, le=MAX_SIZE)]
     sha256: Sha256 | None = None
-    """Given, the server can take over a file the project already stores, and nothing is sent."""
+    """Optional. If the project already stores a file with this digest, it need not be sent."""
 
 
 class ArchiveEntry(Request):
@@ -45,24 +45,24 @@ class VersionOpen(Request):
     """A new version of a model: either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
 
     version: SemVer | None = None
-    """None takes the next patch version (1.0.0 for a new model)."""
+    """None means the next patch version (1.0.0 for a new model)."""
     make_latest: bool | None = None
-    """Whether it becomes the latest once it is ready. None: where it is higher than the latest, and no pre-release."""
+    """Whether it becomes the latest once it is ready. None: if it is higher than the latest and not a pre-release."""
     version_notes: VersionNotes | None = None
-    """What people should know of this version."""
+    """What users should know about this version."""
     file: ModelFile | None = None
-    """Which of several models in it is the one to describe and run, by a file of it; None lets the server choose."""
+    """A file that selects which of several models to describe and run; None lets the server choose."""
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
     include: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None
-    """Patterns as `.gitignore` has them, of files to take although they are on the list of what is left out, such as
-    `.env`. Without, one of `files` that is on it is refused, and one of an archive is left out."""
+    """`.gitignore` patterns of files to include although they are left out by default, such as `.env`. Otherwise such a
+    file is rejected in `files` and skipped in an archive."""
     exclude: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None
-    """Patterns of files to leave out of an archive besides."""
+    """Patterns of further files to leave out of an archive."""
     part_size: Annotated[int, Field(ge=MIN_PART_SIZE, le=MAX_PART_SIZE)] | None = None
-    """Bytes: what a client on a slow or shaky line would rather send at once. A new session takes it where the server's
-    own size is larger, and doubles it where a file would have too many parts; a session that is resumed keeps its own.
-    """
+    """Bytes. A client on a slow or unreliable connection may ask for smaller parts than the server's default. A new
+    session uses it if it is smaller, doubled as needed if a file would have too many parts; a resumed session keeps its
+    own part size."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -73,7 +73,7 @@ class VersionOpen(Request):
 
 
 class UploadOpen(VersionOpen):
-    """A new version of the project's model of this name, which may be new itself."""
+    """A new version of the project's model with this name. The model is created if it does not exist."""
 
     name: ModelName
 
@@ -90,14 +90,14 @@ class UploadFile(Response):
     path: str
     size: int
     parts: int
-    """How many parts the file has; part k (from 0) covers bytes [k x part_size, (k + 1) x part_size)."""
+    """Number of parts; part k (from 0) covers bytes [k x part_size, (k + 1) x part_size)."""
     parts_done: list[int]
-    """Which parts are there."""
+    """Numbers of the stored parts."""
     parts_sha256: dict[int, str] = Field(default_factory=dict)
-    """SHA-256 of parts that are there, where the storage knows it: by it a client that goes on with an earlier push
-    sees whether its file is still the same."""
+    """SHA-256 of stored parts, if the storage knows it. A client that resumes a push uses it to check that its file is
+    unchanged."""
     reused: bool
-    """True where the project already stored the same bytes: nothing to send."""
+    """True if the project already stores the same bytes: nothing to send."""
 
 
 class Upload(Response):
@@ -110,20 +110,20 @@ class Upload(Response):
     state: UploadState
     part_size: int
     direct: bool
-    """True where parts go straight to a bucket by presigned URLs (`POST .../parts/{k}/url`)."""
+    """True if parts are sent directly to a bucket by presigned URLs (`POST .../parts/{k}/url`)."""
     files: list[UploadFile]
     bytes_total: int
     bytes_done: int
     latest_note: str | None = None
-    """In the answer to opening and completing: why the version would not become the latest as things stand."""
+    """Why the version would not become the latest, as of now. Only in responses to opening and completing."""
     hash_candidates: list[str] = Field(default_factory=list)
-    """Paths whose size equals a stored file's: opening again with their sha256 may save sending them."""
+    """Paths of files with the same size as a stored file: opening again with their sha256 may avoid sending them."""
     created_at: UnixSeconds
     expires_at: UnixSeconds
 
 
 DEFERRED = "deferred"
-"""The checksum of a part whose sender compares the digest in the answer with the file afterwards."""
+"""Checksum value for a part whose sender verifies the digest in the response afterwards."""
 
 
 class PartDone(Response):
@@ -132,17 +132,17 @@ class PartDone(Response):
     k: int
     size: int
     sha256: Sha256
-    """Of the bytes that the server has received."""
+    """Digest of the bytes that the server received."""
 
 
 class FileDigest(Request):
-    """What a file holds, as its owner has read it after all of it was sent."""
+    """A file's digest, computed by its owner from what was sent."""
 
     n: Annotated[int, Field(ge=0, lt=MAX_FILES)]
     sha256: Sha256 | None = None
-    """Of the whole file."""
+    """Digest of the whole file."""
     parts_sha256: Sha256 | None = None
-    """Of the SHA-256 digests of its parts, 32 bytes each, one after the other."""
+    """SHA-256 of the concatenated SHA-256 digests of its parts (32 bytes each)."""
 
     @model_validator(mode="after")
     def _some_digest(self) -> Self:
@@ -153,13 +153,13 @@ class FileDigest(Request):
 
 
 class UploadComplete(Request):
-    """The end of an upload. A file with a digest here is published as exactly that, or the upload stays open."""
+    """Completes an upload. If a file does not match its digest given here, the upload stays open."""
 
     files: Annotated[list[FileDigest], Field(max_length=MAX_FILES)] = Field(default_factory=list)
 
 
 class FilesDone(Response):
-    """Files that came by one request, in its order."""
+    """The files of a batch request, in its order."""
 
     object: Literal["upload.files"] = "upload.files"
     data: list[PartDone]
@@ -174,5 +174,5 @@ class PartUrl(Response):
 
 
 def digest_of_parts(digests: Iterable[str]) -> str:
-    """`FileDigest.parts_sha256` for the SHA-256 of each part, in order."""
+    """Computes `FileDigest.parts_sha256` from the SHA-256 of each part, in order."""
     return hashlib.sha256(b"".join(map(bytes.fromhex, digests))).hexdigest()

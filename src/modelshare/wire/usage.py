@@ -1,4 +1,4 @@
-"""Usage by day, the audit log, and the processes that confirm what it tells of."""
+"""Usage by day, the audit log, and the processes that confirm its changes."""
 
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -8,15 +8,15 @@ from pydantic import ConfigDict, Field, model_validator
 from modelshare.wire.base import Request, Response, UnixSeconds
 
 ACTION_PATTERN = r"^[a-z_]{1,50}(\.[a-z_]{1,50})?$(?!\n)"
-"""An action of the audit log, or the subject of several."""
+"""An action of the audit log, or a subject of several actions."""
 
 
 class UsageRow(Response):
     object: Literal["usage"] = "usage"
     day: str | None
-    """`YYYY-MM-DD`, UTC. None, like the next three, where it was not grouped by it."""
+    """`YYYY-MM-DD`, UTC. Like the next three, None unless the rows are grouped by it."""
     endpoint: str | None
-    """Its slug; `slug (deleted)` for those that are gone, where another one has the slug now."""
+    """Its slug, or `slug (deleted)` for a deleted endpoint whose slug is used by another one now."""
     model: str | None
     key: str | None
     """The key's id, or `person:<id>` for requests from the dashboard."""
@@ -25,7 +25,7 @@ class UsageRow(Response):
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
-    """Some of the tokens were not counted by an engine, but estimated: it told none, or its answer broke off."""
+    """Some of the tokens are an estimate, since the engine reported no count or the answer broke off."""
 
 
 class AuditOutcome(StrEnum):
@@ -34,16 +34,17 @@ class AuditOutcome(StrEnum):
 
 
 class AuditFilter(Request):
-    """Which entries of an audit log to see; what is empty is not asked for, as forms send it."""
+    """Filters an audit log. Empty values are ignored, since forms send them."""
 
     model_config = ConfigDict(extra="ignore")
 
     action: Annotated[str, Field(pattern=ACTION_PATTERN)] | None = None
-    """An action such as `model.share`, or a subject such as `model`: all that is done to models."""
+    """An action such as `model.share`, or a subject such as `model` for all actions on models."""
     actor: Annotated[str, Field(max_length=200)] | None = None
-    """Who did it, as entries have it: `key:<id>`, `person:<id>`, `system`."""
+    """Who did it, in the form used by entries: `key:<id>`, `person:<id>`, `system`."""
     target: Annotated[str, Field(max_length=200)] | None = None
-    """What it was done to, as entries have it: `model:<uuid>`; or `model:owner/name` of one of the project's own."""
+    """What it was done to, in the form used by entries: `model:<uuid>`. Also `model:owner/name` for the project's own
+    models."""
     outcome: AuditOutcome | None = None
 
     @model_validator(mode="before")
@@ -55,16 +56,16 @@ class AuditFilter(Request):
 
     @property
     def given(self) -> dict[str, str]:
-        """What is asked for, by the names of a URL's query."""
+        """The filters that are set, as parameters of a URL's query."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 class Confirmation(Response):
-    """A server process goes by the change: nothing that it remembered from before is in use any more."""
+    """A server process confirms that it applies the change and no longer uses older cached data."""
 
     process: str
     after_ms: int
-    """Milliseconds from the change until then, both by the database's clock."""
+    """Milliseconds since the change, by the database's clock."""
 
 
 class AuditEntry(Response):
@@ -81,21 +82,21 @@ class AuditEntry(Response):
     reason: str | None
     details: dict[str, Any]
     confirmations: list[Confirmation] = Field(default_factory=list)
-    """Of changes that take effect on every process: who has confirmed, the first one first. Empty for others."""
+    """For changes that take effect on every process: the confirmations, in order. Empty for other actions."""
     pending: list[str] = Field(default_factory=list)
     """Names of running processes that have not confirmed yet."""
 
 
 class Process(Response):
-    """A server process of the platform, as its operator sees it."""
+    """A server process, as shown to the platform's operator."""
 
     object: Literal["process"] = "process"
     name: str
-    """As the audit log has it."""
+    """The name that it has in the audit log."""
     address: str
-    """How the other processes reach it."""
+    """The address at which other processes reach it."""
     version: str | None = None
-    """Of modelshare; None of one that is too old to say."""
+    """Version of modelshare; None for a process that is too old to report it."""
     started_at: UnixSeconds
     seen_at: UnixSeconds
-    """When it last said that it runs."""
+    """Time of its last heartbeat."""

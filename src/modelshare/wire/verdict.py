@@ -1,8 +1,8 @@
-"""What the server says of an agent whose link it refused or ended, signed: `GET /v1/agent/status`.
+"""The server's signed verdict on an agent whose link it refused or closed: `GET /v1/agent/status`.
 
-Any proxy, captive portal or other server can refuse a handshake or close a WebSocket. Whether the agent is no longer
-part of the fleet is what only its own platform can say: the answer is signed with a key that the platform makes for
-each agent and hands over when it enrolls.
+Any proxy, captive portal or other server can refuse a handshake or close a WebSocket, but only the agent's own platform
+can say that it is no longer part of the fleet. Therefore the answer is signed with a key that the platform generates
+for each agent and returns when it enrolls.
 """
 
 import hmac
@@ -18,21 +18,21 @@ _PURPOSE: Final = "modelshare agent status 1"
 
 class Verdict(StrEnum):
     KNOWN = "known"
-    """Part of the fleet, linked or not: link again."""
+    """Part of the fleet, connected or not: reconnect."""
     REMOVED = "removed"
-    """Taken out of the fleet: delete what it holds and end."""
+    """Removed from the fleet: delete all weights and exit."""
     UNKNOWN = "unknown"
-    """No agent of this platform has this id and token: end, and keep what it holds."""
+    """No agent of this platform has this id and token: exit, but keep the weights."""
 
 
 class AgentStatus(Response):
     agent_id: str
     verdict: Verdict
     signature: str
-    """`sign` of it, in hexadecimal digits."""
+    """The result of `sign`, hexadecimal."""
 
 
 def sign(key: str, *, nonce: str, agent_id: str, token: str, verdict: Verdict) -> str:
-    """The signature of a verdict. It covers the token: a verdict on a wrong one says nothing of the agent's own."""
+    """Signs a verdict. The token is included, so that a verdict on a wrong token cannot be used for the right one."""
     text = f"{_PURPOSE}\n{nonce}\n{agent_id}\n{token}\n{verdict}"
     return hmac.new(bytes.fromhex(key), text.encode(), "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Webhooks, their deliveries, and how a delivery is signed: as https://www.standardwebhooks.com says."""
+"""Webhooks, their deliveries, and their signatures (https://www.standardwebhooks.com)."""
 
 import base64
 import hmac
@@ -14,11 +14,11 @@ TIMESTAMP_HEADER: Final = "webhook-timestamp"
 SIGNATURE_HEADER: Final = "webhook-signature"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with
 TEST_EVENT: Final = "webhook.test"
-"""Comes when asked for, whatever a webhook hears of."""
+"""Sent on request, whatever events a webhook is subscribed to."""
 
 WebhookUrl = Annotated[str, Field(min_length=1, max_length=2000)]
 WebhookEvents = Annotated[list[Annotated[str, Field(max_length=100)]], Field(max_length=100)]
-"""Types such as `model.ready`, or `model.*` for all of a kind; none means all."""
+"""Event types such as `model.ready`, or `model.*` for all types of a kind; empty means all."""
 
 
 class WebhookCreate(Request):
@@ -27,7 +27,7 @@ class WebhookCreate(Request):
 
 
 class WebhookPatch(Request):
-    """None leaves a field as it is."""
+    """Omitted fields keep their value."""
 
     url: WebhookUrl | None = None
     events: WebhookEvents | None = None
@@ -40,26 +40,26 @@ class Webhook(Response):
     url: str
     events: list[str]
     is_active: bool
-    """Off: nothing is sent, and no event waits for it."""
+    """While it is false, nothing is sent and events are not queued."""
     failures: int
-    """Attempts that failed since the last good one."""
+    """Failed attempts since the last successful one."""
     retry_at: UnixSeconds | None
-    """Nothing is sent before: the last attempt failed."""
+    """Nothing is sent before this time, since the last attempt failed."""
     old_secret_valid_until: UnixSeconds | None
-    """Where the secret was rotated: until then deliveries are signed with the one before, too."""
+    """After a rotation: the time until which deliveries are also signed with the previous secret."""
     created_at: UnixSeconds
 
 
 class WebhookWithSecret(Webhook):
     secret: str
-    """`whsec_…`, signs what is sent; shown this once."""
+    """The signing secret `whsec_…`, shown only once."""
 
 
 class DeliveryState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
-    """Given up; can be redelivered."""
+    """Will not be retried automatically; can be redelivered."""
 
 
 class Delivery(Response):
@@ -67,12 +67,12 @@ class Delivery(Response):
     id: str
     webhook: str
     event: str
-    """The event's id: the same at every attempt, for every webhook."""
+    """The event's id: the same at every attempt and for every webhook."""
     type: str
     state: DeliveryState
     attempts: int
     status: int | None
-    """HTTP status of the last attempt; None when no answer came."""
+    """HTTP status of the last attempt; None if there was no response."""
     error: str | None
     """Why the last attempt failed."""
     created_at: UnixSeconds
@@ -82,7 +82,7 @@ class Delivery(Response):
 
 class DeliveryWithBody(Delivery):
     body: str
-    """What is sent, byte for byte."""
+    """The request body, byte for byte."""
 
 
 class WebhookEvent(Response):
@@ -92,12 +92,12 @@ class WebhookEvent(Response):
     timestamp: AwareDatetime
     """When it happened."""
     id: str
-    """The same as the header `webhook-id`."""
+    """Same as the header `webhook-id`."""
     project: str
     data: dict[str, Any]
 
 
 def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
-    """One signature of SIGNATURE_HEADER, which may hold several with spaces between them."""
+    """One signature for SIGNATURE_HEADER, which may contain several, separated by spaces."""
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + body, "sha256")
     return f"v1,{base64.b64encode(digest).decode()}"

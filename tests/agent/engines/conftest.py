@@ -39,13 +39,13 @@ def state_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment_of_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests tell the engine's stand-in by variables what to do."""
+    """Tests control the stand-in engine by environment variables."""
     monkeypatch.setenv("MODELSHARE_ENGINE_ENV", "STAND_IN_*")
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    """Every test ends with the processes that it began with."""
+    """Asserts that every test stops the engines that it started."""
     yield
     children = psutil.Process().children(recursive=True)
     engines = [child for child in children if "modelshare.agent" in " ".join(_command(child))]

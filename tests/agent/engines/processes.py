@@ -2,12 +2,12 @@ import psutil
 
 
 def children() -> set[int]:
-    """Of this process, at any remove: engines, and others that tests share, such as a database."""
+    """All descendants of this process: engines, and others that tests share, such as a database."""
     return {process.pid for process in psutil.Process().children(recursive=True)}
 
 
 def living(pids: set[int]) -> set[int]:
-    """Those that still run; who waits for them to be collected does not."""
+    """Those that are still running; zombies do not count."""
     return {pid for pid in pids if _is_alive(pid)}
 
 

@@ -1,4 +1,4 @@
-"""Asks an engine as the agent's relay does."""
+"""Calls an engine like the agent's relay."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -22,7 +22,7 @@ def prepared(engine: Engine, route: Route, **fields: Any) -> PreparedRequest:
 
 
 async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple[dict[str, Any], TokenUsage]:
-    """A whole answer."""
+    """A complete answer."""
     request = prepared(engine, route, **fields)
     tally = request.tally()
     async with engine_session(keep=False) as http:
@@ -31,7 +31,7 @@ async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple
 
 
 async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGenerator[bytes, None]:
-    """A streamed answer, piece by piece, and its count."""
+    """A streamed answer, piece by piece; adds its tally to `tallies`."""
     request = prepared(engine, Route.CHAT, stream=True, **fields)
     tally = request.tally()
     tallies.append(tally)
@@ -48,7 +48,7 @@ async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGe
 
 
 def said(events: bytes) -> str:
-    """The text of a stream, which must be whole: well-formed, under the public name, and ended."""
+    """The text of a stream; asserts that it is well-formed and complete, and uses the public name."""
     *chunks, end, rest = events.decode().split("\n\n")
     assert (end, rest) == ("data: [DONE]", "")
     contents = [json.loads(chunk.removeprefix("data: ")) for chunk in chunks]

@@ -1,7 +1,7 @@
-"""Small embedding models in every age of their format, and the vectors that sentence-transformers computes with them.
+"""Small embedding models in every version of their format, and their vectors computed by sentence-transformers.
 
-A program, since it takes seconds to import what it needs: `python sentence_models.py OUT`. Writes a folder for each
-model, and `vectors.json`: the texts, and the vectors by the model's name.
+A separate program, since its imports take seconds: `python sentence_models.py OUT`. Writes a folder for each model, and
+`vectors.json`: the texts, and the vectors by the model's name.
 """
 
 import json
@@ -57,9 +57,9 @@ def write_bert(folder: Path, *, lowercase: bool = True) -> None:
 
 
 def write_llama(folder: Path) -> None:
-    """With random weights: those of the demo's model tell texts apart by their last word alone."""
+    """With random weights, since the vectors of the demo's model depend only on the last word."""
     write_hf(folder)
-    (folder / "chat_template.jinja").unlink()  # texts would go through it
+    (folder / "chat_template.jinja").unlink()  # otherwise it would be applied to texts
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     del tokenizer["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
@@ -70,7 +70,7 @@ def write_llama(folder: Path) -> None:
 
 
 def saved(base: Path, mode: str, *layers: Any, limit: int | None = None, **options: Any) -> Callable[[Path], None]:
-    """As the installed release saves it."""
+    """A model as saved by the installed release."""
 
     def save(folder: Path) -> None:
         transformer = Transformer(str(base), max_seq_length=limit)
@@ -86,7 +86,7 @@ def saved(base: Path, mode: str, *layers: Any, limit: int | None = None, **optio
 def changed(
     base: Path, pooling: Any, files: Any = None, *, transformer: str = "", pool: str = "1_Pooling"
 ) -> Callable[[Path], None]:
-    """`base` in another age of the format, with `files` by their names."""
+    """`base` in an older version of the format, with additional `files` by name."""
 
     def write(folder: Path) -> None:
         shutil.copytree(base, folder)

@@ -1,4 +1,4 @@
-"""Stands in for `vllm serve` and `sglang serve`: takes their options, refuses others, serves OpenAI's routes.
+"""A stand-in for `vllm serve` and `sglang serve`: has their options and rejects others, and serves OpenAI's routes.
 
 `STAND_IN_TROUBLE` makes it fail in the ways of the real ones.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 TROUBLE = os.environ.get("STAND_IN_TROUBLE", "")
 NOW = Path(os.environ.get("STAND_IN_TROUBLE_FROM", "never"))
-"""Troubles of a running engine begin when this file is there."""
+"""Failures of a running engine start when this file exists."""
 
 
 def vllm_options(arguments: list[str]) -> tuple[argparse.Namespace, str]:
@@ -119,7 +119,7 @@ def main() -> None:
     )
     if TROUBLE == "out of memory":
         sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
-    # As vLLM: the part that holds the GPU is another process, which does not mind the end of the first.
+    # Like vLLM: the part that holds the GPU is another process, which survives the first.
     subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 3600"])
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     ThreadingHTTPServer((options.host, options.port), Handler).serve_forever()

@@ -1,1 +1,1 @@
-"""From safetensors to GGUF, for the architectures whose every number is known to come out right."""
+"""Converts safetensors to GGUF, for architectures for which the result is known to be exact."""

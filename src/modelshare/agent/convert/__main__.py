@@ -1,8 +1,8 @@
-"""`python -m modelshare.agent.convert FOLDER FILE --type f16`: safetensors to GGUF, in a process of its own.
+"""`python -m modelshare.agent.convert FOLDER FILE --type f16`: converts safetensors to GGUF in a separate process.
 
-Exits with 0 when FILE is there. Where it cannot be, it says why in its last line, a sentence for people, and exits with
-`TOLD`; any other exit is a failure of its own, of which the output is for the operator. Ends with whoever holds its
-standard input open.
+Exits with 0 when FILE is complete. If it cannot be converted, the last line of output is a human-readable reason, and
+the exit code is `TOLD`. For any other exit code, the output is for the operator. Exits as well when its standard input
+closes.
 """
 
 import argparse

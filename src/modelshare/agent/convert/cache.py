@@ -1,4 +1,4 @@
-"""Converted weights, made once per verified source."""
+"""Caches converted weights, one file per verified source."""
 
 import logging
 import signal
@@ -18,14 +18,17 @@ from modelshare.agent.engines.child import Child
 _log = logging.getLogger(__name__)
 
 CONVERTER_VERSION: Final = 2
-"""To be raised with every change of what the converter writes."""
+"""Increase it with every change of the converter's output."""
 TOLD: Final = 3
-"""The child's exit code where its last words are a sentence for people."""
+"""The child's exit code if its last line is a human-readable reason."""
 _UNFORESEEN: Final = "its files are not what the converter to GGUF expects; see the agent's log for details."
 
 
 def unconvertible(folder: Path, task: Task) -> str | None:
-    """Why the model cannot be converted, in a sentence; None when it can. Reads JSON files and headers of weights."""
+    """Why the model cannot be converted, in a sentence;
+
+    None if it can. Reads only JSON files and headers of weights.
+    """
     try:
         source = TensorSource.read(folder)
         if reason := why_not(source):
@@ -35,22 +38,22 @@ def unconvertible(folder: Path, task: Task) -> str | None:
         placed(source, read_numbers(source), open_weights(source.folder))
     except ConversionError as error:
         return str(error)
-    except Exception:  # noqa: BLE001 - logged: whatever a stranger's files hold, others get a sentence
+    except Exception:  # noqa: BLE001 - logged; the files are untrusted, and tenants get a generic sentence
         _log.exception("Cannot determine whether the model can be converted to GGUF.")
         return _UNFORESEEN
     return None
 
 
 def converted_file(cache: Path, weight_type: str) -> Path:
-    """Where the converted weights are, or will be."""
+    """The path at which the converted weights are or will be stored."""
     return cache / f"converted-{CONVERTER_VERSION}-{weight_type}.gguf"
 
 
 async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) -> Path:
-    """The model in `folder` as a GGUF file, from `cache` when it is there. Raises EngineError.
+    """The model in `folder` as a GGUF file, from `cache` if it exists there. Raises EngineError.
 
-    `cache` belongs to the verified content of `folder`, and to one conversion at a time. The work is done by a child,
-    since it takes memory and a core for a while; cancelling ends it and leaves nothing half done.
+    `cache` must belong to the verified contents of `folder`, and be used by one conversion at a time. A child process
+    does the work, since it uses much memory and CPU; cancelling kills it and deletes partial output.
     """
     target = converted_file(cache, weight_type)
     if target.exists():

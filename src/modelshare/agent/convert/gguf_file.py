@@ -33,9 +33,9 @@ _TYPES: Final = {
 
 
 def convert(folder: Path, target: Path, weight_type: WeightType) -> None:
-    """Write the model in `folder` to `target`, which appears whole or not at all. Raises ConversionError.
+    """Writes the model in `folder` to `target` atomically. Raises ConversionError.
 
-    Memory is bounded by the largest tensor, as float32 and as it is written.
+    Memory is bounded by the largest tensor, as float32 and in the output type.
     """
     source = TensorSource.read(folder)
     if reason := why_not(source):
@@ -54,7 +54,7 @@ def convert(folder: Path, target: Path, weight_type: WeightType) -> None:
 
 
 class _TooLargeForHalfError(Exception):
-    """The tensor of this name has a value beyond float16; it is to be kept as float32."""
+    """The tensor of this name has a value outside the range of float16, so it must be stored as float32."""
 
 
 def _write(source: TensorSource, path: Path, weight_type: WeightType, *, exact: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Where the tensors of a model are, from the headers of its safetensors files. Light: no numpy.
+"""Locates a model's tensors from the headers of its safetensors files. Does not import numpy.
 
 https://huggingface.co/docs/safetensors: eight bytes of length, a JSON header of that length, then the data.
 """
@@ -14,16 +14,16 @@ from msgspec import Meta
 from modelshare.agent.convert.values import ConversionError, printable
 
 TYPES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-"""Those that are converted, and their bytes."""
+"""The types that can be converted, with their size in bytes."""
 _MAX_HEADER: Final = 100 << 20
-"""As the library's own limit."""
+"""Same limit as in the safetensors library."""
 _LENGTH_BYTES: Final = 8
 _Size = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Where a tensor is."""
+    """The location of a tensor."""
 
     name: str
     file: Path
@@ -43,7 +43,7 @@ class _Index(msgspec.Struct):
 
 
 def open_weights(folder: Path) -> list[Tensor]:
-    """All tensors of the model, in the order of their names. Raises ConversionError."""
+    """All tensors of the model, ordered by name. Raises ConversionError."""
     tensors = [tensor for file in _files(folder) for tensor in tensors_of(file)]
     return sorted(tensors, key=lambda tensor: tensor.name)
 
@@ -63,7 +63,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def tensors_of(file: Path) -> list[Tensor]:
-    """Of one file. Raises ConversionError."""
+    """The tensors of one file. Raises ConversionError."""
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(_LENGTH_BYTES), "little")

@@ -1,4 +1,4 @@
-"""A network's numbers and tensors, as llama.cpp wants them."""
+"""Writes a network's hyperparameters and tensors in llama.cpp's format."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +25,12 @@ class OutTensor:
     name: str
     shape: tuple[int, ...]
     exact: bool
-    """Kept as float32, whatever the rest becomes."""
+    """Stored as float32, whatever type is used for the others."""
     load: Callable[[], Array]
 
 
 def write_network(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers) -> None:
-    """The hyperparameters."""
+    """Writes the hyperparameters."""
     writer.add_block_count(numbers.layers)
     writer.add_embedding_length(numbers.width)
     writer.add_feed_forward_length(numbers.inner)
@@ -51,7 +51,7 @@ def write_network(writer: gguf.GGUFWriter, source: TensorSource, numbers: Number
 
 
 def out_tensors(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> Iterator[OutTensor]:
-    """All tensors under GGUF's names. Raises ConversionError as `placed` does."""
+    """All tensors under their GGUF names. Raises ConversionError as `placed` does."""
     if not source.is_bert and source.rope["type"] == "llama3":
         factors = _llama3_factors(source, numbers)
         yield OutTensor("rope_freqs.weight", factors.shape, exact=True, load=lambda: factors)
@@ -91,7 +91,7 @@ def _write_rope(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers)
 
 
 def _llama3_factors(source: TensorSource, numbers: Numbers) -> Array:
-    """Divisors of the rotary frequencies: Llama 3.1's scaling.
+    """Divisors of the rotary frequencies for Llama 3.1's scaling.
 
     https://github.com/huggingface/transformers/blob/main/src/transformers/modeling_rope_utils.py
     """

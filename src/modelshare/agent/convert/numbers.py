@@ -1,4 +1,4 @@
-"""A network's numbers, from config.json."""
+"""Reads a network's hyperparameters from config.json."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,7 +7,7 @@ from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.values import ConversionError, Json, number, truth, whole
 
 _PAIR: Final = 2
-"""Rotary embeddings turn channels two by two."""
+"""Rotary embeddings rotate pairs of channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Numbers:
     context: int
     """Tokens that are computed exactly."""
     positions: int
-    """Of the position embeddings."""
+    """Number of position embeddings."""
     token_types: int
     epsilon: float
 
@@ -56,7 +56,7 @@ def read_numbers(source: TensorSource) -> Numbers:
 
 
 def _exact_context(config: Json, positions: int) -> int:
-    """llama.cpp attends to everything in these architectures: up to the sliding window that is the same."""
+    """The context in which llama.cpp, which ignores sliding windows for these architectures, is exact."""
     window = whole(config, "sliding_window", positions, least=0) or positions
     slides = config.get("use_sliding_window") is None or truth(config, "use_sliding_window")
     return min(positions, window) if slides else positions

@@ -1,6 +1,7 @@
-"""Which of llama.cpp's tokenizers cuts text as a tokenizer.json does. Pure.
+"""Finds the llama.cpp pre-tokenizer that is equivalent to a tokenizer.json. Pure.
 
-Names and expressions: `llm_tokenizer_bpe` in https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
+Names and regular expressions: `llm_tokenizer_bpe` in
+https://github.com/ggml-org/llama.cpp/blob/master/src/llama-vocab.cpp
 """
 
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ _GPT4: Final = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + _REST
 _QWEN2: Final = _CONTRACTIONS + r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + _REST
 
 _BY_EXPRESSION: Final = {
-    # expression, and whether a word that is in the vocabulary is taken whole
+    # regular expression, and whether a word in the vocabulary is kept whole
     (_GPT4, True): "llama-bpe",
     (_GPT4, False): "smaug-bpe",
     (_QWEN2, False): "qwen2",
@@ -22,7 +23,7 @@ _BY_EXPRESSION: Final = {
 
 
 def byte_level_name(tokenizer: Json) -> str | None:
-    """`tokenizer.ggml.pre` of a byte-level BPE; None when it is none, or none that is known."""
+    """`tokenizer.ggml.pre` of a byte-level BPE; None if it is not one, or an unknown one."""
     steps = list(_steps(tokenizer.get("pre_tokenizer")))
     if not steps or steps[-1].get("type") != "ByteLevel" or steps[-1].get("add_prefix_space"):
         return None
@@ -38,7 +39,7 @@ def byte_level_name(tokenizer: Json) -> str | None:
 
 
 def adds_space_prefix(tokenizer: Json) -> bool | None:
-    """Of a BPE in SentencePiece's manner (Llama 1 and 2, Mistral): is a space put before the text? None: it is none."""
+    """Whether a SentencePiece-like BPE (Llama 1 and 2, Mistral) puts a space before the text. None if it is not one."""
     if not tokenizer["model"].get("byte_fallback"):
         return None
     match list(_steps(tokenizer.get("pre_tokenizer"))):
@@ -57,7 +58,7 @@ def adds_space_prefix(tokenizer: Json) -> bool | None:
 
 
 def _steps(step: Any) -> Iterator[Json]:
-    """One after the other; what is no step shows as one that nobody knows."""
+    """The steps in order. An invalid step is returned as an empty one, which matches no known step."""
     if step is None:
         return
     if not isinstance(step, dict):

@@ -1,4 +1,4 @@
-"""Which models are converted, and why the others are not. Pure, and light: no numpy."""
+"""Which models can be converted, and why others cannot. Pure; does not import numpy."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ _ROPE_TYPES: Final = {"default", "linear", "llama3", "yarn"}
 
 
 def why_not(source: TensorSource) -> str | None:
-    """A sentence when the model cannot be converted; None when it can."""
+    """A sentence if the model cannot be converted; None if it can."""
     embedder = source.embedder
     obstacle = embedder.obstacle if embedder else None
     return obstacle or _architecture(source) or _weights(source) or _network(source) or _tokenizer(source)
@@ -81,7 +81,7 @@ def _word_piece(source: TensorSource) -> str | None:
     if mapping(source.tokenizer, "model").get("type") != "WordPiece":
         return "its tokenizer is not WordPiece, which llama.cpp's BERT expects."
     normalizer = mapping(source.tokenizer, "normalizer")
-    if source.embedder is not None:  # its tokens are made by the agent
+    if source.embedder is not None:  # the agent tokenizes its texts
         return None
     if not normalizer.get("lowercase") or normalizer.get("strip_accents") is False:
         return "its tokenizer keeps case or accents, but llama.cpp's does not."

@@ -1,4 +1,4 @@
-"""What can be said about a Hugging Face folder by its JSON files alone."""
+"""Reads the JSON files of a Hugging Face folder."""
 
 import json
 from dataclasses import dataclass
@@ -19,25 +19,25 @@ GGUF_ARCHITECTURES: Final = {
     "Qwen3Model": "qwen3",
     "BertModel": "bert",
 }
-"""A `Model` is without the head that generates."""
+"""A `...Model` lacks the output head, so it cannot generate."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorSource:
-    """A model's folder. Files that are absent read as empty."""
+    """A model's folder. Missing files are read as empty."""
 
     folder: Path
-    """Of its config.json and weights."""
+    """The folder of config.json and the weights."""
     config: Json
     tokenizer: Json
     tokenizer_config: Json
     generation_config: Json
     embedder: Embedder | None = None
-    """Where sentence-transformers saved it."""
+    """Set if the model was saved by sentence-transformers."""
 
     @classmethod
     def read(cls, root: Path) -> Self:
-        """Raises ConversionError for files that cannot be read. The model's folder, as it was pushed, is `root`."""
+        """Reads the model folder `root`. Raises ConversionError for files that cannot be read."""
         embedder = embedder_in(root)
         folder = root / embedder.transformer if embedder else root
         return cls(
@@ -56,7 +56,7 @@ class TensorSource:
 
     @property
     def gguf_architecture(self) -> str:
-        """For one that is converted."""
+        """The architecture's GGUF name, if it can be converted."""
         return GGUF_ARCHITECTURES[self.architecture]
 
     @property
@@ -69,7 +69,7 @@ class TensorSource:
 
     @property
     def rope(self) -> Json:
-        """Rotary embedding: type, base and scaling, wherever this age of config.json puts them."""
+        """Type, base and scaling of the rotary embedding, for all versions of config.json."""
         given = mapping(self.config, "rope_parameters") or mapping(self.config, "rope_scaling")
         if any(isinstance(value, dict) for value in given.values()):
             raise ConversionError("its rotary embeddings differ between layers, which is not converted to GGUF.")
@@ -89,7 +89,7 @@ class TensorSource:
         return given
 
     def special_token(self, role: str) -> str | None:
-        """The text of `bos_token` and the like."""
+        """The text of `bos_token` and similar tokens."""
         given = self.tokenizer_config.get(role)
         given = given.get("content") if isinstance(given, dict) else given
         if not isinstance(given, str | None):

@@ -1,4 +1,4 @@
-"""Which tensors a model has to have, of which shapes, and what they are called in GGUF. Pure, and light: no numpy.
+"""The tensors that a model must have, with their shapes and GGUF names. Pure; does not import numpy.
 
 Names: https://github.com/ggml-org/llama.cpp/blob/master/gguf-py/gguf/tensor_mapping.py
 """
@@ -20,14 +20,16 @@ _HEAD: Final = "lm_head.weight"
 @dataclass(frozen=True, slots=True)
 class Place:
     name: str
-    """In GGUF."""
+    """The name in GGUF."""
     shape: tuple[int, ...]
 
 
 def placed(source: TensorSource, numbers: Numbers, tensors: Sequence[Tensor]) -> list[tuple[str, Tensor, Place]]:
-    """Each tensor that is converted, with its name in Hugging Face's form without the model's prefix. Raises
-    ConversionError for one that is missing, unknown, or of another type or shape than the network has."""
-    if len(tensors) < numbers.layers:  # before a row of names is made for each layer that is claimed
+    """Each tensor to convert, with its Hugging Face name without the model's prefix.
+
+    Raises ConversionError for a tensor that is missing, unknown, or of an unexpected type or shape.
+    """
+    if len(tensors) < numbers.layers:  # checked first, since the names below are generated for every claimed layer
         raise ConversionError(f"its config.json states {numbers.layers} layers, but there are {len(tensors)} tensors.")
     places = dict(_bert(numbers) if source.is_bert else _llama(source, numbers))
     found: dict[str, tuple[Tensor, Place]] = {}
@@ -66,7 +68,7 @@ def _bare(name: str) -> str:
 
 
 def _is_left_out(source: TensorSource, name: str) -> bool:
-    """No weight, or none that plays a part in what the model is for."""
+    """Whether the tensor is not a weight, or is not used for the model's task."""
     return (
         name.endswith(_NOT_WEIGHTS)
         or (source.is_bert and name.startswith("pooler."))

@@ -1,4 +1,4 @@
-"""Values of configuration files, each checked for what it has to be. Pure, and light: no numpy."""
+"""Validates values of configuration files. Pure; does not import numpy."""
 
 import json
 from collections.abc import Mapping
@@ -7,36 +7,36 @@ from typing import Any, Final, TypeVar
 from modelshare.wire.text import plain
 
 _MAX: Final = (1 << 31) - 1
-"""GGUF holds larger numbers, llama.cpp does not."""
+"""GGUF supports larger numbers, but llama.cpp does not."""
 _SHOWN: Final = 80
 _Number = TypeVar("_Number", int, float)
 
 
 class ConversionError(Exception):
-    """The model cannot be converted; the text is one sentence for people."""
+    """The model cannot be converted; the message is one human-readable sentence."""
 
 
 Json = Mapping[str, Any]
 
 
 def printable(value: object) -> str:
-    """A value or a name from a file, fit for a sentence."""
+    """A value or name from a file, made safe for use in a sentence."""
     return plain(value if isinstance(value, str) else json.dumps(value, default=str), _SHOWN)
 
 
 def whole(values: Json, key: str, default: int | None = None, *, least: int = 1) -> int:
-    """A whole number, however it is written. Without a default it has to be there."""
+    """An integer, in any notation. Required if there is no default."""
     value = values.get(key)
     if value is None:
         return _present(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value <= _MAX or value != int(value):  # in this order: NaN is no int
+    if not is_number or not least <= value <= _MAX or value != int(value):  # in this order, since int(NaN) fails
         raise ConversionError(f"its {key} is {printable(value)}, but must be a whole number from {least} to {_MAX}.")
     return int(value)
 
 
 def number(values: Json, key: str, default: float | None = None) -> float:
-    """A positive number. Without a default it has to be there."""
+    """A positive number. Required if there is no default."""
     value = values.get(key)
     if value is None:
         return _present(key, default)
@@ -47,7 +47,7 @@ def number(values: Json, key: str, default: float | None = None) -> float:
 
 
 def mapping(values: Json, key: str) -> Json:
-    """An object; empty when it is absent or null."""
+    """An object; empty if missing or null."""
     value = values.get(key)
     if value is None:
         return {}
@@ -57,7 +57,7 @@ def mapping(values: Json, key: str) -> Json:
 
 
 def truth(values: Json, key: str) -> bool:
-    """False when it is absent or null."""
+    """A boolean; False if missing or null."""
     value = values.get(key)
     if not isinstance(value, bool | None):
         raise ConversionError(f"its {key} is {printable(value)}, but must be true or false.")
@@ -65,7 +65,7 @@ def truth(values: Json, key: str) -> bool:
 
 
 _LARGEST: Final = 3.4e38
-"""Of float32, as which GGUF stores it."""
+"""The maximum of float32, which GGUF uses."""
 
 
 def _present(key: str, default: _Number | None) -> _Number:

@@ -1,4 +1,4 @@
-"""Tokenizers, as llama.cpp wants them."""
+"""Writes tokenizers in llama.cpp's format."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -12,11 +12,11 @@ from modelshare.agent.convert.source import TensorSource
 from modelshare.agent.convert.values import ConversionError, Json, printable
 
 _UNREACHABLE: Final = -1e6
-"""Score of a token that no merge leads to."""
+"""Score of a token that is not the result of any merge."""
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, source: TensorSource, numbers: Numbers) -> None:
-    """Tokens, merges or scores, special tokens and the chat template. Raises ConversionError."""
+    """Writes tokens, merges or scores, special tokens and the chat template. Raises ConversionError."""
     tokenizer = _tokenizer(source)
     ids: dict[str, int] = tokenizer.get_vocab()
     if not ids:
@@ -47,12 +47,12 @@ def write_vocabulary(writer: gguf.GGUFWriter, source: TensorSource, numbers: Num
 def _tokenizer(source: TensorSource) -> Tokenizer:
     try:
         return Tokenizer.from_file(str(source.folder / "tokenizer.json"))
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises no more specific exception
         raise ConversionError("its tokenizer.json cannot be read; save the model again.") from error
 
 
 def _in_order(ids: Mapping[str, int], size: int) -> list[str]:
-    """Embeddings are often padded to a round number: those rows get names that no text holds."""
+    """The tokens by id. Unused rows of padded embeddings get names that do not occur in texts."""
     if max(ids.values()) >= size:
         raise ConversionError("The tokenizer has more tokens than the model has embeddings.")
     tokens = [f"[PAD{index}]" for index in range(size)]
@@ -80,7 +80,10 @@ def _merges(tokenizer: Json) -> list[list[str]]:
 
 
 def _scores(tokenizer: Json, tokens: list[str]) -> list[float]:
-    """SentencePiece merges the pair whose result scores best, BPE the pair of the earliest merge: the same order."""
+    """Scores with the same effect as the merges:
+
+    SentencePiece merges the pair with the best score, BPE the earliest one.
+    """
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(_merges(tokenizer)):
         ranks.setdefault("".join(pair), rank)
@@ -148,5 +151,5 @@ def _write_word_piece(writer: gguf.GGUFWriter, source: TensorSource, ids: Mappin
 
 
 def _as_phantom_space(token: str) -> str:
-    """llama.cpp marks the beginning of words, WordPiece their continuation."""
+    """llama.cpp marks the beginning of a word, WordPiece its continuation."""
     return token[2:] if token.startswith("##") else "▁" + token

@@ -1,1 +1,1 @@
-"""Inference engines: other people's programs, started on loopback, supervised, and asked over OpenAI's routes."""
+"""Inference engines: third-party programs, started on loopback, supervised, and called with OpenAI's API."""

@@ -1,7 +1,7 @@
-"""What a client gets of an engine's answer. Pure, on bytes, and quick.
+"""Translates an engine's answers for clients. Pure, on bytes, and fast.
 
-The shape of an answer is checked and its tokens are counted; a client gets the fields that OpenAI's API has, under the
-public name.
+The structure of an answer is checked and its tokens are counted. Clients get the fields of OpenAI's API, with the
+model's public name.
 """
 
 import base64
@@ -19,12 +19,12 @@ from modelshare.agent.engines.sse import KEEP_ALIVE, Event, EventParser, EventTo
 
 DONE: Final = b"[DONE]"
 _KEPT: Final = frozenset({"id", "object", "created", "choices", "data", "system_fingerprint", "service_tier"})
-"""Fields of an answer that pass as they are; `model` and `usage` are written anew. Others tell of the machine and of
-its work for other tenants: timings, slots, caches."""
+"""Fields of an answer that are passed on; `model` and `usage` are rewritten. Others reveal details of the machine and
+of its work for other tenants: timings, slots, caches."""
 
 
 def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
-    """A whole answer, for `write_answer`. Raises Refusal for what is none."""
+    """Parses a complete answer, for `write_answer`. Raises EngineRefusalError if it is invalid."""
     try:
         fields = _decode_fields(body)
         if (error := _given(fields, "error")) is not None:
@@ -42,22 +42,22 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
 
 
 def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
-    """The whole answer for the client."""
+    """The complete answer for the client."""
     return _encode(fields | {"usage": usage})
 
 
 class StreamReader:
-    """One stream of an engine. `feed` every chunk until `is_over`, or else `finish` when the engine ended it well.
+    """Parses one stream of an engine. `feed` every chunk until `is_over`; otherwise call `finish` at a regular end.
 
-    Pieces are events for the client, as fields; an empty one is only a sign of life. The usage, which an engine tells
-    last, and the end are not among them: `write_end` writes both.
+    Pieces are events for the client, as fields; an empty one only shows that the engine is alive. The usage, which an
+    engine sends last, and the end are not among them: `write_end` writes both.
     """
 
     def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
         self.is_over = False
-        """Nothing that comes after is read: the engine said that this is all, or failed."""
+        """The engine signalled the end, or failed; anything after that is ignored."""
         self.failure: EngineRefusalError | None = None
-        """Why it is over before its end: the engine failed, or answered what is no answer."""
+        """Why the stream ended early: the engine failed, or sent an invalid answer."""
         self._prepared = prepared
         self._tally = tally
         self._parser = EventParser()
@@ -65,7 +65,7 @@ class StreamReader:
         self._at = 0
 
     def feed(self, chunk: bytes) -> list[Fields]:
-        """The pieces that `chunk` completes."""
+        """The pieces completed by `chunk`."""
         try:
             return self._pieces(self._parser.feed(chunk))
         except EventTooLongError:
@@ -139,7 +139,7 @@ def write_pieces(pieces: list[Fields]) -> bytes:
 
 
 def write_end(prepared: PreparedRequest, piece: Fields, usage: msgspec.Raw) -> bytes:
-    """What ends a stream for the client. `piece` is any of it: what all have in common is taken from there."""
+    """The end of a stream for the client. `piece` is any piece of it, for the fields that all have in common."""
     if not prepared.include_usage:
         return data_event(DONE)
     return data_event(_encode(piece | {"choices": msgspec.Raw(b"[]"), "usage": usage})) + data_event(DONE)
@@ -149,13 +149,13 @@ _encode: Final = msgspec.json.encode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = (b"", b"null")
-"""llama.cpp begins some streams so."""
+"""llama.cpp begins some streams with such an event."""
 _FOR_CLIENTS: Final = (b"message", b"error")
-"""Events of other types, such as `ping`, are for whoever knows them, unless they hold a piece of an answer."""
+"""Events of other types, such as `ping`, are ignored unless they contain a piece of an answer."""
 
 
 class _Said(msgspec.Struct):
-    """Of a message or a part of one, what was generated."""
+    """The generated contents of a message or a part of one."""
 
     content: Any = None
     reasoning_content: Any = None
@@ -170,12 +170,12 @@ class _Choice(msgspec.Struct):
     delta: _Said | None = None
 
     def texts(self) -> list[str]:
-        """All that was generated for it."""
+        """Everything that was generated for it."""
         said = self.message or self.delta
         texts = [self.text] if said is None else [said.content, said.reasoning_content or said.reasoning, said.refusal]
         if said is not None and not _is(said.tool_calls, b"null") and not _is(said.tool_calls, b"[]"):
             texts.append(bytes(said.tool_calls).decode("utf-8", "replace"))
-        # A piece of text may be empty, as the first one of a stream is, which only names the role.
+        # A piece of text may be empty: the first one of a stream contains only the role.
         return ["".join(text for text in texts if isinstance(text, str))]
 
 
@@ -193,7 +193,7 @@ def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
 
 
 def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
-    """One for each text, in the form that was asked for, whatever the engine made of that."""
+    """One vector for each text, in the requested encoding and order, regardless of the engine's."""
     vectors = _decode_vectors(data)
     if len(vectors) != prepared.asked.prompts:
         raise no_answer()

@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the agent."""
+"""The interface between engines and the rest of the agent."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ from modelshare.agent.errors import DeploymentError
 
 _SLOW_PROMPT_BYTES: Final = 50
 _SLOW_TOKENS: Final = 8
-"""A second, of engines that are still of use: a large model on CPUs, with other requests beside."""
+"""Lower bounds per second for engines that are still useful: a large model on CPUs, with concurrent requests."""
 
 
 class Format(StrEnum):
-    """How weights are stored, as the manifest says it."""
+    """How weights are stored, according to the manifest."""
 
     GGUF = "gguf"
     SAFETENSORS = "safetensors"
@@ -28,7 +28,7 @@ class Format(StrEnum):
 
 
 class Task(StrEnum):
-    """What a model can be asked for, as the manifest says it."""
+    """What a model can be used for, according to the manifest."""
 
     CHAT = "chat"
     COMPLETION = "completion"
@@ -37,7 +37,7 @@ class Task(StrEnum):
 
 
 class Route(StrEnum):
-    """The only routes that are relayed to an engine, below `/v1/`."""
+    """The routes that are relayed to engines, below `/v1/`."""
 
     CHAT = "chat/completions"
     COMPLETIONS = "completions"
@@ -60,39 +60,41 @@ MAIN_ROUTE = {Task.CHAT: Route.CHAT, Task.COMPLETION: Route.COMPLETIONS, Task.EM
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """The operator's choices for one engine; the defaults suit a small machine."""
+    """The operator's settings for one engine; the defaults suit a small machine."""
 
     parallel: int | None = None
-    """Sequences worked on at once; more wait, and tenants take turns. None takes what suits the engine."""
+    """Sequences processed at once; others wait, and tenants take turns. None uses the engine's default."""
     context: int | None = None
-    """Tokens per request; None takes the model's own length, up to what the engine's recipe finds sensible."""
+    """Tokens per request; None uses the model's own context length, up to a limit set by the engine's recipe."""
     threads: int | None = None
-    """CPU threads; None takes the cores this process may use."""
+    """CPU threads; None uses the cores available to this process."""
     gpu: bool = False
     extra_args: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What to serve. `path` is a folder that holds no other weights than these, or a GGUF file: of a split one the
-    first part, from which llama.cpp finds the others.
+    """What to serve.
+
+    `path` is a folder without other weights, or a GGUF file: of a split one the first part, from which llama.cpp finds
+    the others.
     """
 
     path: Path
     weights: tuple[Path, ...] = ()
-    """All that is opened; empty stands for `path`."""
+    """All files that are opened; empty means `path`."""
     served_name: str
-    """The public `model` name in requests and answers."""
+    """The public model name in requests and answers."""
     format: Format
     task: Task
     context_length: int | None = None
-    """Tokens, as the manifest says."""
+    """Tokens, according to the manifest."""
     texts: TextEncoder | None = None
-    """Makes the tokens of texts to embed, where the model declares how."""
+    """Tokenizes texts to embed, if the model declares how."""
     normalizes: bool | None = None
-    """Whether its vectors have the length 1; None where the model does not say."""
+    """Whether vectors have length 1; None if the model does not say."""
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
-    """What is still to be computed of each vector, of an engine that leaves it out."""
+    """Layers to compute for each vector, if the engine does not."""
     options: EngineOptions = field(default_factory=EngineOptions)
 
 
@@ -101,15 +103,15 @@ class ExternalServer:
     """A server that the operator runs beside the agent."""
 
     base_url: str
-    """With or without `/v1` at its end."""
+    """With or without a trailing `/v1`."""
     api_key: str | None = None
     model: str | None = None
-    """What it calls the model; None: the public name."""
+    """Its name for the model; None means the public name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests inside the engine, by its own account."""
+    """Requests inside the engine, as reported by the engine."""
 
     running: int
     waiting: int
@@ -120,20 +122,20 @@ class EngineError(DeploymentError):
 
 
 class OutOfMemoryError(EngineError):
-    """The machine's memory did not hold the model; no other engine needs less."""
+    """The model did not fit into the machine's memory; no other engine needs less."""
 
 
 class Activity:
-    """The requests that the agent has in an engine; whoever relays them keeps it current, for liveness goes by it."""
+    """Tracks the agent's requests to an engine. Used to decide whether the engine is alive."""
 
     def __init__(self, *, shows_work: bool = False) -> None:
-        """`shows_work`: the engine counts its steps, so that it need not be guessed how long they take."""
+        """`shows_work`: the engine counts its steps, so that their duration need not be estimated."""
         self._shows_work = shows_work
         self.running = 0
         self.last_success = float("-inf")
         """`time.monotonic()` of the last sign of life."""
         self.patience = 0.0
-        """Seconds that what the engine was asked for since then may take before anything can be seen of it."""
+        """Seconds that requests since then may take before any result is visible."""
         self._asked = 0
         self._asked_since = 0.0
         self._asked_before = 0.0
@@ -143,7 +145,7 @@ class Activity:
 
     @contextmanager
     def request(self) -> Iterator[None]:
-        """Hold this while a request is in the engine, or waits for its turn."""
+        """Context while a request is in the engine or waits for its turn."""
         self.running += 1
         self._idle.clear()
         try:
@@ -155,7 +157,7 @@ class Activity:
 
     @contextmanager
     def asking(self, prompt_bytes: int, unseen_tokens: int = 0) -> Iterator[None]:
-        """Hold this while the engine itself is asked for something, of which `unseen_tokens` are not streamed."""
+        """Context while the engine processes a call, of which `unseen_tokens` are not streamed."""
         patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unseen_tokens / _SLOW_TOKENS)
         if not self._asked:
             self._asked_since = monotonic()
@@ -172,17 +174,17 @@ class Activity:
 
     @property
     def silence(self) -> float:
-        """Seconds that the engine was asked for something since its last sign of life, whoever still waits for it."""
+        """Seconds with calls in the engine since its last sign of life, including cancelled calls."""
         return self._asked_before + (monotonic() - self._asked_since if self._asked else 0.0)
 
     def succeeded(self) -> None:
-        """The engine answered with a success, or sent one more piece of a stream."""
+        """Call when the engine has returned a success or another piece of a stream."""
         self.last_success = self._asked_since = monotonic()
         self._asked_before = 0.0
         self.patience = self._patience_now
 
     async def drained(self, within: float) -> bool:
-        """Wait up to `within` seconds until no request is left."""
+        """Waits up to `within` seconds until no request is left; returns whether that happened."""
         try:
             async with asyncio.timeout(within):
                 await self._idle.wait()
@@ -192,43 +194,43 @@ class Activity:
 
 
 class Engine(Protocol):
-    """One life of an engine: `start`, relay requests by the rules of `relay_for`, `stop`. A restart is a new object."""
+    """One run of an engine: `start`, relay requests according to `relay_for`, `stop`. A restart is a new object."""
 
     kind: str
-    """The name that it is registered by."""
+    """The name under which it is registered."""
     routes: frozenset[Route]
     activity: Activity
     sharing: Sharing
     turns: TenantQueue
     mapped_bytes: int
-    """Of weights that it maps into the main memory; 0 where they are allocated, or lie elsewhere."""
+    """Bytes of weights that it maps into main memory; 0 if they are allocated, or stored elsewhere."""
 
     @property
     def base_url(self) -> str:
-        """As the OpenAI client wants it, `http://127.0.0.1:PORT/v1`; known once started."""
+        """The base URL for OpenAI clients, `http://127.0.0.1:PORT/v1`; known once started."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request must carry: the secret of this start."""
+        """Headers that every request needs: the secret of this run."""
 
     @property
     def log_tail(self) -> Sequence[str]:
-        """The last lines the engine wrote. For the operator's eyes: they may hold paths of this machine."""
+        """The last lines written by the engine. Only for the operator: they may contain paths of this machine."""
 
     def relay_for(self, public_name: str) -> RelayPolicy:
-        """How requests and answers are changed between clients, who know the model as `public_name`, and the engine."""
+        """How to translate between clients, who use the name `public_name`, and the engine."""
 
     async def start(self) -> None:
-        """Returns when the engine has given one real answer. Raises EngineError, with nothing left running."""
+        """Returns when the engine has given one real answer. Raises EngineError after stopping everything."""
 
     async def died(self) -> str:
-        """Returns, when the engine has ended or no longer answers, why."""
+        """Waits until the engine has exited or hangs, and returns the reason."""
 
     async def health(self) -> bool:
-        """Ask the engine's health route now."""
+        """Requests the engine's health route."""
 
     async def load(self) -> Load | None:
-        """None where the engine does not tell."""
+        """None if the engine does not report it."""
 
     async def stop(self, grace: float = 0.0) -> None:
-        """Let requests end for up to `grace` seconds, then end the engine and make sure that all of it is gone."""
+        """Waits up to `grace` seconds for requests, then stops the engine with all its processes."""

@@ -1,4 +1,4 @@
-"""An engine's processes, as one thing: started together, heard, and ended without remainder."""
+"""All processes of an engine: started together, logged, and stopped completely."""
 
 import asyncio
 import contextlib
@@ -21,29 +21,29 @@ _GONE_SECONDS: Final = 10.0
 _LAST_WORDS_SECONDS: Final = 1.0
 _EXPENDABLE: Final = 500
 _FIRST_TO_GO: Final = 1000
-"""Of `oom_score_adj`: the largest (proc(5))."""
+"""The maximum of `oom_score_adj` (proc(5))."""
 MORE_VARIABLES: Final = "MODELSHARE_ENGINE_ENV"
-"""Names a machine's operator wants passed too, with commas between them; one may end in `*`."""
+"""Names of further variables that the operator wants to pass on, separated by commas; a name may end in `*`."""
 # fmt: off
 _VARIABLES: Final = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR", "TEMP", "TMP",
     "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "XDG_CACHE_HOME", "HF_HOME",
     "HF_HUB_CACHE",
 })
-"""What any program needs to find its parts, its folders and its language."""
+"""Variables with which any program finds its libraries, folders and language."""
 _FAMILIES: Final = (
     "LC_", "PYTHON", "CUDA_", "NVIDIA_", "NCCL_", "CUDNN_", "HIP_", "HSA_", "ROCM_", "ROCR_", "RCCL_",
     "GPU_", "ONEAPI_", "SYCL_", "ZE_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "GGML_",
     "TORCH_", "TORCHINDUCTOR_", "PYTORCH_", "TRITON_", "VLLM_", "SGLANG_", "SGL_",
 )
 # fmt: on
-"""How accelerators, threads and the engines themselves are set up."""
+"""Configuration of accelerators, threads and the engines themselves."""
 _SECRETS: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
-"""In a name of a family: nothing that an engine is set up with."""
+"""Variables of these families whose name contains one of these words are not configuration."""
 
 
 class Child:
-    """A process in a session of its own. Its standard input stays open for as long as the agent lives."""
+    """A process in its own session. Its standard input stays open for as long as the agent lives."""
 
     def __init__(self, process: Process, record: EngineRecord, record_file: Path) -> None:
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
@@ -54,7 +54,7 @@ class Child:
 
     @classmethod
     async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path) -> Self:
-        """Raises EngineError when the program cannot be started. It gets `env`, and what `for_engines` passes on."""
+        """Starts the program with `env` added to `for_engines`. Raises EngineError if it cannot be started."""
         inherited = for_engines(os.environ)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -70,7 +70,7 @@ class Child:
         return self._process.returncode
 
     def set_expendable(self, *, yes: bool) -> None:
-        """Whether the system, should memory run out, ends this engine before any other process (Linux)."""
+        """Whether the kernel kills this engine before other processes if memory runs out (Linux)."""
         with contextlib.suppress(OSError):
             usual = int(Path("/proc/self/oom_score_adj").read_text())
             score = min(usual + _EXPENDABLE, _FIRST_TO_GO) if yes else usual
@@ -78,15 +78,18 @@ class Child:
                 Path(f"/proc/{process.pid}/oom_score_adj").write_text(str(score))
 
     async def exited(self) -> int:
-        """Returns the exit code once the process has ended and its last words are in `log`."""
-        # Neither Process.wait() nor the end of the log will do: a descendant may hold the pipe open.
+        """Waits until the process has exited and its last output is in `log`; returns the exit code."""
+        # Neither Process.wait() nor the end of the log is sufficient, since a descendant may hold the pipe open.
         while self._process.returncode is None:  # noqa: ASYNC110  asyncio has no event for it
             await asyncio.sleep(_POLL)
         await asyncio.wait([self._reader], timeout=_LAST_WORDS_SECONDS)
         return self._process.returncode
 
     async def destroy(self, term_seconds: float) -> None:
-        """SIGTERM, then SIGKILL after `term_seconds` to whatever is left. Raises EngineError if that is no help."""
+        """Sends SIGTERM, and after `term_seconds` SIGKILL to the remaining processes.
+
+        Raises EngineError if any survives.
+        """
         try:
             self._signal_group(signal.SIGTERM)
             if not await self._gone(term_seconds):
@@ -116,7 +119,7 @@ class Child:
         assert self._process.stdout  # noqa: S101  it was made with a pipe
         rest = b""
         while chunk := await self._process.stdout.read(1 << 16):
-            # Progress bars rewrite one line by carriage returns.
+            # Progress bars rewrite a line with carriage returns.
             *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
             self._keep(lines)
             rest = rest[:_LINE_BYTES]
@@ -127,7 +130,7 @@ class Child:
 
 
 def for_engines(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of it that engines need, and what `MORE_VARIABLES` names; never what is meant for the agent alone."""
+    """The variables that engines need and those in `MORE_VARIABLES`, but none that are only for the agent."""
     more = [name.strip() for name in environ.get(MORE_VARIABLES, "").split(",") if name.strip()]
     return {name: value for name, value in environ.items() if _is_needed(name) or _is_named(name, more)}
 

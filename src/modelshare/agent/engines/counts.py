@@ -1,4 +1,4 @@
-"""How many tokens an answer took: as its engine counts them, where that can be believed, or else by estimate. Pure."""
+"""Counts the tokens of an answer: the engine's counts if they are plausible, otherwise estimates. Pure."""
 
 from collections.abc import Collection, Iterable
 from typing import Any, Final
@@ -12,7 +12,7 @@ DETAILS: Final = ("prompt_tokens_details", "completion_tokens_details")
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """Tokens of one answer, or of several."""
+    """Token counts of one answer, or of several."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -30,7 +30,7 @@ _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 
 
 class Tally:
-    """Counts one answer of an engine while it comes. `usage` can be asked for at any moment, also of a part."""
+    """Counts the tokens of one answer as it arrives. `usage` is available at any time, even for a partial answer."""
 
     def __init__(
         self,
@@ -42,8 +42,11 @@ class Tally:
         counts_all: bool,
         details: Collection[str] = DETAILS,
     ) -> None:
-        """`context`: tokens that a prompt and its answer may have together, where that is known. `counts_all`: the
-        engine's count covers every sequence that was asked for. `details`: of its usage, what a client may see."""
+        """`context`:
+
+        the model's context length in tokens, if known. `counts_all`: the engine's count includes all sequences of a
+        request. `details`: the parts of its usage that a client may see.
+        """
         self._details = details
         self._most_prompt, self._most_completion = most_tokens(asked, body_bytes, context)
         self._prompt = tokens_in(prompt_bytes)
@@ -54,23 +57,23 @@ class Tally:
 
     @property
     def began(self) -> bool:
-        """Something was generated."""
+        """Whether anything was generated."""
         return self._pieces > 0
 
     def generated(self, texts: Iterable[str]) -> None:
-        """Texts of one piece of the answer, one for each choice in it."""
+        """Adds one piece of the answer: a text for each choice in it."""
         for text in texts:
             if text:
                 self._pieces += 1
                 self._bytes += len(text.encode("utf-8", "surrogatepass"))
 
     def told(self, usage: msgspec.Raw) -> None:
-        """What the engine says; the last word counts."""
+        """Stores the engine's usage; the last one counts."""
         self._told = usage
 
     @property
     def usage(self) -> TokenUsage:
-        """The engine's counts, each replaced by an estimate where it is missing or cannot be."""
+        """The engine's counts; a missing or implausible one is replaced by an estimate."""
         told = _read(self._told)
         prompt = _believed(told.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
         # An engine streams at least one token with each piece of text.
@@ -86,9 +89,9 @@ class Tally:
         )
 
     def for_client(self, together: TokenUsage | None = None) -> msgspec.Raw:
-        """OpenAI's `usage` with these counts, and the details that the engine told with them.
+        """OpenAI's `usage` with these counts and the engine's details.
 
-        `together`: with those of several answers, of which this is one, and without details.
+        `together`: the sum of several answers, including this one, to be used instead, without details.
         """
         usage = together or self.usage
         fields: dict[str, Any] = {"prompt_tokens": usage.prompt_tokens}
@@ -104,7 +107,7 @@ class Tally:
 
 
 def total(usages: Iterable[TokenUsage]) -> TokenUsage:
-    """The sum: an estimate as soon as one of them is."""
+    """The sum; an estimate if any of them is one."""
     together = list(usages)
     return TokenUsage(
         sum(one.prompt_tokens for one in together),
@@ -121,7 +124,7 @@ def _read(usage: msgspec.Raw | None) -> _Told:
 
 
 def _believed(value: Any, limit: int, *, least: int) -> int | None:
-    """The count, or None. Some engines write it as a text or with a decimal point."""
+    """The count if it is plausible, else None. Some engines send it as a string or with a decimal point."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(limit)):

@@ -1,4 +1,4 @@
-"""Why an engine ended, read from its last words. Pure."""
+"""Determines from its output why an engine exited. Pure."""
 
 import re
 import signal
@@ -12,11 +12,11 @@ class Diagnosis:
     reason: str
     """One sentence for the operator."""
     port_taken: bool = False
-    """Another port will do."""
+    """The engine may be started with another port."""
     out_of_memory: bool = False
 
 
-# The first that matches decides: an engine that runs out of memory also says that it could not load.
+# The first match counts: an engine that runs out of memory also logs that it could not load the model.
 _SIGNATURES: Final = [
     (
         r"address already in use|errno 98\b|couldn't bind (?:http )?server socket|failed to bind",
@@ -66,11 +66,11 @@ _PYTHON: Final = re.compile(
     r"\b(?:\w+\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Warning)\b|\bTraceback\b|\bFile \"|^\s*[\^~]+\s*$|"
     r"<(?:class|function|module|bound method)\b|\bobject at 0x|\bNoneType\b|^\s*(?:raise|return|self\.)"
 )
-"""A program's words for programmers."""
+"""Output meant for programmers."""
 
 
 def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
-    """`returncode` as `subprocess` gives it: negative for a signal, None for an engine that has not ended."""
+    """`returncode` as in `subprocess`: negative for a signal, None if the engine is still running."""
     text = "\n".join(log)
     for index, (pattern, sentence) in enumerate(_PATTERNS):
         if found := pattern.search(text):
@@ -86,7 +86,7 @@ def diagnose(log: Sequence[str], returncode: int | None) -> Diagnosis:
 
 
 def humanize_error(said: str) -> str | None:
-    """The words of a program, cut to a length; None for those that are for programmers."""
+    """A program's message, truncated; None if it is meant for programmers."""
     return None if _PYTHON.search(said) else said[:_LONGEST]
 
 
@@ -98,7 +98,7 @@ def _last_words(line: str) -> str:
 
 
 def _filled(sentence: str, named: Sequence[str]) -> str:
-    if not named:  # the signature names nothing: drop the gap too
+    if not named:  # the pattern captured nothing: remove the placeholder
         return re.sub(r" ?\{\d\}", "", sentence)
     return sentence.format(*named)
 

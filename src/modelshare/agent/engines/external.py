@@ -1,4 +1,4 @@
-"""An engine that somebody else runs, at any OpenAI-compatible URL (Ollama, Ray Serve, KServe); never stopped."""
+"""An engine run by someone else, at any OpenAI-compatible URL (Ollama, Ray Serve, KServe). Never stopped."""
 
 import logging
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ class External(EngineType):
         return None if self.machine.external else "no external server is configured."
 
     def unsuited(self, model: ModelFacts) -> None:
-        del model  # whoever runs the server knows what it serves
+        del model  # the operator knows what the server supports
 
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
         del scratch
-        assert self.machine.external  # noqa: S101  it is not missing
+        assert self.machine.external  # noqa: S101  checked by `missing`
         return ExternalEngine(self.machine.external, spec)
 
 
@@ -50,7 +50,7 @@ class ExternalEngine:
     def __init__(self, server: ExternalServer, spec: EngineSpec, *, timing: Timing | None = None) -> None:
         self.routes = ROUTES_OF_TASK[spec.task]
         self.activity = Activity()
-        # One by one, since there are servers that ignore `n`, and that count the first answer alone.
+        # One sequence per call, since some servers ignore `n` or count only the first answer.
         slots = spec.options.parallel or MANY_SLOTS
         self.sharing = Sharing(slots=slots, one_by_one=True, cache=PromptCache.SALTED)
         self.turns = TenantQueue(self.sharing.slots)
@@ -60,7 +60,7 @@ class ExternalEngine:
         self._relay = RelayPolicy(
             public_name=spec.served_name,
             request_model=server.model or spec.served_name,
-            usage_details=frozenset({"completion_tokens_details"}),  # nobody knows whose prompts its cache serves
+            usage_details=frozenset({"completion_tokens_details"}),  # its cache may contain other tenants' prompts
             context_length=spec.context_length,
         )
         self._timing = timing or Timing()
@@ -91,7 +91,7 @@ class ExternalEngine:
             raise
 
     async def died(self) -> str:
-        timing = replace(self._timing, recent=0.0)  # its health route answers at once, or it is gone
+        timing = replace(self._timing, recent=0.0)  # its health route is always quick, unless it is down
         await Watch(self, timing, self._answers).until_hung(probes=False)
         what = "is no longer responding" if not await self.health() else "accepts requests but never answers them"
         return f"{self.base_url} {what}. Check the server there."

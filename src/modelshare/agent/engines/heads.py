@@ -1,4 +1,4 @@
-"""What becomes of vectors after an engine pooled them: layers that no engine computes."""
+"""Computes the layers after the pooling of an embedding model, which no engine computes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +12,16 @@ from modelshare.agent.convert.weights import Array, load
 from modelshare.embedder import Embedder, Layer
 
 _EPSILON: Final = 1e-5
-"""Of torch's LayerNorm."""
+"""As in torch's LayerNorm."""
 _SMALLEST: Final = 1e-12
-"""Torch's normalize divides by no shorter length."""
+"""Torch's normalize uses this as the minimum length."""
 
 
 class VectorHead:
-    """For one model. May be used by several threads at once."""
+    """The layers of one model. Thread-safe."""
 
     def __init__(self, root: Path, embedder: Embedder, width: int) -> None:
-        """`width`: of what the pooling gives. Raises ConversionError."""
+        """`width`: the length of pooled vectors. Raises ConversionError."""
         self._layers: list[tuple[Layer, Array, Array]] = []
         self._dimensions = embedder.dimensions
         for layer in embedder.layers:
@@ -31,7 +31,7 @@ class VectorHead:
             self._layers.append((layer, *_weights(root, layer)))
 
     def applied(self, vector: Sequence[float]) -> tuple[float, ...]:
-        """The text's vector, of its pooled one."""
+        """Computes a text's vector from its pooled one."""
         values: Array = np.asarray(vector, dtype=np.float32)
         for layer, weight, bias in self._layers:
             values = _computed(layer, weight, bias, values)

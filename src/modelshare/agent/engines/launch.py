@@ -1,7 +1,7 @@
-"""Runs another program and takes it along when the agent dies: `python -m modelshare.agent.engines.launch -- CMD…`.
+"""Runs another program and stops it when the agent dies: `python -m modelshare.agent.engines.launch -- CMD…`.
 
-For engines that are not ours and would go on without the agent. The whole process group, which the agent made for
-this engine, is killed when the agent dies. Exits as the program does.
+For third-party engines, which would otherwise keep running. When the agent dies, the whole process group, which was
+created for this engine, is killed. Exits with the program's exit code.
 """
 
 import os
@@ -20,7 +20,7 @@ def wrapped(command: Sequence[str]) -> tuple[str, ...]:
 
 def main(command: Sequence[str]) -> int:
     signal.signal(lifeline.SIGNAL, lambda *_: os.killpg(os.getpgrp(), signal.SIGKILL))
-    # SIGTERM goes to the whole group: the program gets its own, and its exit ends us.
+    # SIGTERM is sent to the whole group, so the program receives it as well, and its exit ends us.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     lifeline.attach()

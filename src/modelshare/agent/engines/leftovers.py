@@ -1,7 +1,7 @@
-"""Which processes belong to an engine, and the memory of that across the agent's own death.
+"""Finds the processes of an engine, even after the agent was killed.
 
-An engine runs in a session of its own, so that everything it starts can be found by the session's id, even when its
-first process is gone: killing vLLM's front leaves a worker that holds the GPU (vllm-project/vllm#55510).
+Every engine has its own session, so that all its processes can be found by the session's id, even if the first one is
+gone: killing vLLM's front end leaves a worker that holds the GPU (vllm-project/vllm#55510).
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import psutil
 from modelshare import private_files
 
 _CLOCK_SECONDS: Final = 1.0
-"""Start times are derived from the clock, which may be set a little in between."""
+"""Tolerance for start times, which are derived from a clock that may be adjusted."""
 _KILL_SECONDS: Final = 10.0
 
 
@@ -33,11 +33,11 @@ class EngineRecord(msgspec.Struct, frozen=True):
     def of(cls, pid: int) -> "EngineRecord":
         try:
             return cls(pid, psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:  # it ended at once
+        except psutil.NoSuchProcess:  # it exited immediately
             return cls(pid, time.time())
 
     def save(self, state_dir: Path) -> Path:
-        """Remember it until the file is deleted."""
+        """Stores the record until the file is deleted."""
         folder = _folder(state_dir)
         private_files.folder(folder)
         path = folder / f"{secrets.token_hex(8)}.json"
@@ -56,7 +56,10 @@ class EngineRecord(msgspec.Struct, frozen=True):
         return found
 
     def _is_reused(self) -> bool:
-        """The id belongs to another process now. It cannot be reused while a member of the session lives."""
+        """Whether the process id belongs to another process now.
+
+        It is not reused while a member of the session lives.
+        """
         try:
             return abs(psutil.Process(self.pid).create_time() - self.started) > _CLOCK_SECONDS
         except psutil.NoSuchProcess:
@@ -73,9 +76,9 @@ def kill(processes: Iterable[psutil.Process]) -> None:
 
 
 def reap_leftovers(state_dir: Path) -> int:
-    """Kill what an earlier run of the agent left behind; returns how many processes that were.
+    """Kills processes left behind by an earlier run of the agent; returns their number.
 
-    To be called before the first engine is started. Blocks for up to ten seconds per engine.
+    Call it before the first engine is started. Blocks for up to ten seconds per engine.
     """
     reaped = 0
     for path in _folder(state_dir).glob("*.json"):

@@ -1,4 +1,4 @@
-"""How a program of ours ends with the agent, however that dies: its standard input is the agent's end of a pipe."""
+"""Stops our own programs when the agent dies for any reason. Their standard input is a pipe from the agent."""
 
 import fcntl
 import os
@@ -11,12 +11,12 @@ SIGNAL: Final = signal.SIGIO
 
 
 def attach() -> None:
-    """Have the kernel send `SIGNAL`, which ends a process that does not handle it, when standard input closes.
+    """Makes the kernel send `SIGNAL`, which by default ends the process, when standard input closes.
 
-    A thread that watches would not do: loading a model holds the interpreter's lock for as long as it takes.
+    A watching thread would not work, since loading a model holds Python's global interpreter lock the whole time.
     """
     stdin = sys.stdin.fileno()
     fcntl.fcntl(stdin, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(stdin, fcntl.F_SETFL, fcntl.fcntl(stdin, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([stdin], [], [], 0)[0]:  # it was closed before we asked
+    if select.select([stdin], [], [], 0)[0]:  # it was closed before we registered
         signal.raise_signal(SIGNAL)

@@ -1,4 +1,4 @@
-"""llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors once converted."""
+"""llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors after conversion."""
 
 import importlib.util
 import sys
@@ -17,7 +17,7 @@ from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
 from modelshare.agent.engines.supervisor import ProcessEngine
 
 DEFAULT_CONTEXT: Final = 8192
-"""Tokens per request where the operator says nothing: the whole length of a long model would fill the memory."""
+"""Default tokens per request: the full context of a long-context model would fill the memory."""
 
 
 class LlamaCpp(EngineType):
@@ -40,7 +40,7 @@ class LlamaCpp(EngineType):
 
 
 def recipe(spec: EngineSpec) -> Recipe:
-    """Raises EngineError when there is no GGUF model at `spec.path`."""
+    """Raises EngineError if `spec.path` is not a GGUF model."""
     if not spec.path.is_file():
         raise EngineError("The files contain no GGUF model; push one, or choose another engine.")
     return Recipe(
@@ -75,7 +75,7 @@ class _Props(msgspec.Struct):
 
 
 def refined(policy: RelayPolicy, props: bytes) -> RelayPolicy:
-    """Tools are for models whose chat template knows of them: with any other, llama.cpp leaves them out."""
+    """Disables tools unless the model's chat template supports them: otherwise llama.cpp silently ignores them."""
     try:
         template = msgspec.json.decode(props, type=_Props).chat_template_caps
     except msgspec.DecodeError:

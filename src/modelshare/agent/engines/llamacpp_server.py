@@ -1,8 +1,8 @@
-"""llama.cpp's own HTTP server in a process of its own: `python -m modelshare.agent.engines.llamacpp_server --model F`.
+"""llama.cpp's own HTTP server in a separate process: `python -m modelshare.agent.engines.llamacpp_server --model F`.
 
 The secret is in `ENGINE_API_KEY`. Prints READY and the address once the model is loaded. SIGTERM lets running requests
-end for up to `--grace` seconds. Exits with 0 when stopped and with 1 when the model does not load.
-It ends with whoever holds its standard input open.
+finish for up to `--grace` seconds. Exits with 0 when stopped and with 1 if the model cannot be loaded. Exits as well
+when its standard input closes.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import xllamacpp
 from modelshare.agent.engines import lifeline
 
 _MAX_BATCH = 8192
-"""Tokens of one input to an embedding model: it is computed in one batch, whose buffers grow with it."""
+"""Maximum tokens of one input to an embedding model. It is computed in one batch, whose buffers grow with it."""
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         server = xllamacpp.Server(_params(arguments))  # returns when the model is loaded
     except RuntimeError as error:
-        # A plain exit, so that llama.cpp's log, which says why, is written; its last lines may be lost all the same.
+        # Exit normally, so that llama.cpp's log is flushed; its last lines may still be lost.
         taken = _is_taken(arguments.host, arguments.port)
         raise SystemExit(
             f"The model failed to load: {error}" if taken else f"The model does not load: {error}"
@@ -69,7 +69,7 @@ def _is_taken(host: str, port: int) -> bool:
 
 
 def _usable_cores() -> int:
-    # Not os.cpu_count(): a container may be given fewer than the machine has.
+    # Not os.cpu_count(), since a container may have fewer than the machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -86,14 +86,14 @@ def _params(arguments: argparse.Namespace) -> Any:
     params.n_gpu_layers = -1 if arguments.gpu else 0
     params.offline = True
     params.endpoint_metrics = True
-    params.endpoint_slots = False  # shows the prompts of others
-    params.cors_origins = ""  # everybody, otherwise
+    params.endpoint_slots = False  # would reveal the prompts of other tenants
+    params.cors_origins = ""  # by default, all origins
     params.ui = False
-    params.cache_ram_mib = 0  # 8 GiB of old prompts otherwise
+    params.cache_ram_mib = 0  # by default, 8 GiB of old prompts
     if arguments.embedding:
         params.embedding = True
         params.n_batch = params.n_ubatch = min(arguments.context, _MAX_BATCH)
-        # Else texts of different lengths, computed together, are cut into steps, of which only the last is pooled.
+        # Otherwise texts of different lengths in a batch are split into steps, of which only the last is pooled.
         params.kv_unified = True
     return params
 

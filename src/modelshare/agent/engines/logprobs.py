@@ -1,6 +1,6 @@
-"""Log probabilities of completions, in the form that OpenAI's API has for them. Pure.
+"""Converts log probabilities of completions to OpenAI's format. Pure.
 
-llama.cpp tells them in the form of a chat's.
+llama.cpp returns them in the format of chats.
 """
 
 from typing import Any, Final
@@ -30,7 +30,10 @@ _decode_chat: Final = msgspec.json.Decoder(_OfChat | None).decode
 
 
 def with_logprobs(choices: msgspec.Raw, prepared: PreparedRequest, at: int = 0) -> tuple[msgspec.Raw, int]:
-    """The choices, and where their text ends; `at` is where it begins. Raises msgspec.DecodeError."""
+    """The converted choices, and the offset at which their text ends; `at` is where it begins.
+
+    Raises msgspec.DecodeError.
+    """
     wanted = prepared.wanted_logprobs
     if wanted is None:
         return choices, at

@@ -1,8 +1,8 @@
-"""The parameters of a request: which there are, what they may be, and which of them an engine honours. Pure.
+"""The parameters of a request: which exist, their types, and which ones each engine supports. Pure.
 
-A parameter that changes the answer reaches an engine that honours it, or the client is told; none is ignored in
-silence, and what is not named here reaches no engine: engines take fields, such as the slot to use or the salt of a
-cache, that are not a client's to choose.
+A parameter that changes the answer is either supported by the engine or rejected; none is silently ignored. Unlisted
+fields never reach an engine, since engines have some that clients must not control, such as a slot number or a cache
+salt.
 """
 
 from typing import Annotated, Any, Final, Literal
@@ -25,7 +25,7 @@ _Logprobs = Annotated[int, Meta(ge=0, le=20)]
 _Object = dict[str, msgspec.Raw]
 _Stop = Annotated[str, Meta(min_length=1)]
 _Window = Annotated[int, Meta(ge=0, le=1 << 17)]
-"""Tokens back that a penalty looks at: llama.cpp reserves memory for as many as are asked for."""
+"""Number of previous tokens that a penalty considers. llama.cpp allocates memory for as many as requested."""
 
 
 class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -34,7 +34,7 @@ class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """What engines take beyond OpenAI's parameters; under the names that they have there."""
+    """Engine-specific parameters beyond OpenAI's, with the engines' own names."""
 
     top_k: int | None = None
     min_p: _Share | None = None
@@ -71,7 +71,7 @@ class _Extras(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class _Generation(_Extras, kw_only=True):
-    """Common to both routes that generate."""
+    """Common to both generating routes."""
 
     model: str | None = None
     stream: bool | None = None
@@ -107,7 +107,7 @@ class _Message(msgspec.Struct):
     reasoning_content: str | None = None
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
-    # Where some servers take what is no text.
+    # Fields in which some servers accept content other than text.
     audio: Any = None
     images: Any = None
     image_url: Any = None
@@ -123,7 +123,7 @@ class _Format(msgspec.Struct):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _JsonSchema | None = None
     schema: _Object | None = None
-    """llama.cpp's, of a `json_object`."""
+    """llama.cpp's schema for a `json_object`."""
 
 
 class _Chat(_Generation, kw_only=True):
@@ -149,7 +149,7 @@ class _Chat(_Generation, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    # Beyond OpenAI's.
+    # Not in OpenAI's API.
     chat_template_kwargs: _Object | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -185,14 +185,14 @@ _token_lists: Final = msgspec.json.Decoder(list[list[_Token]]).decode
 _texts: Final = msgspec.json.Decoder(list[str]).decode
 
 _OURS: Final = frozenset({"model", "stream", "stream_options", "n", "messages", "prompt", "input"})
-"""Read by the relay itself."""
+"""Handled by the relay itself."""
 _WITHOUT_EFFECT: Final = frozenset(
     {
         *("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
-        "prediction",  # it saves time at best
+        "prediction",  # affects only the speed
     }
 )
-"""They say something to OpenAI's own platform; an answer is the same without them."""
+"""Only meaningful on OpenAI's own platform; they do not change an answer."""
 _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "best_of": (1,),
     "dimensions": (),
@@ -215,7 +215,7 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "top_logprobs": (0,),
     "verbosity": ("medium",),
 }
-"""Values that ask for what happens without them."""
+"""Values with the same effect as omitting the parameter."""
 
 SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed"})
 TOOLS: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
@@ -224,7 +224,7 @@ OPENAI: Final = SAMPLING | {
     *("response_format", "reasoning_effort", "encoding_format"),
     *TOOLS,
 }
-"""What OpenAI-compatible servers have in common."""
+"""Common to OpenAI-compatible servers."""
 LLAMACPP: Final = OPENAI - {"reasoning_effort"} | {
     *("top_k", "min_p", "typical_p", "repeat_penalty", "repeat_last_n", "mirostat", "mirostat_tau", "mirostat_eta"),
     *("dynatemp_range", "dynatemp_exponent", "dry_multiplier", "dry_base", "dry_allowed_length"),
@@ -241,11 +241,11 @@ VLLM: Final = _GPU | {
 }
 SGLANG: Final = _GPU | {"echo", "regex", "ebnf", "no_stop_trim", "separate_reasoning", "stream_reasoning"}
 TRANSFORMERS: Final = SAMPLING | {"tools", "chat_template_kwargs"}
-"""It takes biases for chats alone, and makes another kind of penalty of OpenAI's."""
+"""It supports biases only for chats, and interprets OpenAI's penalties differently."""
 
 
 def check(route: str, body: bytes) -> None:
-    """Raises BadInferenceRequest, which names the field, for what no engine may be asked."""
+    """Raises BadInferenceRequestError, which names the field, if no engine would accept the request."""
     asked: Any = decoded(_DECODERS[route], body)
     if route == "chat/completions":
         for message in asked.messages:
@@ -265,9 +265,9 @@ def check(route: str, body: bytes) -> None:
 
 
 def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
-    """The parameters for an engine that honours those of `takes`. Raises BadInferenceRequest for one it would ignore.
+    """The parameters to pass to an engine that supports those in `takes`.
 
-    `fields` passed `check`.
+    Raises BadInferenceRequestError for one that it would ignore. `fields` must have passed `check`.
     """
     passed: Fields = {}
     for name, raw in fields.items():
@@ -280,7 +280,7 @@ def honoured(fields: Fields, takes: frozenset[str]) -> Fields:
 
 
 def _is_neutral(name: str, value: Any) -> bool:
-    """As JSON has it, where `false` is no 0."""
+    """Compares as in JSON, where `false` is not 0."""
     return value is None or any(
         value == neutral and isinstance(value, bool) == isinstance(neutral, bool) for neutral in _NEUTRAL.get(name, ())
     )
@@ -306,7 +306,7 @@ def _check_format(wanted: _Format | None) -> None:
 
 
 def _check_texts(value: bytes, field: str) -> None:
-    """Lists hold nothing but what they seem to hold by their first item."""
+    """Checks that all items of a list have the type that its first item suggests."""
     value = bytes(value).strip()
     if not value.startswith(b"["):
         return

@@ -1,4 +1,4 @@
-"""A request as the sequences that it asks for, each for an engine by itself, and their answers as one again. Pure."""
+"""Splits a request into single sequences for an engine, and joins their answers. Pure."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Subrequest(NamedTuple):
 
     prepared: PreparedRequest
     first: int = 0
-    """Index of its first choice, or vector, in the whole answer: OpenAI's API has all choices of a prompt in a row."""
+    """Index of its first choice or vector in the whole answer. OpenAI's API lists all choices of a prompt in a row."""
     prompt: int = 0
-    """Which prompt it is."""
+    """Index of its prompt."""
     is_one_of_many: bool = False
 
 
@@ -44,7 +44,7 @@ def split(prepared: PreparedRequest) -> list[Subrequest]:
 
 
 def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
-    """The whole answers to `parts` as one, for `answers.write_answer`."""
+    """Joins the complete answers to `parts`, for `answers.write_answer`."""
     if len(parts) == 1:
         return answers[0]
     name = "choices" if parts[0].prepared.asked.generates else "data"
@@ -57,23 +57,23 @@ def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
 
 
 class Weave:
-    """The pieces of several streams as those of one."""
+    """Merges the pieces of several streams into one."""
 
     def __init__(self) -> None:
         self._same: Fields = {}
-        """What all pieces of a stream have in common."""
+        """The fields that all pieces of a stream have in common."""
 
     @property
     def began(self) -> bool:
-        """There was a piece."""
+        """Whether there was a piece."""
         return bool(self._same)
 
     def pieces(self, part: Subrequest, pieces: Sequence[Fields]) -> list[Fields]:
-        """Pieces of this part's stream, for `answers.write_pieces`."""
+        """Converts pieces of this part's stream, for `answers.write_pieces`."""
         return [self._piece(part, piece) if piece else piece for piece in pieces]
 
     def end(self, prepared: PreparedRequest, usage: msgspec.Raw) -> bytes:
-        """What ends the stream of `prepared` for the client."""
+        """The end of the stream for the client."""
         return write_end(prepared, self._same, usage)
 
     def _piece(self, part: Subrequest, piece: Fields) -> Fields:
@@ -86,14 +86,17 @@ class Weave:
 
 
 class Count:
-    """The tokens of a request's parts, of those that were begun. A prompt counts once, however often it is answered."""
+    """Counts the tokens of a request's parts, as far as they were started.
+
+    A prompt counts once, regardless of its number of answers.
+    """
 
     def __init__(self) -> None:
         self._tallies: list[tuple[Tally, bool]] = []
         self._prompts: set[int] = set()
 
     def begin(self, part: Subrequest) -> Tally:
-        """The tally of a part that the engine is about to be asked."""
+        """Starts the tally of a part, before the engine is called."""
         tally = part.prepared.tally()
         self._tallies.append((tally, part.prompt in self._prompts))
         self._prompts.add(part.prompt)
@@ -101,7 +104,7 @@ class Count:
 
     @property
     def usage(self) -> TokenUsage:
-        """What can be said now."""
+        """The current counts."""
         return total(
             msgspec.structs.replace(tally.usage, prompt_tokens=0) if is_repeated else tally.usage
             for tally, is_repeated in self._tallies
@@ -124,7 +127,10 @@ def _only(prepared: PreparedRequest, fields: Fields, prompts: int) -> PreparedRe
 
 
 def _seed(fields: Fields, choice: int) -> Fields:
-    """A seed of its own for each choice: with the same one all would be the same. A negative one asks for chance."""
+    """A separate seed for each choice, since the same seed would give identical answers.
+
+    A negative seed means random.
+    """
     seed = msgspec.json.decode(fields["seed"]) if choice and "seed" in fields else -1
     return {"seed": _raw(seed + choice)} if seed >= 0 else {}
 

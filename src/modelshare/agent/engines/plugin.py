@@ -1,5 +1,6 @@
-"""What a kind of engine has to say of itself. docs/plugins.md shows how to add one; the engines beside this file are
-added in the same way.
+"""The interface of engine plug-ins.
+
+docs/plugins.md shows how to add one; the built-in engines use the same interface.
 """
 
 import importlib.util
@@ -18,62 +19,62 @@ from modelshare.embedder import Embedder
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where engines run."""
+    """The environment in which engines run."""
 
     state_dir: Path
     """The agent's own folder."""
     gpu: bool = False
     external: ExternalServer | None = None
-    """The server that the operator named, if any."""
+    """The server configured by the operator, if any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What an engine is chosen by."""
+    """The facts about a model by which an engine is chosen."""
 
     format: Format
     task: Task
     unconvertible: str | None = None
-    """Why safetensors cannot become GGUF; None when they can."""
+    """Why its safetensors cannot be converted to GGUF; None if they can."""
     embedder: Embedder | None = None
     """What an embedding model's files declare."""
     has_tokenizer: bool = True
-    """The agent can make the tokens of texts itself."""
+    """Whether the agent can tokenize texts itself."""
 
     @property
     def tokenizer_obstacle(self) -> str | None:
-        """Why an engine that is not given tokens would embed other texts than the model declares."""
+        """Why an engine that receives text instead of tokens would compute wrong vectors; None if it would not."""
         if self.has_tokenizer or self.embedder is None or not (self.embedder.prompt or self.embedder.lowercases):
             return None
         return "it has no tokenizer.json, which the agent needs to prepare texts for this engine."
 
 
 class EngineType(ABC):
-    """A kind of engine. One is made when the agent starts, by the entry point's name."""
+    """A kind of engine. One instance is created when the agent starts, for each entry point."""
 
     rank: ClassVar[int] = 100
     """Of the engines that can serve a model, the one with the lowest rank is tried first."""
     needs_gpu: ClassVar[bool] = False
-    """It is for GPUs: tried before others where there is one, and only on request elsewhere."""
+    """It is for GPUs: tried before others if there is one, and otherwise used only on request."""
     wants_gguf: ClassVar[bool] = False
     """Safetensors are converted to GGUF for it."""
     only_on_request: ClassVar[bool] = False
-    """It is used only where the operator names it (`--engine`)."""
+    """It is used only if the operator names it (`--engine`)."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
 
     @abstractmethod
     def missing(self) -> str | None:
-        """What this machine lacks for it, and how to get that; None when it can be started."""
+        """What is missing on this machine and how to install it; None if the engine can be started."""
 
     @abstractmethod
     def unsuited(self, model: ModelFacts) -> str | None:
-        """Why it cannot serve the model; None when it can."""
+        """Why it cannot serve the model; None if it can."""
 
     @abstractmethod
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
-        """An engine for the model, not started. `scratch` is a folder for its files, kept with the model's.
+        """Creates an engine for the model, not yet started. `scratch` is a folder for its files, kept with the model's.
 
         Raises EngineError.
         """
@@ -84,7 +85,7 @@ class ProgramType(EngineType):
 
     program: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
-    """Python packages that the program needs beyond what it comes with."""
+    """Python packages that the program needs beyond its own dependencies."""
     install: ClassVar[str]
     """How to install it."""
 
@@ -105,12 +106,12 @@ class ProgramType(EngineType):
 
     @classmethod
     def find(cls) -> str | None:
-        """Where the program is: beside this Python, or on PATH."""
+        """The program's path: beside this Python, or on PATH."""
         return shutil.which(cls.program, path=str(Path(sys.executable).parent)) or shutil.which(cls.program)
 
 
 class SafetensorsProgram(ProgramType):
-    """A program that reads safetensors alone, and pools embeddings in its own way."""
+    """A program that reads only safetensors, and pools embeddings in its own way."""
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.GGUF:
@@ -121,4 +122,4 @@ class SafetensorsProgram(ProgramType):
 
     @abstractmethod
     def pooling_obstacle(self, embedder: Embedder) -> str | None:
-        """Why its vectors would be others than the model's files declare; None when they are the same."""
+        """Why its vectors would differ from those that the model's files declare; None if they would not."""

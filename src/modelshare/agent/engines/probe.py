@@ -1,4 +1,4 @@
-"""Questions to a running engine: is it up, does it answer, how busy is it."""
+"""Requests to a running engine: is it up, does it answer, how busy is it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Self
@@ -16,11 +16,11 @@ _REFUSED: Final = (400, 422)
 
 
 class RequestRefusedError(EngineError):
-    """The engine speaks of the request, not of itself."""
+    """The engine rejected the request, but works."""
 
 
 class Probe:
-    """`base_url` without `/v1`."""
+    """`base_url` is without `/v1`."""
 
     def __init__(self, base_url: str, headers: Mapping[str, str]) -> None:
         self._base_url = base_url
@@ -28,7 +28,7 @@ class Probe:
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        # A connection of its own for each question: an engine that hangs must not be hidden by one that lives on.
+        # Use a new connection for each request, since a hanging engine may still serve existing connections.
         connector = aiohttp.TCPConnector(force_close=True)
         self._http = aiohttp.ClientSession(headers=self._headers, connector=connector)
         return self
@@ -42,7 +42,7 @@ class Probe:
         return self._http
 
     async def is_up(self, path: str, timeout: float) -> bool:  # noqa: ASYNC109  aiohttp takes it as it is
-        """Does `path` answer 200 in time?"""
+        """Whether `path` answers 200 in time."""
         try:
             async with self.session.get(self._base_url + path, timeout=_total(timeout)) as answer:
                 return answer.status == 200  # noqa: PLR2004  HTTP OK
@@ -50,7 +50,7 @@ class Probe:
             return False
 
     async def answers(self, task: Task, model: str | None, within: float) -> bool:
-        """Does it answer one real, small request in time?"""
+        """Whether it answers a small real request in time."""
         try:
             await self.ask(task, model, within)
         except EngineError:
@@ -58,8 +58,10 @@ class Probe:
         return True
 
     async def ask(self, task: Task, model: str | None, timeout: float, fields: Mapping[str, Any] = {}) -> None:  # noqa: ASYNC109 - it is only read
-        """One real, small request, with `fields` in it. Raises EngineError when there is no real answer, of the kind
-        RequestRefusedError where the engine does not take the request."""
+        """Sends a small real request, extended by `fields`.
+
+        Raises EngineError if there is no real answer, and RequestRefusedError if the engine rejects the request.
+        """
         route = MAIN_ROUTE.get(task)
         if route is None:
             raise EngineError(
@@ -82,7 +84,7 @@ class Probe:
             raise EngineError("The engine returned an empty answer to a test request.")
 
     async def told(self, path: str, timeout: float) -> bytes:  # noqa: ASYNC109
-        """What `path` answers; nothing when it does not."""
+        """The response of `path`; empty if there is none."""
         try:
             async with self.session.get(self._base_url + path, timeout=_total(timeout)) as answer:
                 return await answer.read() if answer.status == 200 else b""  # noqa: PLR2004
@@ -90,11 +92,11 @@ class Probe:
             return b""
 
     async def load(self, metrics: LoadMetrics, timeout: float) -> Load | None:  # noqa: ASYNC109
-        """None when the engine does not answer or does not tell."""
+        """None if the engine does not respond or does not report it."""
         return load_in(await self._metrics(timeout), metrics)
 
     async def work(self, metrics: LoadMetrics, timeout: float) -> float | None:  # noqa: ASYNC109
-        """What it has worked by now. None when the engine does not answer or does not tell."""
+        """A total of its work so far. None if the engine does not respond or does not report it."""
         sums = _sums(await self._metrics(timeout), metrics.work)
         return None if not sums else sum(sums)
 
@@ -107,13 +109,13 @@ class Probe:
 
 
 def load_in(text: str, metrics: LoadMetrics) -> Load | None:
-    """The load in Prometheus text."""
+    """Parses the load from Prometheus text."""
     sums = _sums(text, (metrics.running, metrics.waiting))
     return Load(int(sums[0]), int(sums[1])) if sums else None
 
 
 def _sums(text: str, names: Sequence[str]) -> list[float]:
-    """The values of these names in Prometheus text, each added up over its labels; empty unless all are there."""
+    """The values of these metrics in Prometheus text, each summed over its labels; empty unless all are present."""
     sums: dict[str, float] = {}
     for line in text.splitlines():
         name = line.partition("{")[0].partition(" ")[0]

@@ -1,4 +1,4 @@
-"""How to run one engine for one model, as plain data: what differs between engines, and nothing else."""
+"""How to run one engine for one model, as plain data. Contains everything that differs between engines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from modelshare.agent.engines.sharing import Sharing
 class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    """Added to what engines get of the agent's own environment."""
+    """Added to the variables that engines inherit from the agent."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadMetrics:
-    """Names in `/metrics`: the gauges that count requests, and counters that rise with every step of work, if any."""
+    """Metric names in `/metrics`: gauges of requests, and counters that increase with every step of work, if any."""
 
     running: str
     waiting: str
@@ -26,11 +26,11 @@ class LoadMetrics:
 
 @dataclass(frozen=True, slots=True)
 class RecipeFacts:
-    """Where an engine tells what it can do with the model, once that is loaded."""
+    """Where an engine reports what it can do with the loaded model."""
 
     path: str
     refined: Callable[[RelayPolicy, bytes], RelayPolicy]
-    """The policy that goes by what it tells."""
+    """Adapts the policy to the reported facts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +40,26 @@ class Recipe:
     relay: RelayPolicy
     sharing: Sharing
     command: Callable[[int, str], Command]
-    """The command for a port and a secret."""
+    """Returns the command for a port and a secret."""
     has_key: bool = True
     health_path: str = "/health"
     health_seconds: float = 5.0
-    """How long the health route may take."""
+    """Timeout of the health route."""
     metrics: LoadMetrics | None = None
     facts: RecipeFacts | None = None
     mapped_bytes: int = 0
     """See `Engine`."""
     start_seconds: float
-    """Until the first answer, for this size of model."""
+    """Timeout until the first answer, for a model of this size."""
     stop_seconds: float = 15.0
-    """From SIGTERM to SIGKILL."""
+    """Time between SIGTERM and SIGKILL."""
 
 
 def start_seconds(size: int, *, base: float) -> float:
-    """A deadline for `size` bytes of weights: 50 MB/s is slower than any disk that is fit for the job."""
+    """The start timeout for `size` bytes of weights, assuming at least 50 MB/s, which any suitable disk reaches."""
     return base + size / 50e6
 
 
 def weights_size(spec: EngineSpec) -> int:
-    """Bytes of the weights that are opened."""
+    """Total size in bytes of the weights that are opened."""
     return sum(path.stat().st_size for path in spec.weights or (spec.path,))

@@ -1,7 +1,7 @@
-"""What a client is told when its engine answers with an error. Pure.
+"""Translates an engine's errors for clients. Pure.
 
-An engine's own words may hold paths, hosts and whatever its machine is made of, so none of them reach a client. What
-a client acts on is kept: the status, the code, the parameter at fault, when to try again.
+An engine's messages may contain paths, host names and other details of its machine, so none is passed on. What clients
+act on is kept: the status, the code, the invalid parameter, the time to retry.
 """
 
 import re
@@ -24,7 +24,7 @@ _PASSED: Final = frozenset(
         *(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS),
     }
 )
-"""Of the 4xx, those that speak of the request. Others speak of how the agent asked: its key, its path."""
+"""The 4xx statuses that are about the request. Others are about the agent's call: its key, its path."""
 _REQUEST_TYPES: Final = frozenset({"invalid_request_error", "exceed_context_size_error", "BadRequestError"})
 _TOO_LONG: Final = re.compile(
     r"context_length_exceeded|exceed_context_size|(?:maximum|model'?s) context length|context (?:size|window)|"
@@ -56,7 +56,7 @@ _KNOWN: Final = (
 
 
 class EngineRefusalError(Exception):
-    """The engine's error, in the words that a client may read."""
+    """An engine's error with a message for the client."""
 
     def __init__(
         self,
@@ -80,23 +80,23 @@ class EngineRefusalError(Exception):
 
 
 class _Said(msgspec.Struct):
-    """An engine's error, in whatever shape."""
+    """An engine's error, parsed from any of several formats."""
 
     text: str = ""
     type: str | None = None
     code: str | None = None
     number: int | None = None
-    """A status that speaks of the request, given as the code."""
+    """The status, if the code is one that is about the request."""
     param: str | None = None
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str], asked: Collection[str]) -> EngineRefusalError:
-    """For an answer with an error's status. `asked` names the fields of the request."""
+    """For a response with an error status. `asked`: the names of the request's fields."""
     return _refusal(status, _said(_json(body)), asked, _seconds(headers.get("Retry-After")))
 
 
 def failed_inside(error: Any, asked: Collection[str]) -> EngineRefusalError:
-    """For an error inside an answer with status 200: the engine's failure, unless it plainly refuses the request."""
+    """For an error in a response with status 200: the engine's failure, unless it clearly rejects the request."""
     said = _said(error)
     is_refusal = said.type in _REQUEST_TYPES or said.code == ErrorCode.CONTEXT_LENGTH_EXCEEDED
     status = said.number or (HTTPStatus.BAD_REQUEST if is_refusal else HTTPStatus.BAD_GATEWAY)
@@ -104,12 +104,12 @@ def failed_inside(error: Any, asked: Collection[str]) -> EngineRefusalError:
 
 
 def no_answer() -> EngineRefusalError:
-    """For a success whose body is not what its route promises."""
+    """For a success response whose body is invalid for its route."""
     return EngineRefusalError(HTTPStatus.BAD_GATEWAY, "The engine returned an invalid answer. Try again.")
 
 
 def too_long(param: str | None) -> EngineRefusalError:
-    """For a request whose prompts the model's context does not hold."""
+    """For a prompt that exceeds the model's context."""
     return EngineRefusalError(
         HTTPStatus.BAD_REQUEST,
         "The input is longer than the model's context. Send a shorter one, or request fewer tokens.",
@@ -135,7 +135,7 @@ def _refusal(status: int, said: _Said, asked: Collection[str], retry_after: int 
 
 
 def _is_too_long(status: int, said: _Said) -> bool:
-    # A failure may be told by 500 where the input did not fit; other words of 5xx say nothing of the request.
+    # A 500 may report an input that is too long; other messages of 5xx are not about the request.
     refused = status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
     told = f"{said.code} {said.type} {said.text}"
     return (refused and bool(_TOO_LONG.search(told))) or "is too large to process" in said.text
@@ -155,14 +155,14 @@ def _words(status: int, said: _Said, param: str | None) -> str:
 
 
 def _param(said: _Said, asked: Collection[str]) -> str | None:
-    """The field at fault: as the engine names it, or else the one of the request that its sentence quotes."""
+    """The invalid field: as named by the engine, otherwise a field of the request that its message quotes."""
     if said.param and _PARAM.fullmatch(said.param):
         return said.param
     return next((name for name in _QUOTED.findall(said.text) if name in asked), None)
 
 
 def _said(content: Any) -> _Said:
-    """From OpenAI's shape, FastAPI's `detail`, or plain text in `error` or `message`."""
+    """Parses OpenAI's format, FastAPI's `detail`, or plain text in `error` or `message`."""
     if isinstance(content, dict) and content.get("error"):
         content = content["error"]
     if isinstance(content, str):
@@ -170,7 +170,7 @@ def _said(content: Any) -> _Said:
     if not isinstance(content, dict):
         return _Said()
     text = content.get("message", content.get("detail"))
-    if isinstance(text, list) and text and isinstance(text[0], dict):  # FastAPI lists what is invalid
+    if isinstance(text, list) and text and isinstance(text[0], dict):  # FastAPI lists the invalid fields
         text = text[0].get("msg")
     code = content.get("code", content.get("status"))
     number = next((int(known) for known in _PASSED if code in (known, str(int(known)))), None)
@@ -185,7 +185,7 @@ def _json(body: bytes) -> Any:
 
 
 def _seconds(header: str | None) -> int | None:
-    """Of Retry-After; a date is left out, since clocks differ."""
+    """Parses Retry-After. A date is ignored, since clocks differ."""
     if header is None or not header.isascii() or not header.isdigit() or len(header) > len(str(_MAX_SECONDS)):
         return None
     return min(int(header), _MAX_SECONDS)

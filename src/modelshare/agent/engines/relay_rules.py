@@ -1,6 +1,6 @@
-"""What an engine gets of a request. Pure, on bytes, and quick.
+"""Translates a client's request for an engine. Pure, on bytes, and fast.
 
-A request is taken apart into its fields, and goes to the engine with those that the engine honours.
+A request is split into its fields, and those that the engine supports are passed on.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,32 +18,32 @@ from modelshare.wire.inference import InferenceRequest, read
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayPolicy:
-    """How an engine differs from what clients are promised."""
+    """How an engine's API differs from what clients see."""
 
     public_name: str
     request_model: str | None
-    """What the engine wants in a request's `model`; None leaves the field out."""
+    """The value of `model` for the engine; None omits the field."""
     takes: frozenset[str] = parameters.OPENAI
-    """Parameters that it honours."""
+    """Parameters that it supports."""
     usage_on_request: bool = True
-    """Its streams tell their usage only when `stream_options.include_usage` asks for it."""
+    """Its streams report the usage only if `stream_options.include_usage` is set."""
     counts_all: bool = False
     """Its usage covers all choices and prompts of a request, not only the first."""
     chat_logprobs: bool = False
-    """Its completions tell log probabilities as chats do, and none for `logprobs: 0`."""
+    """Its completions return log probabilities in the format of chats, and none for `logprobs: 0`."""
     usage_details: frozenset[str] = frozenset(DETAILS)
-    """What may be told of its usage beyond counts: not what comes of other tenants' requests."""
+    """Details of its usage that a client may see; not those that depend on other tenants' requests."""
     context_length: int | None = None
-    """Tokens that a prompt and its answer may have together, where that is known."""
+    """The model's context length in tokens, if known."""
     texts: TextEncoder | None = None
-    """Makes the tokens of texts to embed; where there is none, the engine does. It takes time: use a thread."""
+    """Tokenizes texts to embed; if None, the engine does. It is slow: use a thread."""
     normalizes: bool | None = None
-    """Of an engine that has to be told whether vectors get the length 1."""
+    """For an engine that must be told whether vectors are normalized."""
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
-    """What is still to be computed of each vector; it takes a moment."""
+    """Layers to compute for each vector; takes some time."""
 
     def under(self, public_name: str) -> "RelayPolicy":
-        """The policy after the model was renamed, the engine having been started under its former name."""
+        """The policy for a model that was renamed after the engine was started under its old name."""
         return replace(self, public_name=public_name)
 
 
@@ -53,25 +53,25 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     route: str
     asked: InferenceRequest
     fields: Fields
-    """What the engine gets."""
+    """The fields for the engine."""
     policy: RelayPolicy
     client_fields: frozenset[str]
-    """Names of what the client sent."""
+    """Names of the client's fields."""
     include_usage: bool
-    """The client wants to see a stream's usage."""
+    """Whether the client wants the usage of a stream."""
     is_base64: bool
-    """How the client wants its vectors."""
+    """Whether the client wants vectors in base64."""
     body_bytes: int
     wanted_logprobs: int | None = None
-    """How many alternatives to each token of a completion the client wants, of an engine that tells them otherwise."""
+    """Number of alternatives per token of a completion that the client wants, if the engine's format differs."""
 
     @property
     def body(self) -> bytes:
-        """For the engine."""
+        """The body for the engine."""
         return _encode(self.fields)
 
     def tally(self) -> Tally:
-        """The count of its answer."""
+        """A counter for its answer."""
         prompt = next((self.fields[name] for name in ("messages", "prompt", "input") if name in self.fields), b"")
         policy = self.policy
         return Tally(
@@ -85,8 +85,10 @@ class PreparedRequest(msgspec.Struct, frozen=True):
 
 
 def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedRequest:
-    """The request for the engine. Values that pass keep their bytes. Raises BadInferenceRequest, and
-    Refusal for a text that is too long."""
+    """Translates a request for the engine; unchanged values keep their exact bytes.
+
+    Raises BadInferenceRequestError, and EngineRefusalError for a text that is too long.
+    """
     asked = read(route, body)
     parameters.check(route, body)
     given = _decode_fields(body)

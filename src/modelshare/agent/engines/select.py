@@ -1,4 +1,4 @@
-"""The engines of this machine, and which of them serves a model."""
+"""Finds the engines of this machine and selects one for a model."""
 
 import logging
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _NONE: Final[Mapping[str, str]] = {}
 
 
 def find_engines(machine: Machine) -> dict[str, EngineType]:
-    """All that are registered, by name, in the order of their rank. One that cannot be loaded says so itself."""
+    """All registered engines by name, ordered by rank. One that cannot be loaded reports why in `missing`."""
     found = {name: _made(entry, machine) for name, entry in plugins.find(GROUP).items()}
     return dict(sorted(found.items(), key=lambda item: item[1].rank))
 
@@ -26,18 +26,18 @@ def find_engines(machine: Machine) -> dict[str, EngineType]:
 @dataclass(frozen=True, slots=True)
 class Selection:
     candidates: tuple[str, ...]
-    """Those that can serve the model, the best first; none where no engine of this machine can."""
+    """The engines that can serve the model, best first."""
     why_not: Mapping[str, str]
-    """A sentence for each engine that cannot."""
+    """A reason for each engine that cannot."""
 
     @property
     def engine(self) -> str | None:
-        """The best; None where no engine of this machine can serve the model."""
+        """The best engine; None if no engine of this machine can serve the model."""
         return next(iter(self.candidates), None)
 
     @property
     def explanation(self) -> str:
-        """All the reasons, in one line."""
+        """All reasons on one line."""
         return " ".join(f"{name}: {reason}" for name, reason in self.why_not.items())
 
 
@@ -49,9 +49,9 @@ def choose(
     preference: str | None = None,
     failed: Mapping[str, str] = _NONE,
 ) -> Selection:
-    """The preferred engine if it can, then the others that can: on a machine with a GPU those for GPUs first.
+    """Selects the preferred engine if it can serve the model, then the others; with a GPU, those for GPUs first.
 
-    `failed` says which have failed to serve this model, and why.
+    `failed`: engines that have failed to serve this model, with the reasons.
     """
     why_not = {
         name: reason
@@ -74,7 +74,7 @@ def _why_not(engine: EngineType, model: ModelFacts, *, gpu: bool, preferred: boo
 
 
 class _UnusablePlugin(EngineType):
-    """Stands for a plug-in that harms nothing but itself."""
+    """Replaces a plug-in that cannot be loaded, so that it does not affect others."""
 
     def __init__(self, machine: Machine, problem: str) -> None:
         super().__init__(machine)
@@ -95,7 +95,7 @@ def _made(entry: EntryPoint, machine: Machine) -> EngineType:
         engine = plugins.load(entry)(machine)
     except PluginError as error:
         problem = str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a plug-in does, the others are there
+    except Exception as error:  # noqa: BLE001 - a broken plug-in must not affect the others
         problem = plugins.unusable(entry, f"{type(error).__name__}: {error}")
     else:
         if isinstance(engine, EngineType):

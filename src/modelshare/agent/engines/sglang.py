@@ -19,7 +19,7 @@ class SGLang(SafetensorsProgram):
     install = "install sglang, so that its program is on PATH"
 
     def pooling_obstacle(self, embedder: Embedder) -> str | None:
-        """It reads none of sentence-transformers' files: https://docs.sglang.ai/supported_models/embedding_models.html."""
+        """It ignores sentence-transformers' files: https://docs.sglang.ai/supported_models/embedding_models.html."""
         kinds = [layer.kind for layer in embedder.layers]
         plain = embedder.obstacle is None and not embedder.transformer and embedder.dimensions is None
         if not plain or embedder.pooling != "lasttoken" or kinds != ["Normalize"]:
@@ -32,7 +32,7 @@ class SGLang(SafetensorsProgram):
 
 
 def recipe(spec: EngineSpec, executable: str) -> Recipe:
-    """Raises EngineError for a name that it cannot serve under."""
+    """Raises EngineError for a name that SGLang does not support."""
     if ":" in spec.served_name:
         raise EngineError("SGLang cannot serve a model whose name has a colon; choose another engine.")
     return Recipe(
@@ -48,7 +48,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
         ),
         sharing=Sharing(slots=spec.options.parallel or MANY_SLOTS, cache=PromptCache.SALTED),
         command=lambda port, key: Command(wrapped(_argv(spec, executable, port, key)), {"HF_HUB_OFFLINE": "1"}),
-        health_seconds=30.0,  # it generates a token, and gives itself 20 s for that
+        health_seconds=30.0,  # the route generates a token, with a timeout of 20 s
         metrics=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs"),
         start_seconds=start_seconds(weights_size(spec), base=900),
         stop_seconds=45,
@@ -58,10 +58,10 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
 def _argv(spec: EngineSpec, executable: str, port: int, key: str) -> tuple[str, ...]:
     argv = [executable, "serve", "--model-path", str(spec.path), "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--served-model-name", spec.served_name]
-    argv += ["--api-key", key]  # there is no variable for it: users of this machine can see it
+    argv += ["--api-key", key]  # it has no variable for it, so users of this machine can see it
     argv += ["--enable-metrics"]
     if spec.task is Task.EMBEDDING:
-        argv += ["--is-embedding", "--disable-radix-cache"]  # its embeddings take no salt for the cache
+        argv += ["--is-embedding", "--disable-radix-cache"]  # its embeddings do not support a cache salt
     if spec.options.context:
         argv += ["--context-length", str(spec.options.context)]
     return (*argv, *spec.options.extra_args)

@@ -1,9 +1,9 @@
-"""How the requests of several projects go into one engine, so that none waits for another's and none learns of it.
+"""Shares an engine between projects: fair scheduling of its slots, and isolation of its prompt cache.
 
-Whose turn it is in an engine. What finds no slot free waits here, and not inside the engine, where the first to come
-would be the first served, however much he brought.
+Requests without a free slot wait here and not inside the engine, which serves them in order of arrival, so that one
+tenant could delay all others.
 
-A free slot goes to the tenant that runs the least in this engine; among equals, to the one whose last turn is the
+A free slot is given to the tenant with the fewest running sequences; among equals, to the one whose last turn was the
 longest ago. A tenant's own requests keep their order.
 """
 
@@ -20,56 +20,55 @@ from typing import Final
 import msgspec
 
 MAX_WAITING: Final = 1024
-"""Turns that one tenant may wait for. There is no common bound: a tenant could use it up for all others."""
+"""Maximum number of waiting turns per tenant. There is no total limit, since one tenant could exhaust it."""
 _REMEMBERED: Final = 64 << 10
-"""Bytes of a prompt by which a slot is found that has computed its beginning."""
+"""Bytes of each slot's last prompt that are compared to find one that has computed the same beginning."""
 _ALIKE: Final = 0.1
-"""The part of a prompt that a slot must have computed, to be taken for that."""
+"""The minimum fraction of a prompt that a slot must have computed in order to be preferred."""
 
 
 class TooManyWaitingError(Exception):
-    """The tenant waits for as many turns as it may."""
+    """The tenant already has the maximum number of waiting turns."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """Slots of an engine, for as long as the turn lasts."""
+    """Slots of an engine, held for one turn."""
 
     slots: tuple[int, ...]
     is_own: bool
-    """What the slots still hold was computed for the same tenant."""
+    """Whether the slots' contents were computed for the same tenant."""
     worked: bool = False
-    """The engine has computed the prompt. One that it refused, or did not get to, leaves in a slot what was there."""
+    """Whether the engine has processed the prompt. If it has not, the slots' contents are unchanged."""
 
 
 class TenantQueue:
-    """The slots of one engine, and who waits for them."""
+    """The slots of one engine, and the turns that wait for them."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._free = [_Slot(number) for number in range(slots)]
-        """The one that is free for the longest time comes first."""
+        """The one that has been free for the longest time comes first."""
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[_Waiter]] = {}
         self._last: dict[str, int] = {}
-        """Which turn was the last of each tenant that runs or waits."""
+        """Number of the last turn of each tenant that runs or waits."""
         self._count = itertools.count(1)
 
     @property
     def waiting(self) -> int:
-        """Turns that are waited for."""
+        """Number of waiting turns."""
         return sum(len(queue) for queue in self._waiting.values())
 
     def others_wait(self, tenant: str) -> bool:
-        """Other tenants do."""
+        """Whether other tenants are waiting."""
         return any(other != tenant for other in self._waiting)
 
     @asynccontextmanager
     async def turn(self, tenant: str, count: int = 1, prompt: bytes = b"") -> AsyncIterator[Turn]:
-        """Waits for `count` slots at once, or all if there are fewer, and holds them within the block.
+        """Waits for `count` slots at once (at most all), and holds them within the block.
 
-        A slot is preferred that has computed the beginning of `prompt` for the same tenant. Raises
-        TooManyWaitingError.
+        Prefers a slot that has computed the beginning of `prompt` for the same tenant. Raises TooManyWaitingError.
         """
         slots = await self._take(tenant, min(count, self.slots), prompt[:_REMEMBERED])
         is_own = tenant != "" and all(slot.tenant == tenant for slot in slots)
@@ -80,7 +79,7 @@ class TenantQueue:
             for slot in slots:
                 if turn.worked:
                     slot.tenant, slot.prompt = tenant, prompt[:_REMEMBERED]
-                elif not is_own:  # nobody knows what it holds
+                elif not is_own:  # the contents are unknown
                     slot.tenant, slot.prompt = "", b""
             self._give_back(tenant, slots)
 
@@ -96,8 +95,8 @@ class TenantQueue:
             return await waiter.slots
         except asyncio.CancelledError:
             if waiter.slots.cancelled():
-                self._serve()  # it may have been the one that the others waited for
-            else:  # they came at the moment of leaving
+                self._serve()  # others may have been waiting behind it
+            else:  # the slots were assigned just before the cancellation
                 self._give_back(tenant, waiter.slots.result())
             raise
 
@@ -116,7 +115,7 @@ class TenantQueue:
             tenant = min(self._waiting, key=lambda one: (self._running[one], self._last.get(one, 0)))
             queue = self._waiting[tenant]
             if queue[0].count > len(self._free):
-                return  # nobody overtakes: a large request would never find enough slots
+                return  # no overtaking, or else a large request would never get enough slots
             waiter = queue.popleft()
             if not queue:
                 del self._waiting[tenant]
@@ -158,7 +157,7 @@ class _Waiter:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Length of the beginning that both share."""
+    """Length of the common prefix."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -170,37 +169,37 @@ def _common(one: bytes, other: bytes) -> int:
 
 
 MANY_SLOTS: Final = 256
-"""For engines that batch by themselves: what vLLM works on at once if it is not told otherwise."""
+"""For engines with continuous batching: vLLM's default number of concurrent sequences."""
 FEW_SLOTS: Final = 4
-"""For engines that divide their memory among them."""
+"""For engines that divide their memory among slots."""
 
 
 class PromptCache(StrEnum):
-    """What an engine keeps of prompts, and how one tenant's is kept from another's."""
+    """How an engine caches prompts, and how tenants are isolated in it."""
 
     NONE = "none"
-    """Nothing from one request to the next."""
+    """It keeps nothing between requests."""
     SLOTS = "slots"
-    """Each slot holds its last prompt (llama.cpp): the agent chooses the slot, and has another tenant's forgotten."""
+    """Each slot keeps its last prompt (llama.cpp): the agent selects the slot, and disables reuse across tenants."""
     SALTED = "salted"
-    """A common cache, whose keys take a salt in (vLLM, SGLang): each tenant has one of its own."""
+    """A common cache whose keys include a salt (vLLM, SGLang): each tenant has its own salt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """What an engine is like in this respect."""
+    """How an engine is shared."""
 
     slots: int
-    """Sequences it works on at once. More than these would wait inside it, first come, first served."""
+    """Number of sequences that it processes at once. Further ones would be queued inside it in order of arrival."""
     one_by_one: bool = False
-    """It gets each sequence as a request of its own, since it would work on many in a row, or count only the first."""
+    """It gets one sequence per call, since it would process several one after the other, or count only the first."""
     cache: PromptCache = PromptCache.NONE
 
     def fields(self, tenant: str, turn: Turn) -> dict[str, msgspec.Raw]:
-        """What is said to the engine in a request, for its cache's sake."""
+        """Fields that control the engine's prompt cache."""
         if self.cache is PromptCache.SLOTS:
             return {"id_slot": _raw(turn.slots[0]), "cache_prompt": _raw(turn.is_own)}
-        # Without a tenant's name, of an older server, there is none to keep anything for.
+        # An older server sends no tenant, so there is nothing to keep a cache for.
         return {"cache_salt": _raw(tenant or token_hex(32))} if self.cache is PromptCache.SALTED else {}
 
 

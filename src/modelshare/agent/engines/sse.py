@@ -1,4 +1,7 @@
-"""Server-sent events, as bytes. https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream"""
+"""Parses server-sent events, as bytes.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
 
 import re
 from typing import Final
@@ -6,26 +9,26 @@ from typing import Final
 import msgspec
 
 MAX_BYTES: Final = 16 << 20
-"""Of one event: longer ones are nobody's answer."""
+"""Maximum size of one event; no real answer is longer."""
 KEEP_ALIVE: Final = b":\n\n"
-"""A comment: it says nothing, but that the stream is alive."""
+"""A comment, which only shows that the stream is alive."""
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
 
 
 class Event(msgspec.Struct, frozen=True):
-    """`data` is None for a comment, which is no event, but a sign of life."""
+    """An event. `data` is None for a comment, which only shows that the stream is alive."""
 
     data: bytes | None
     type: bytes = b"message"
 
 
 class EventTooLongError(Exception):
-    """An event has more than `MOST_BYTES`."""
+    """An event has more than `MAX_BYTES`."""
 
 
 class EventParser:
-    """Reads the events of a stream, wherever the chunks were cut."""
+    """Parses the events of a stream, regardless of how it was split into chunks."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -36,10 +39,10 @@ class EventParser:
         self._size = 0
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that `chunk` completes. Raises EventTooLongError."""
+        """The events completed by `chunk`. Raises EventTooLongError."""
         if not chunk:
             return []
-        # A CR ends its line at once; a LF that comes after it belongs to it.
+        # A CR ends its line immediately; an LF directly after it belongs to the same line end.
         text = chunk[1:] if self._after_cr and chunk.startswith(b"\n") else chunk
         self._after_cr = chunk.endswith(b"\r")
         *lines, self._rest = self._split(self._rest + text if self._rest else text)
@@ -51,7 +54,7 @@ class EventParser:
         return events
 
     def finish(self) -> list[Event]:
-        """What the stream ended with; some servers leave out the last blank line."""
+        """The rest of the events at the end of the stream; some servers omit the last blank line."""
         events: list[Event] = []
         for line in (self._rest, b"") if self._rest else (b"",):
             self._read(line, events)
@@ -82,10 +85,10 @@ class EventParser:
 
 
 def data_event(data: bytes) -> bytes:
-    """An event of one line of data."""
+    """An event with one line of data."""
     return b"data: " + data + b"\n\n"
 
 
 def _utf8(data: bytes) -> bytes:
-    """What is no UTF-8 is replaced, as every reader of such a stream does."""
+    """Replaces invalid UTF-8, as the specification requires."""
     return data if data.isascii() else data.decode("utf-8", "replace").encode()

@@ -1,4 +1,4 @@
-"""Starts an engine's process, waits for its first real answer, watches it, and ends it without remainder."""
+"""Starts an engine's process, waits for its first real answer, watches it, and stops it completely."""
 
 import asyncio
 import secrets
@@ -18,12 +18,12 @@ from modelshare.agent.engines.sharing import TenantQueue
 from modelshare.agent.engines.watch import Timing, Watch
 
 _PORTS: Final = 5
-"""Tries when others are quicker to take the port."""
+"""Attempts if other programs take the port first."""
 _ENDING_SECONDS: Final = 1.0
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now; somebody may before the engine does."""
+    """A loopback port that is free now; another program may still take it before the engine does."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 
 class ProcessEngine:
-    """An `Engine` that the agent runs. One life: after `died` or a failed `start`, make a new one."""
+    """An `Engine` run by the agent, once: after `died` or a failed `start`, create a new one."""
 
     def __init__(
         self,
@@ -123,17 +123,17 @@ class ProcessEngine:
         self._probe = None
         child, self._child = self._child, None
         if child is not None:
-            # Cancelling must not leave the engine behind.
+            # A cancelled call must not leave the engine running.
             await _to_the_end(child.destroy(self._recipe.stop_seconds))
 
     async def _start_once(self) -> None:
         port = self._pick_port()
         self._origin = f"http://127.0.0.1:{port}"
-        self._key = secrets.token_hex(32)  # never begins with a dash, as an option does
+        self._key = secrets.token_hex(32)  # never begins with a dash, which would make it an option
         command = self._recipe.command(port, self._key)
         self._child = await Child.spawn(command.argv, command.env, self._state_dir)
         self._log = self._child.log
-        self._child.set_expendable(yes=True)  # while it loads: what it is to join or to replace serves already
+        self._child.set_expendable(yes=True)  # while loading, it must not cause the death of engines that serve already
         self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
         await self._ready_or_ended(self._child, self._probe)
         self._child.set_expendable(yes=False)
@@ -144,7 +144,7 @@ class ProcessEngine:
         ended = asyncio.create_task(child.exited())
         try:
             await asyncio.wait({ready, ended}, timeout=self._recipe.start_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if ready.done() and ready.exception():  # perhaps because it is ending
+            if ready.done() and ready.exception():  # perhaps because it is exiting
                 await asyncio.wait({ended}, timeout=_ENDING_SECONDS)
             if ended.done():
                 diagnosis = diagnose(self.log_tail, ended.result())

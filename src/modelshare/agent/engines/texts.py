@@ -1,7 +1,7 @@
-"""Texts to embed as the model's own tokenizer has them: with its prompt, cut off where it says.
+"""Tokenizes texts to embed with the model's own tokenizer, prompt and truncation.
 
-Engines get tokens: what llama.cpp makes of a text itself may differ, and no engine puts prompts before texts or cuts
-them off where sentence-transformers does.
+Engines get tokens, since llama.cpp may tokenize a text differently, and no engine adds prompts or truncates texts as
+sentence-transformers does.
 """
 
 from pathlib import Path
@@ -18,10 +18,10 @@ _FIELD = "input"
 
 
 class TextEncoder:
-    """For one model. May be used by several threads at once."""
+    """The tokenizer of one model. Thread-safe."""
 
     def __init__(self, tokenizer_file: Path, embedder: Embedder) -> None:
-        """Raises whatever the library does for a file that is no tokenizer."""
+        """Raises the library's exception if the file is not a tokenizer."""
         self._prompt = embedder.prompt
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         self._tokenizer.no_padding()
@@ -36,8 +36,11 @@ class TextEncoder:
         self._special = self._tokenizer.num_special_tokens_to_add(is_pair=False)
 
     def encoded(self, given: msgspec.Raw, context: int | None) -> msgspec.Raw:
-        """A request's `input` as lists of tokens. Raises Refusal for a text that is longer than `context`, and
-        BadInferenceRequest for tokens where a prompt belongs before a text."""
+        """Converts a request's `input` to lists of tokens.
+
+        Raises EngineRefusalError for a text that exceeds `context`, and BadInferenceRequestError for tokens if the
+        model needs a prompt before each text.
+        """
         value: Any = msgspec.json.decode(given)
         texts = [value] if isinstance(value, str) else value
         if not all(isinstance(text, str) for text in texts):

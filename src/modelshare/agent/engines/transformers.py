@@ -1,4 +1,4 @@
-"""`transformers serve`, pinned to one model: for generative architectures that are not converted.
+"""`transformers serve`, pinned to one model: for generative architectures that cannot be converted.
 
 An optional extra, and slow on CPUs. It has no embeddings route, no key, and ends streams without `[DONE]`.
 """
@@ -15,13 +15,13 @@ from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import Sharing
 
 _FULL_PRECISION_BYTES: Final = 4 << 30
-"""Up to this size float32 is used on CPUs: as fast as bfloat16 in generation, at twice the memory."""
+"""Up to this size, float32 is used on CPUs: it generates as fast as bfloat16, with twice the memory."""
 
 
 class Transformers(ProgramType):
     rank = 20
     program = "transformers"
-    packages = ("torch", "fastapi", "uvicorn")  # without them it only prints how to install them
+    packages = ("torch", "fastapi", "uvicorn")  # without these it only prints installation instructions
     install = "pip install 'modelshare[transformers]'"
 
     def unsuited(self, model: ModelFacts) -> str | None:
@@ -34,7 +34,7 @@ class Transformers(ProgramType):
 
 
 def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
-    """Raises EngineError for a path it would misread."""
+    """Raises EngineError for a path that it would misinterpret."""
     if "@" in str(spec.path):
         raise EngineError("transformers reads '@' in a path as a revision; choose a data folder without it.")
     size = weights_size(spec)
@@ -44,16 +44,16 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
         routes=ROUTES_OF_TASK[spec.task] - {Route.EMBEDDINGS},
         relay=RelayPolicy(
             public_name=spec.served_name,
-            request_model=None,  # it refuses any other name than the path with a revision
+            request_model=None,  # it accepts only the path with a revision as a name
             takes=parameters.TRANSFORMERS,
             usage_on_request=False,
             context_length=spec.context_length,
         ),
-        sharing=Sharing(slots=1, one_by_one=True),  # one thread works on one request after another, and keeps no cache
+        sharing=Sharing(slots=1, one_by_one=True),  # a single thread processes one request at a time, without a cache
         command=lambda port, _: Command(wrapped(_argv(spec, executable, size, port)), env),
         has_key=False,
         start_seconds=start_seconds(size, base=180),
-        stop_seconds=10,  # it waits for open streams without limit
+        stop_seconds=10,  # it would wait for open streams indefinitely
     )
 
 

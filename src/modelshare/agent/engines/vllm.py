@@ -21,7 +21,7 @@ _KNOWN_MODULES: Final = frozenset(
         *("models.Dense", "base.modules.dense.Dense"),
     )
 )
-"""Of sentence-transformers' files: `get_pooling_config` in
+"""Modules of sentence-transformers that it reads: `get_pooling_config` in
 https://github.com/vllm-project/vllm/blob/main/vllm/transformers_utils/config.py."""
 
 
@@ -80,7 +80,7 @@ def recipe(spec: EngineSpec, executable: str) -> Recipe:
 def _argv(spec: EngineSpec, executable: str, port: int) -> tuple[str, ...]:
     argv = [executable, "serve", str(spec.path), "--host", "127.0.0.1", "--port", str(port)]
     argv += ["--served-model-name", spec.served_name]
-    argv += ["--shutdown-timeout", str(_DRAIN_SECONDS)]  # it aborts running requests otherwise
+    argv += ["--shutdown-timeout", str(_DRAIN_SECONDS)]  # by default it aborts running requests
     argv += ["--disable-fastapi-docs"]
     if spec.task is Task.EMBEDDING:
         argv += ["--runner", "pooling"]

@@ -1,4 +1,4 @@
-"""Tells an engine that hangs from one that is busy, or has nothing to do."""
+"""Distinguishes an engine that hangs from one that is busy or idle."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,54 +9,55 @@ from typing import Final, Protocol
 from modelshare.agent.engines.base import Activity, Load
 
 _MAX_PATIENCE: Final = 900.0
-"""Seconds: whatever was asked for, an engine that shows nothing of it for longer is no use."""
+"""Seconds. An engine that shows no progress for longer is considered hung, whatever it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds, unless said otherwise."""
+    """Seconds, unless noted otherwise."""
 
     watch: float = 5.0
-    """Between two looks at a running engine."""
+    """Interval between checks of a running engine."""
     recent: float = 30.0
-    """A success so long ago counts as healthy: a busy engine may be slow to tell its health."""
+    """After a success, the engine counts as healthy for this time, since a busy one may be slow to report its
+    health."""
     idle_probe: float = 60.0
-    """An engine without requests for so long is asked a small one."""
+    """An engine without requests for this time is sent a small one."""
     probe_timeout: float = 60.0
     silent: float = 60.0
-    """An engine that was asked for so long without a token or an answer has to show that it works, whatever its health
-    route says; longer by what the requests may take until then (`Activity.patience`)."""
+    """An engine that has had calls for this time without returning a token or an answer must prove that it works,
+    whatever its health route reports. Extended by the time that the calls may take (`Activity.patience`)."""
     strikes: int = 3
-    """Failed looks in a row before the engine counts as hung."""
+    """Consecutive failed checks before the engine counts as hung."""
 
 
 class Watched(Protocol):
-    """An engine, as far as its watch has to know it."""
+    """The part of an engine that its watch uses."""
 
     activity: Activity
 
     async def health(self) -> bool:
-        """Does its health route say that it is well?"""
+        """Whether its health route reports success."""
 
     async def load(self) -> Load | None:
-        """Requests inside it. None where it does not tell."""
+        """Requests inside it. None if it does not report them."""
 
     async def work(self) -> float | None:
-        """A count that rises with every step of its work. None where it does not tell, or does not answer."""
+        """A counter that increases with every step of its work. None if it does not report one or does not respond."""
 
 
 class Watch:
-    """The watch over one engine."""
+    """Watches one engine."""
 
     def __init__(self, engine: Watched, timing: Timing, answers: Callable[[float], Awaitable[bool]]) -> None:
-        """`answers` asks it something small: does it answer within so many seconds?"""
+        """`answers`: sends the engine a small request, and returns whether it answers within the given seconds."""
         self._engine = engine
         self._timing = timing
         self._answers = answers
         self._worked: float | None = None
 
     async def until_hung(self, *, probes: bool) -> None:
-        """Returns after as many bad looks in a row as `Timing` says. `probes`: an idle engine is asked something."""
+        """Returns after `Timing.strikes` failed checks in a row. `probes`: send requests to an idle engine."""
         strikes = 0
         while strikes < self._timing.strikes:
             await asyncio.sleep(self._timing.watch)
@@ -77,8 +78,10 @@ class Watch:
         return await self._is_answered(timing.probe_timeout)
 
     async def _works(self, *, is_late: bool) -> bool:
-        """Whether an engine that shows nothing of what it was asked for gets on with it all the same, or may take
-        longer still. One step may take minutes, so its work is looked at long before it is late."""
+        """Whether an engine without visible results makes progress, or may still take longer.
+
+        A single step may take minutes, so its work is compared long before it is late.
+        """
         work = await self._engine.work()
         if work is None:
             return not is_late or await self._is_answered(self._timing.silent / 2)
@@ -89,7 +92,7 @@ class Watch:
         return before is None or not is_late
 
     async def _is_idle(self) -> bool:
-        """A probe waits in the same queue as users' requests: it must not judge an engine that is merely busy."""
+        """A probe is queued behind users' requests, so it must not be sent to an engine that is merely busy."""
         load = await self._engine.load()
         return load is None or not (load.running or load.waiting)
 

@@ -89,7 +89,7 @@ class SessionAuthenticator:
         return (await self._good(token, project)).caller
 
     async def authenticate(self, token: str, project_id: str) -> Caller:
-        """As `caller`. Raises Unauthenticated for a session that is over, else NotFound."""
+        """As `caller`. Raises UnauthenticatedError for a session that is over, else NotFoundError."""
         known = await self._good(token, project_id)
         if known.person is None:
             raise UnauthenticatedError

@@ -1,4 +1,4 @@
-"""The reconciler: derives the agents' desired state from endpoints and agents, again and again.
+"""The reconciler: continuously derives the agents' desired state from endpoints and agents.
 
 Level-triggered: each round reads everything and writes only the differences. A notification merely makes the next round
 start sooner, so a lost one costs seconds. Several processes may reconcile at once: agents are locked before their
@@ -34,16 +34,16 @@ from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
 log = structlog.get_logger()
 
 _ROUND_SECONDS = 3.0
-"""Between rounds, unless a notification comes."""
+"""Between rounds, unless there is a notification."""
 _LONG_SECONDS = 5.0
-"""A round that took longer was waiting for the database."""
+"""A longer round means that the database was slow."""
 _REST = 1
 """Pause after a round as a multiple of its duration: reconciling uses at most half a core."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Differences between what is and what should be."""
+    """Differences between the actual and the desired state."""
 
     place: Mapping[Placement, int]
     """Every deployment that should exist, with its concurrent requests."""
@@ -51,9 +51,9 @@ class _Plan:
     contents: Mapping[uuid.UUID, Content]
     """By the ids that placements use for them."""
     answered: Mapping[uuid.UUID, uuid.UUID]
-    """What each endpoint answers with now."""
+    """What each endpoint serves now."""
     serving: Mapping[uuid.UUID, uuid.UUID | None]
-    """Changes of what endpoints answer with; None for an endpoint that is no longer active."""
+    """Changes of what endpoints serve; None for an endpoint that is no longer active."""
     observed: Mapping[uuid.UUID, Observation]
     """Endpoints whose status changed."""
 
@@ -73,9 +73,9 @@ class _Plan:
 
     @property
     def locked(self) -> set[uuid.UUID]:
-        """Agents to lock: besides those whose deployments change, those that hold what an endpoint is to answer with.
+        """Agents to lock: those whose deployments change, and those that have what an endpoint will serve.
 
-        Otherwise another process could remove it, for an endpoint that wants another version again, at the same time.
+        Otherwise another process could delete it at the same time, after the endpoint's version has changed again.
         """
         return self.agents.union(*map(self._holders, self.serving.values()))
 
@@ -88,8 +88,9 @@ class _Plan:
     def within(self, endpoints: Collection[uuid.UUID], other: "_Plan", versions: Collection[uuid.UUID]) -> "_Plan":
         """The part of the plan that concerns these endpoints and versions, and the agents that `other` locks.
 
-        Where a change of what an endpoint answers with is left out, nothing of its versions is removed: the endpoint
-        may want again, at any moment, what it is recorded to answer with.
+        If a change of what an endpoint serves is left out, deployments of its versions are kept: the endpoint may need
+        what
+        it is recorded to serve at any time.
         """
         agents, locked = other.agents, other.locked
         serving = {
@@ -112,17 +113,17 @@ class _Plan:
         return replace(self, place=kept | place, existing=existing, serving=serving)
 
     def parts(self) -> "Iterator[_Plan]":
-        """The same plan in pieces: one per agent, and one per endpoint whose answer changes."""
-        as_it_is = {placement: row.max_concurrent for placement, row in self.existing.items()}
+        """The same plan in parts: one per agent, and one per endpoint whose served model changes."""
+        current = {placement: row.max_concurrent for placement, row in self.existing.items()}
         for agent_id in self.agents:
             of_agent = {placement: limit for placement, limit in self.place.items() if placement.agent_id == agent_id}
-            of_others = {placement: limit for placement, limit in as_it_is.items() if placement.agent_id != agent_id}
+            of_others = {placement: limit for placement, limit in current.items() if placement.agent_id != agent_id}
             yield replace(self, place=of_others | of_agent, serving={})
         for endpoint_id, content_id in self.serving.items():
-            yield replace(self, place=as_it_is, serving={endpoint_id: content_id})
+            yield replace(self, place=current, serving={endpoint_id: content_id})
 
     def _answers(self, endpoint_id: uuid.UUID) -> set[uuid.UUID]:
-        """The old and the new version of an endpoint whose answer changes."""
+        """The old and the new version of an endpoint whose served model changes."""
         found = (self.answered.get(endpoint_id), self.serving[endpoint_id])
         return {self.contents[content_id].version_id for content_id in found if content_id}
 
@@ -137,7 +138,7 @@ class Reconciler:
         self._clock = clock
         self.loop = Loop("reconcile the fleet", self._round, every=_ROUND_SECONDS)
         self.loop.wake()
-        self._last_trouble = -math.inf
+        self._last_outage = -math.inf
         """When the database was last unavailable, by the event loop's clock."""
         for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, SHARES_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
             database.subscribe(topic, self.loop.wake)
@@ -146,34 +147,35 @@ class Reconciler:
         """One round."""
         now = int(self._clock())
         async with self._database.read() as session:
-            stale = not self._is_doubtful() and await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
+            stale = not self._may_be_outage() and await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
             plan = await self._plan(session, now)
         if stale:
             async with self._database.write() as session:
                 await presence.forget_stale(session, now=now)
         if plan.agents or plan.serving:
-            await _alone("cannot reconcile the fleet", self._apply(plan, now))
+            await _run_logged("cannot reconcile the fleet", self._apply(plan, now))
         if plan.observed:
-            await _alone("cannot store the states of endpoints", self._write_observed(plan.observed, now))
+            await _run_logged("cannot store the states of endpoints", self._write_observed(plan.observed, now))
 
     async def _apply(self, plan: _Plan, now: int) -> None:
-        """Writes deployments and what endpoints answer with; in pieces if that fails: one bad row blocks no other."""
+        """Writes deployments and what endpoints serve; if that fails, in parts, so that a bad row does not block
+        others."""
         try:
             async with self._database.write() as session:
                 endpoint_ids = await queries.keep_endpoints(session, plan.serving)
                 await queries.lock_agents(session, plan.locked)
                 versions = await queries.keep_versions(session, plan.versions)
-                # Planned again under the locks: another process may have been faster.
+                # Plan again under the locks: another process may have made changes.
                 fresh = (await self._plan(session, now)).within(endpoint_ids, plan, versions)
                 answers = {id_: fresh.contents[content] if content else None for id_, content in fresh.serving.items()}
                 await queries.keep_serving(session, answers)
                 await _place(session, fresh, now)
-                _tell(session, plan.agents)
+                _notify(session, plan.agents)
         except Exception as error:
             if outage_of(error) is not None or len(plan.agents) + len(plan.serving) <= 1:
                 raise
             for part in plan.parts():
-                await _alone("cannot reconcile a part of the fleet", self._apply(part, now))
+                await _run_logged("cannot reconcile a part of the fleet", self._apply(part, now))
 
     async def _write_observed(self, observed: Mapping[uuid.UUID, Observation], now: int) -> None:
         """Writes the endpoints' statuses; if that fails, one by one."""
@@ -189,7 +191,7 @@ class Reconciler:
                 raise
             for endpoint_id, seen in observed.items():
                 what = f"cannot store the state of endpoint {endpoint_id}"
-                await _alone(what, self._write_observed({endpoint_id: seen}, now))
+                await _run_logged(what, self._write_observed({endpoint_id: seen}, now))
 
     async def _round(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -197,16 +199,16 @@ class Reconciler:
         try:
             await self.reconcile()
         except Exception:
-            self._last_trouble = clock()
+            self._last_outage = clock()
             raise
         took = clock() - started
         if took > _LONG_SECONDS:
-            self._last_trouble = clock()
+            self._last_outage = clock()
         await asyncio.sleep(took * _REST)
 
-    def _is_doubtful(self) -> bool:
-        """Whether connections may look dead only because heartbeats could not be written: the database was away."""
-        return asyncio.get_running_loop().time() < self._last_trouble + presence.STALE_SECONDS
+    def _may_be_outage(self) -> bool:
+        """Whether heartbeats may be missing only because of an outage of the database."""
+        return asyncio.get_running_loop().time() < self._last_outage + presence.STALE_SECONDS
 
     async def _plan(self, session: AsyncSession, now: int) -> _Plan:
         active = await endpoints.active(session)
@@ -257,12 +259,12 @@ class Reconciler:
 
 
 def _wanted(active: Iterable[ActiveEndpoint]) -> dict[uuid.UUID, Content]:
-    """By endpoint."""
+    """What each endpoint should serve, by its ID."""
     return {each.id: Content(each.version_id, each.file) for each in active if each.version_id}
 
 
-async def _alone(what: str, work: Awaitable[None]) -> None:
-    """One of several pieces of work: its error is logged and the others go on, unless the database is away."""
+async def _run_logged(what: str, work: Awaitable[None]) -> None:
+    """Runs one of several tasks: logs its error so that the others still run, unless the database is unavailable."""
     try:
         await work
     except Exception as error:
@@ -294,11 +296,11 @@ async def _place(session: AsyncSession, plan: _Plan, now: int) -> None:
     await session.flush()
     for row in await queries.with_agent_and_version(session, [row.id for row in added]):
         weight_deletions.placement_changed(session, row)
-    over = [row for placement, row in plan.existing.items() if placement not in plan.place]
-    await weight_deletions.request_deletion(session, over, now=now)
+    ended = [row for placement, row in plan.existing.items() if placement not in plan.place]
+    await weight_deletions.request_deletion(session, ended, now=now)
 
 
-def _tell(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
+def _notify(session: AsyncSession, agents: Collection[uuid.UUID]) -> None:
     for agent_id in agents:
         notify(session, DESIRED_TOPIC, str(agent_id))
     if agents:

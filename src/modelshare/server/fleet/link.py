@@ -56,10 +56,10 @@ _CREDIT_STEPS: Final = 4
 """Credit is given back in quarters of the window: one frame per chunk would cost too much."""
 _BROKEN: Final = frozenset({1002, 1007, 1009})
 """Close codes for a peer that broke the WebSocket protocol or sent too much at once (RFC 6455 section 7.4.1)."""
-_ENDING: Final = 4096
+_HEAD_AND_END: Final = 4096
 """Maximum bytes of a `Head` and an `End` together."""
 _LATE: Final = 1 << 20
-"""Bytes accepted for streams that no longer exist, beyond what was in transit when they were cancelled."""
+"""Bytes accepted for streams that have ended, beyond what was in transit when they were cancelled."""
 _CONTROL_BURST: Final = 1000
 _CONTROL_PER_MINUTE: Final = 1200
 """Limits `Report`, `Released`, `Ping`, and frames of unknown kinds. Two models are pulled at a time, and each may
@@ -112,20 +112,21 @@ class Stream:
         self._error: Exception | None = None
 
     def deliver(self, frame: AnswerFrame) -> None:
-        """Takes a frame from the agent. Raises ClosedError if it is out of turn or exceeds the credit."""
+        """Adds a frame from the agent. Raises ClosedError if it is out of sequence or exceeds the credit."""
         kind = type(frame)
         if self.ended or (kind is Chunk and not self._begun) or (kind in {Head, Answer} and self._begun):
-            raise ClosedError(CloseCode.PROTOCOL, "The agent sent a frame out of turn.")
+            raise ClosedError(CloseCode.PROTOCOL, "The agent sent a frame out of sequence.")
         self._begun = True
         self.ended = kind in {End, Answer}
         if isinstance(frame, Chunk | Answer):
             self.credit -= len(frame.data)
             if self.credit < 0:
-                raise ClosedError(CloseCode.PROTOCOL, "The agent sent more than it had credit for.")
+                raise ClosedError(CloseCode.PROTOCOL, "The agent exceeded its credit.")
         self._append(frame)
 
     def break_off(self, reason: str) -> None:
-        """Ends the answer: the agent broke the protocol. No other agent is tried, as the request may be why."""
+        """Ends the answer after a protocol violation. The request is not retried elsewhere: it may have been the
+        cause."""
         if not self.ended:
             self.ended = True
             self._append(End(self.id, reason))
@@ -181,7 +182,7 @@ class AgentLink:
         self._clock = clock
         self._streams: dict[int, Stream] = {}
         self._ids = itertools.count(1)
-        self._heard = self._spoke = clock()
+        self._last_received = self._last_sent = clock()
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._cancels: set[asyncio.Task[None]] = set()
         self._free = LINK_CREDIT
@@ -204,7 +205,7 @@ class AgentLink:
             raise ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol.")
         if message["type"] != "websocket.receive":
             raise ClosedError(CloseCode.GOING_AWAY, "The agent closed the link.")
-        self._heard = self._clock()
+        self._last_received = self._clock()
         data = message.get("bytes")
         if not data or len(data) > MAX_FRAME:
             raise ClosedError(CloseCode.PROTOCOL, f"A frame must be binary and have at most {MAX_FRAME} bytes.")
@@ -212,7 +213,7 @@ class AgentLink:
             frame = decode_from_agent(data)
         except DecodeError as error:
             raise ClosedError(CloseCode.PROTOCOL, f"Invalid frame: {error}.") from error
-        if not isinstance(frame, AnswerFrame) and self._control.take(1, self._heard):
+        if not isinstance(frame, AnswerFrame) and self._control.take(1, self._last_received):
             raise ClosedError(CloseCode.PROTOCOL, "The agent reports too often.")
         return frame
 
@@ -223,10 +224,10 @@ class AgentLink:
 
     async def send(self, frame: FromServer) -> None:
         """Raises StreamBrokenError if the connection is down."""
-        self._spoke = self._clock()
+        self._last_sent = self._clock()
         try:
             await self._send({"type": "websocket.send", "bytes": encode(frame)})
-        except Exception as error:  # servers differ in what they raise for a socket that is gone
+        except Exception as error:  # servers raise different errors for a closed socket
             raise StreamBrokenError("The connection to the agent is closed.") from error
 
     @asynccontextmanager
@@ -261,7 +262,7 @@ class AgentLink:
             del self._streams[stream.id]
             self._free += window
             if not stream.ended and not self._end.done():
-                self._late = min(LINK_CREDIT, self._late + stream.credit + _ENDING)
+                self._late = min(LINK_CREDIT, self._late + stream.credit + _HEAD_AND_END)
                 self._cancel(stream.id)
 
     async def run(
@@ -291,7 +292,7 @@ class AgentLink:
         """Ends the connection; the first reason counts."""
         if not self._end.done():
             self._end.set_exception(why)
-            self._end.exception()  # marks it as retrieved: it may end before anybody waits for it
+            self._end.exception()  # marks it as retrieved: nothing may be waiting for it
         for stream in self._streams.values():
             if why.code is CloseCode.PROTOCOL:
                 stream.break_off("The agent violated the link protocol.")
@@ -317,32 +318,32 @@ class AgentLink:
                     raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")
 
     def _take_late(self, frame: AnswerFrame) -> None:
-        self._late -= len(frame.data) if isinstance(frame, Chunk) else _ENDING // 2
+        self._late -= len(frame.data) if isinstance(frame, Chunk) else _HEAD_AND_END // 2
         if self._late < 0:
             raise ClosedError(CloseCode.PROTOCOL, "The agent keeps sending answers that were not requested.")
 
     async def _beat(self) -> None:
         while True:
             now = self._clock()
-            if now - self._heard >= DEAD_AFTER_SECONDS:
-                raise ClosedError(CloseCode.SILENT, f"No frame came for {DEAD_AFTER_SECONDS:.0f} seconds.")
-            if now - self._spoke >= HEARTBEAT_SECONDS:
+            if now - self._last_received >= DEAD_AFTER_SECONDS:
+                raise ClosedError(CloseCode.SILENT, f"No frame was received for {DEAD_AFTER_SECONDS:.0f} seconds.")
+            if now - self._last_sent >= HEARTBEAT_SECONDS:
                 try:
-                    # A peer that no longer reads would block this send forever, and with it the check for silence.
+                    # An agent that no longer reads would block this send forever, and the check for silence with it.
                     async with asyncio.timeout(HEARTBEAT_SECONDS):
                         await self.send(Ping())
                 except (TimeoutError, StreamBrokenError):
-                    log.info("a link takes no ping")
+                    log.info("a ping could not be sent to an agent")
             await asyncio.sleep(HEARTBEAT_SECONDS / 5)
 
     def _cancel(self, stream_id: int) -> None:
-        """Tells the agent in a task of its own: the caller may itself be in the middle of a cancellation."""
+        """Sends the cancellation in a separate task, since the caller may itself be being cancelled."""
 
         async def cancel() -> None:
             try:
                 await self.send(Cancel(stream_id))
             except StreamBrokenError:
-                log.debug("nobody left to cancel", stream=stream_id)
+                log.debug("cannot cancel a stream: the agent disconnected", stream=stream_id)
 
         task = asyncio.ensure_future(cancel())
         self._cancels.add(task)

@@ -47,7 +47,7 @@ log = structlog.get_logger()
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
-"""How long connections may take to end when the process stops: the database may be away."""
+"""How long connections may take to end when the process stops: the database may be unavailable."""
 _RETRY_SECONDS = 1.0
 _EARLY = 1000
 """Frames kept, the newest ones. Once an agent has its desired state, it reports everything again anyway."""
@@ -66,17 +66,18 @@ class _Linked:
         self.changed = asyncio.Event()
         """Its desired state may have changed."""
         self.changed.set()
-        self.held: frozenset[str] = frozenset()
-        """Ids of deployments it was told to hold; reports on others are ignored."""
-        self.let_go: frozenset[str] = frozenset()
-        """Ids of deployments it was told to delete and has not confirmed."""
+        self.desired: frozenset[str] = frozenset()
+        """IDs of deployments in its desired state; reports on others are ignored."""
+        self.to_delete: frozenset[str] = frozenset()
+        """IDs of deployments that it was told to delete and has not confirmed."""
         self.early: deque[Report | Released] | None = deque(maxlen=_EARLY)
-        """Frames that came before the first desired state, when it is not known whether they count; None afterwards."""
+        """Frames received before the first desired state, when it is unknown whether they are valid; None
+        afterwards."""
 
 
 class AgentLinks:
     def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
-        """`address`: this process's URL for the others; no other process ever has the same."""
+        """`address`: this process's URL for the other processes, which is never reused."""
         self.address = address
         self._database = database
         self._clock = clock
@@ -95,12 +96,12 @@ class AgentLinks:
         await self._heartbeats.start()
 
     async def stop(self) -> None:
-        """Ends all connections; the agents reconnect to any process. Takes seconds, whatever the database does."""
+        """Ends all connections; the agents reconnect to any process. Takes a few seconds at most, even in an outage."""
         for linked in self._linked.values():
             linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server is restarting."))
         if self._sessions:
             _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
-            for task in left:  # what does not end even then, in a thread that waits for the database, is left behind
+            for task in left:  # may hang in a thread that waits for the database: then it is abandoned
                 task.cancel()
             if left:
                 await asyncio.wait(left, timeout=_GOODBYE_SECONDS)
@@ -119,7 +120,7 @@ class AgentLinks:
         try:
             async with self._database.read() as session:
                 agent = await service.authenticate(session, token)
-        except Exception as error:  # noqa: BLE001 - whatever keeps us from looking says nothing of the agent
+        except Exception as error:  # noqa: BLE001 - no error here is the agent's fault
             outages.report("cannot look up an agent that is connecting", error)
             await _try_again(scope, send)
             return
@@ -163,8 +164,8 @@ class AgentLinks:
                 await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
-            hear = partial(self._hear, linked)
-            return await link.run(hear, hear, self._send_desired(linked))
+            on_frame = partial(self._on_frame, linked)
+            return await link.run(on_frame, on_frame, self._send_desired(linked))
 
     @contextlib.asynccontextmanager
     async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
@@ -178,7 +179,7 @@ class AgentLinks:
         linked = self._linked[name.agent_id] = _Linked(name, link)
         log.info("agent connected", agent=str(name.agent_id))
         try:
-            await self._check(linked)  # notifications that came before it was registered were missed
+            await self._check(linked)  # notifications before it was registered were missed
             yield linked
         finally:
             link.close(_REPLACED)
@@ -188,7 +189,7 @@ class AgentLinks:
             try:
                 async with self._database.write() as session:
                     await presence.disconnect(session, name, now=self._now())
-            except Exception as error:  # noqa: BLE001 - when nobody vouches for the link, it is forgotten as well
+            except Exception as error:  # noqa: BLE001 - without heartbeats, the connection is forgotten anyway
                 outages.report("cannot record that an agent disconnected", error, agent=str(name.agent_id))
             log.info("agent disconnected", agent=str(name.agent_id))
 
@@ -199,16 +200,16 @@ class AgentLinks:
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            look = partial(self._desired, linked.name.agent_id)
-            wanted, told = await retry("look at what an agent is to hold", look, longest=_RETRY_SECONDS)
+            load = partial(self._desired, linked.name.agent_id)
+            wanted, deletions = await retry("load an agent's desired state", load, longest=_RETRY_SECONDS)
             if wanted != sent:
                 revision += 1
-                linked.held, linked.let_go = frozenset(one.deployment_id for one in wanted), frozenset(told)
+                linked.desired, linked.to_delete = frozenset(one.deployment_id for one in wanted), frozenset(deletions)
                 early, linked.early = linked.early, None
                 for frame in early or ():
-                    self._hear(linked, frame)
-                linked.link.expect(len(wanted) + len(told))
-                await linked.link.send(Desired(revision, wanted, told))
+                    self._on_frame(linked, frame)
+                linked.link.expect(len(wanted) + len(deletions))
+                await linked.link.send(Desired(revision, wanted, deletions))
                 sent = wanted
 
     async def _desired(self, agent_id: uuid.UUID) -> tuple[list[DesiredDeployment], list[str]]:
@@ -216,14 +217,14 @@ class AgentLinks:
             unconfirmed = await weight_deletions.unconfirmed(session, agent_id)
             return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
-    def _hear(self, linked: _Linked, frame: Report | Released) -> None:
+    def _on_frame(self, linked: _Linked, frame: Report | Released) -> None:
         agent_id, deployment_id = linked.name.agent_id, frame.deployment_id
         if linked.early is not None:
             linked.early.append(frame)
         elif isinstance(frame, Report):
-            if deployment_id in linked.held:
+            if deployment_id in linked.desired:
                 self._reports.report(agent_id, frame)
-        elif deployment_id in linked.let_go:
+        elif deployment_id in linked.to_delete:
             log.info("agent deleted weights", agent=str(agent_id), deployment=deployment_id)
             self._reports.released(agent_id, deployment_id)
 
@@ -242,11 +243,11 @@ class AgentLinks:
 
     async def _check(self, linked: _Linked) -> None:
         """Ends the connection if the agent may no longer have it; retries until the database answers."""
-        why = await retry("look at a linked agent", partial(self._over, linked), longest=_RETRY_SECONDS)
+        why = await retry("check a connected agent", partial(self._close_reason_for, linked), longest=_RETRY_SECONDS)
         if why is not None:
             linked.link.close(why)
 
-    async def _over(self, linked: _Linked) -> ClosedError | None:
+    async def _close_reason_for(self, linked: _Linked) -> ClosedError | None:
         """Why the agent may no longer have this connection, or None."""
         if linked.link.is_over:
             return None
@@ -275,7 +276,7 @@ class AgentLinks:
 
 
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
-    """Why the connection that it served ended."""
+    """Why the connection served by this task ended."""
     if serving.cancelled():
         return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
     if (error := serving.exception()) is None:
@@ -296,7 +297,7 @@ def _no_common_protocol(hello: Hello) -> ClosedError | None:
 
 
 async def _try_again(scope: Scope, send: Send) -> None:
-    """Answers a handshake with 503, or with close code 1013 where the HTTP server cannot send a status."""
+    """Answers a handshake with 503, or with close code 1013 if the HTTP server cannot send a status."""
     if "websocket.http.response" in scope.get("extensions", {}):
         headers = [(b"retry-after", b"%d" % _RETRY_SECONDS)]
         await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})

@@ -1,4 +1,4 @@
-"""Connections of agents in the database: who is connected where, what each is to hold, and what it reports."""
+"""The state of agents' connections in the database: where each is connected, its desired state and its reports."""
 
 import uuid
 from collections.abc import Collection, Mapping
@@ -36,8 +36,8 @@ from modelshare.wire.text import plain
 
 log = structlog.get_logger()
 
-_ROOM_FOR_IDS: Final = MAX_DEPLOYMENTS * 40
-"""Bytes of a `Desired` reserved for the ids of deletions that the agent has not confirmed."""
+_BYTES_FOR_IDS: Final = MAX_DEPLOYMENTS * 40
+"""Bytes of a `Desired` reserved for the IDs of deletions that the agent has not confirmed."""
 STALE_SECONDS: Final = 45
 """After this long without a heartbeat an agent counts as disconnected: the process it was connected to is dead."""
 ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
@@ -60,7 +60,7 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
     if row is None or row.state in {AgentState.SUSPENDED, AgentState.REMOVED}:
         return False
     if row.state != AgentState.ACTIVE:
-        _tell(session, events.AGENT_CONNECTED, row, now)
+        _emit(session, events.AGENT_CONNECTED, row, now)
     row.state, row.linked_to, row.link_token, row.last_seen_at = AgentState.ACTIVE, address, name.token, now
     known = Capabilities.model_construct(**row.capabilities)
     row.capabilities = known.model_copy(
@@ -81,22 +81,22 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
 
 
 async def disconnect(session: AsyncSession, name: LinkName, *, now: int) -> None:
-    """The connection ended. Does nothing if the agent has a newer one."""
+    """Records the end of the connection, unless the agent has a newer one."""
     row = await queries.lock_agent(session, name.agent_id)
     if row is not None and row.link_token == name.token:
-        await _gone(session, row, seen=now, now=now)
+        await _set_disconnected(session, row, seen=now, now=now)
 
 
 async def forget_links(session: AsyncSession, address: str, *, now: int) -> None:
     """Ends connections that an earlier process at this address left behind."""
     for row in await queries.agents_linked_to(session, address):
-        await _gone(session, row, seen=now, now=now)
+        await _set_disconnected(session, row, seen=now, now=now)
 
 
 async def forget_stale(session: AsyncSession, *, now: int) -> None:
     """Ends connections of processes that died."""
     for row in await queries.stale_agents(session, now - STALE_SECONDS):
-        await _gone(session, row, seen=row.last_seen_at or now, now=now)
+        await _set_disconnected(session, row, seen=row.last_seen_at or now, now=now)
 
 
 async def heartbeat(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
@@ -114,10 +114,10 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
             data = encode(Desired(0, [one]))
             decode_from_server(data)
         except (DecodeError, ValueError, LookupError, TypeError, OverflowError) as error:
-            log.error("a deployment cannot be sent to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - the rest is told
+            log.error("a deployment cannot be sent to its agent", deployment=str(row.id), error=str(error))  # noqa: TRY400 - an expected error
             continue
         size += len(data)
-        if size > MAX_DESIRED - _ROOM_FOR_IDS or len(found) == MAX_DEPLOYMENTS:
+        if size > MAX_DESIRED - _BYTES_FOR_IDS or len(found) == MAX_DEPLOYMENTS:
             log.error("an agent has more deployments than it can be sent", agent=str(agent_id), told=len(found))
             break
         found.append(one)
@@ -142,10 +142,10 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         project_changed(session, projects[row.agent_id])
 
 
-async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) -> None:
+async def _set_disconnected(session: AsyncSession, row: AgentRow, *, seen: int, now: int) -> None:
     if row.state == AgentState.ACTIVE:
         row.state = AgentState.DISCONNECTED
-        _tell(session, events.AGENT_DISCONNECTED, row, now)
+        _emit(session, events.AGENT_DISCONNECTED, row, now)
     row.linked_to, row.link_token, row.last_seen_at = None, None, seen
     for deployment in await queries.deployments_of(session, [row.id]):
         notify(session, READY_TOPIC, str(deployment.version_id))
@@ -153,7 +153,7 @@ async def _gone(session: AsyncSession, row: AgentRow, *, seen: int, now: int) ->
     project_changed(session, row.project_id)
 
 
-def _tell(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
+def _emit(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
     """Emits an event for the agent's project; shared agents have none."""
     if row.project_id is not None:
         data = events.data_of(f"agent:{row.id}", None, {"name": row.name})

@@ -106,7 +106,7 @@ async def count_linked(session: AsyncSession, limit: int) -> int:
 
 
 async def count_agents(session: AsyncSession, limit: int, **of: str | uuid.UUID) -> int:
-    """Agents with these values of columns, without the removed ones; counted no further than `most`."""
+    """The number of agents with these column values, without removed ones; counted up to `limit`."""
     statement = select(any_tenant(AgentRow).id).where(AgentRow.state != AgentState.REMOVED).filter_by(**of)
     return await session.scalar(capped_count(statement, limit)) or 0
 
@@ -227,8 +227,10 @@ async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> l
     return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(WeightDeletionRow.deployment_id)))
 
 
-async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID) -> WeightDeletionRow | None:
-    """What a machine was told to delete of this model, locked."""
+async def weight_deletion(
+    session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID
+) -> WeightDeletionRow | None:
+    """A request to delete weights of this model, locked."""
     statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, WeightDeletionRow.deployment_id == deployment_id
     )
@@ -236,25 +238,25 @@ async def release(session: AsyncSession, model_id: uuid.UUID, deployment_id: uui
     return found
 
 
-def _waited_for() -> ColumnElement[bool]:
+def _is_pending() -> ColumnElement[bool]:
     return and_(WeightDeletionRow.confirmed_at.is_(None), WeightDeletionRow.closed_at.is_(None))
 
 
 def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
-    """Machines of other projects and the platform's."""
+    """Agents of other projects and of the platform."""
     return or_(project_id.is_(None), project_id != owner_id)
 
 
 async def weight_deletions(
     session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None
 ) -> list[WeightDeletionRow]:
-    """What machines that are not the owner's were told to delete, the newest first: since then, or whenever (None:
-    only that) and they have not said that they did.
+    """Requests to agents of others to delete weights, newest first: all since `since`, and unconfirmed older ones. With
+    None, only unconfirmed ones.
     """
     statement = select(any_tenant(WeightDeletionRow)).where(
         WeightDeletionRow.model_id == model_id, _not_of(owner_id, WeightDeletionRow.project_id)
     )
-    unconfirmed = _waited_for()
+    unconfirmed = _is_pending()
     statement = statement.where(unconfirmed if since is None else or_(WeightDeletionRow.asked_at >= since, unconfirmed))
     return list(
         await session.scalars(statement.order_by(WeightDeletionRow.asked_at.desc(), WeightDeletionRow.deployment_id))
@@ -262,8 +264,8 @@ async def weight_deletions(
 
 
 async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
-    """Machines that are not the owner's and hold a version of the model, or were told to delete one and have not
-    said that they did: those that were removed since too, until the owner closes that.
+    """The number of agents of others that have weights of the model, or have not confirmed that they deleted them. This
+    includes removed agents until the owner closes the request.
     """
     hold = (
         select(DeploymentRow.agent_id)
@@ -274,7 +276,7 @@ async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id:
     told = select(any_tenant(WeightDeletionRow).agent_id).where(
         WeightDeletionRow.model_id == model_id,
         _not_of(owner_id, WeightDeletionRow.project_id),
-        _waited_for(),
+        _is_pending(),
     )
     return await session.scalar(select(func.count()).select_from(union(hold, told).subquery())) or 0
 
@@ -317,7 +319,7 @@ async def servings(session: AsyncSession) -> list[ServingRow]:
 
 
 async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Content | None]) -> None:
-    """Stores what each endpoint answers with; None deletes it. In the order of ids, against deadlocks."""
+    """Stores what each endpoint serves; None deletes it. Ordered by ID to prevent deadlocks."""
     for endpoint_id, content in sorted(changed.items(), key=itemgetter(0)):
         if content is None:
             await session.execute(delete(ServingRow).where(ServingRow.endpoint_id == endpoint_id))
@@ -328,7 +330,7 @@ async def keep_serving(session: AsyncSession, changed: Mapping[uuid.UUID, Conten
 
 
 async def served_with(session: AsyncSession, version_id: uuid.UUID) -> list[uuid.UUID]:
-    """Ids of endpoints that answer with this version, or answered with it last."""
+    """IDs of endpoints that serve this version, or served it last."""
     return list(await session.scalars(select(ServingRow.endpoint_id).where(ServingRow.version_id == version_id)))
 
 

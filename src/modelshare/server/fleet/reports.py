@@ -1,8 +1,8 @@
-"""Writes what agents report to the database, in batches.
+"""Writes agents' reports to the database, in batches.
 
-If a batch fails, each item is tried alone, so that one that cannot be written blocks no other; it is dropped with a log
-line. While the database is away everything waits. Newer reports replace older ones, so what waits for an agent is
-bounded by its number of deployments.
+If a batch fails, each item is tried alone, so that one that cannot be written does not block others; it is dropped with
+a log line. During an outage of the database everything waits. Newer reports replace older ones, so an agent's pending
+reports are limited by its number of deployments.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from modelshare.wire.link import Report
 log = structlog.get_logger()
 Value = TypeVar("Value")
 Deployment = tuple[uuid.UUID, str]
-"""An agent's id and its deployment's."""
+"""(agent ID, deployment ID)"""
 Write = Callable[[AsyncSession, Mapping[Deployment, Value]], Awaitable[None]]
 _GATHER_SECONDS: Final = 0.5
 """How long reports are collected before they are written."""
@@ -46,7 +46,7 @@ class Reports:
         await self._loop.start()
 
     async def stop(self) -> None:
-        """Writes what is left, unless that takes long."""
+        """Writes pending reports, unless that takes too long."""
         await self._loop.stop(_STOP_SECONDS)
         last = asyncio.create_task(self.flush())
         await asyncio.wait([last], timeout=_STOP_SECONDS)
@@ -68,24 +68,24 @@ class Reports:
             del self._reports[key]
 
     async def flush(self) -> None:
-        """Writes what waits; what cannot be written now stays."""
+        """Writes pending reports; keeps those that cannot be written now."""
         await self._write(self._reports, presence.apply)
         await self._write(self._released, self._confirm)
 
     async def _write(self, waiting: dict[Deployment, Value], write: Write[Value]) -> None:
         batch = dict(waiting)
         for key in await self._done(batch, write):
-            if waiting.get(key) is batch[key]:  # else there is newer, or the link ended
+            if waiting.get(key) is batch[key]:  # else there is a newer one, or the connection ended
                 del waiting[key]
 
     async def _done(self, batch: Mapping[Deployment, Value], write: Write[Value]) -> Collection[Deployment]:
-        """Which of them need no further attempt: they are written, or never will be."""
+        """The items that need no further attempt: they are written, or cannot be written at all."""
         if not batch:
             return ()
         try:
             async with self._database.write() as session:
                 await write(session, batch)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next batch is tried
+        except Exception as error:  # noqa: BLE001 - the next batch must still be tried
             if outages.outage_of(error) is not None:
                 outages.report("cannot store reports of agents", error)
                 return ()

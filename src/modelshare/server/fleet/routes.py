@@ -45,14 +45,14 @@ from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
 router = APIRouter(route_class=ProjectRoute)
 public = APIRouter(tags=["agents"])
-"""Routes that take no key of a project: a join key or an agent's token is the credential."""
+"""Routes that authenticate by a join key or an agent's token instead of a project's key."""
 _ID = r"^[0-9A-Za-z_-]{1,64}$"
 _NONCE = rf"^[0-9a-f]{{{2 * NONCE_BYTES}}}$"
 _own_fleet = require(Scope.AGENTS)
 
 
 async def _fleet_caller(request: Request) -> Caller:
-    """Whose machines a route is about: below `/v1/platform` the platform's shared ones, else the project's own."""
+    """The owner of the agents: the platform for routes below `/v1/platform`, else the caller's project."""
     of_platform = request.scope["path"].startswith("/v1/platform/")
     return await (platform_caller if of_platform else _own_fleet)(request)
 
@@ -145,7 +145,7 @@ async def create_join_key(
     status_code=204,
     tags=["platform"],
     name="revoke_platform_join_key",
-    description="Nobody enrols with it any more; agents that did stay.",
+    description="Revokes a join key for shared agents; agents that enrolled with it stay enrolled.",
 )
 @router.delete("/v1/join-keys/{key_id}", status_code=204, tags=["agents"])
 async def revoke_join_key(caller: FleetCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
@@ -188,7 +188,7 @@ async def change_agent(
     status_code=204,
     tags=["platform"],
     name="remove_platform_agent",
-    description="Ends a shared agent's credential and its link.",
+    description="Removes a shared agent: revokes its credential and closes its connection.",
 )
 @router.delete("/v1/agents/{agent_id}", status_code=204, tags=["agents"])
 async def remove_agent(caller: FleetCaller, session: WriteSession, platform: PlatformDep, agent_id: str) -> None:
@@ -216,8 +216,8 @@ async def delete_version(
     """
     if dry_run:
         async with platform.database.read() as session:
-            told = await version_deletion.preview(session, caller, model_id, version)
-        return JSONResponse(told.model_dump(mode="json"))
+            plan = await version_deletion.preview(session, caller, model_id, version)
+        return JSONResponse(plan.model_dump(mode="json"))
     await version_deletion.delete(platform, caller, model_id, version)
     return None
 

@@ -3,8 +3,8 @@
 `eligible` decides by project or tier alone whether an agent may serve an endpoint; `place` chooses among eligible
 agents; `observe` derives the endpoint's status. The router and grants use `eligible` too, so that they agree.
 
-"Version" here means what an engine serves. If an endpoint chose another model of the version than the default one, that
-has an id of its own (`Content.id`).
+"Version" here means what an engine serves. If an endpoint chose another model of the version than the default one,
+that has an ID of its own (`Content.id`).
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class Observation:
     reason: str | None
     progress: EndpointProgress | None
     serving: uuid.UUID | None
-    """The version that answers now, or answered last."""
+    """The version that is served now, or was served last."""
 
 
 class Fleet:
@@ -121,9 +121,12 @@ class Fleet:
         for endpoint in endpoints:
             held: set[Placement] = set()
             if endpoint.wanted is not None:
-                held |= {Placement(agent_id, endpoint.wanted) for agent_id in self._homes(endpoint, endpoint.wanted)}
+                held |= {
+                    Placement(agent_id, endpoint.wanted)
+                    for agent_id in self._preferred_agents(endpoint, endpoint.wanted)
+                }
             if not any(self._answers(placement) for placement in held):
-                held |= set(self._stand_ins(endpoint))
+                held |= set(self._fallbacks(endpoint))
             placed.update(dict.fromkeys(held, endpoint.max_concurrent))
         return dict(placed)
 
@@ -150,7 +153,9 @@ class Fleet:
             status = EndpointStatus.DEGRADED
         else:
             status = EndpointStatus.FAILED if failure or endpoint.wanted is None else EndpointStatus.PROVISIONING
-        return Observation(status, failure or (None if best else self._nobody(endpoint)), progress, endpoint.serving)
+        return Observation(
+            status, failure or (None if best else self._no_agent_reason(endpoint)), progress, endpoint.serving
+        )
 
     def _pool(self, endpoint: EndpointFacts) -> list[AgentFacts]:
         """Eligible agents, cached: the same for all endpoints of a tier, or of a project on `self_hosted`."""
@@ -161,7 +166,7 @@ class Fleet:
             ]
         return self._pools[key]
 
-    def _homes(self, endpoint: EndpointFacts, version_id: uuid.UUID) -> Iterator[uuid.UUID]:
+    def _preferred_agents(self, endpoint: EndpointFacts, version_id: uuid.UUID) -> Iterator[uuid.UUID]:
         pool = self._pool(endpoint)
         if endpoint.tier == SELF_HOSTED:
             yield from (agent.id for agent in pool)
@@ -172,7 +177,7 @@ class Fleet:
             if agent.is_available(self._now) and not (holding and holding.phase is Phase.FAILED):
                 return
 
-    def _stand_ins(self, endpoint: EndpointFacts) -> Iterator[Placement]:
+    def _fallbacks(self, endpoint: EndpointFacts) -> Iterator[Placement]:
         for agent in self._pool(endpoint):
             for version_id in (endpoint.wanted, endpoint.serving):
                 if version_id is not None:
@@ -205,7 +210,7 @@ class Fleet:
         ]
         return max(found, key=_advance, default=None)
 
-    def _nobody(self, endpoint: EndpointFacts) -> str:
+    def _no_agent_reason(self, endpoint: EndpointFacts) -> str:
         """Why no agent works on it, and what would help."""
         if endpoint.wanted is None:
             return (

@@ -1,4 +1,4 @@
-"""Join keys, agents, grants, and which agents can answer for an endpoint."""
+"""Join keys, agents, grants, and the deployments that can serve an endpoint."""
 
 import math
 import uuid
@@ -48,7 +48,8 @@ _ANOTHER_KEY: Final = "create another one, on the Agents page or with `modelshar
 async def create_join_key(
     session: AsyncSession, caller: Caller, spec: JoinKeyCreate, tiers: TierRegistry, *, now: int
 ) -> JoinKeyWithValue:
-    """A join key of the caller's project, or of the platform for shared agents. Its value is answered this once."""
+    """Creates a join key of the caller's project, or of the platform for shared agents. Its value is returned only
+    here."""
     _check_tiers(caller, spec.tiers, tiers)
     secret = new_secret("msj")
     row = JoinKeyRow(
@@ -83,13 +84,14 @@ async def revoke_join_key(session: AsyncSession, caller: Caller, key_id: str, *,
 
 
 async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdicts: Verdicts, *, now: int) -> Enrolled:
-    """Turns a join key into an agent and its token. 401: the key is unknown, over or revoked; 409: one too many."""
+    """Creates an agent and its token. 401 if the join key is unknown, expired or revoked; 409 at the limit of
+    agents."""
     key = await queries.join_key_by_hash(session, secret_hash(spec.join_key))
     if key is None:
         raise UnauthenticatedError(f"This join key is unknown. Copy the complete key, or {_ANOTHER_KEY}.")
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
-        over = "was revoked" if key.revoked_at is not None else "has expired"
-        raise UnauthenticatedError(f"This join key {over}. To enrol the agent, {_ANOTHER_KEY}.")
+        status = "was revoked" if key.revoked_at is not None else "has expired"
+        raise UnauthenticatedError(f"This join key {status}. To enrol the agent, {_ANOTHER_KEY}.")
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
@@ -109,7 +111,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
 
 
 async def authenticate(session: AsyncSession, token: str | None) -> AgentRow | None:
-    """The agent whose token this is; None for an unknown one and for a removed agent's."""
+    """The agent that has this token; None if it is unknown or the agent was removed."""
     return await queries.agent_by_token(session, secret_hash(token)) if token else None
 
 
@@ -120,12 +122,12 @@ async def list_agents(session: AsyncSession, caller: Caller, paging: Paging) -> 
 
 
 async def agent_names(session: AsyncSession, caller: Caller, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """Names of those that are the caller's agents, removed ones included."""
+    """Names of those of the agents that are the caller's, including removed ones."""
     return await queries.agent_names(session, caller.project_id, agent_ids) if agent_ids else {}
 
 
 async def count_linked(session: AsyncSession, limit: int) -> int:
-    """Agents of whomever that are connected, counted no further than `most`."""
+    """The number of connected agents of all projects, counted up to `limit`."""
     return await queries.count_linked(session, limit)
 
 
@@ -134,12 +136,12 @@ async def get_agent(session: AsyncSession, caller: Caller, agent_id: str) -> Age
 
 
 async def agents_holding(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> list[Agent]:
-    """The caller's machines that hold a version of the model."""
+    """The caller's agents that have weights of the model."""
     return await _views(session, await queries.agents_holding(session, caller.project, model_id))
 
 
 async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, patch: AgentPatch, *, now: int) -> Agent:
-    """Renames, suspends or resumes. A suspended agent holds nothing, and its link is closed."""
+    """Renames, suspends or resumes an agent. Suspending deletes its deployments and closes its connection."""
     row = await _own(session, caller, agent_id, lock=True)
     if patch.name is not None and patch.name != row.name:
         _agent_changed(session, caller.actor, "agent.rename", row, now, before=row.name)
@@ -147,7 +149,7 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
     suspended = row.state == AgentState.SUSPENDED
     if patch.suspended is not None and patch.suspended != suspended:
         if patch.suspended:
-            await _take_out(session, row, AgentState.SUSPENDED, now=now)
+            await _deactivate(session, row, AgentState.SUSPENDED, now=now)
         else:
             row.state = AgentState.PENDING if row.last_seen_at is None else AgentState.DISCONNECTED
         action = "agent.suspend" if patch.suspended else "agent.resume"
@@ -157,15 +159,15 @@ async def change_agent(session: AsyncSession, caller: Caller, agent_id: str, pat
 
 
 async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, now: int) -> None:
-    """Ends its credential and its link; it lets go of its deployments."""
+    """Revokes the agent's token, closes its connection and deletes its deployments."""
     row = await _own(session, caller, agent_id, lock=True)
-    await _take_out(session, row, AgentState.REMOVED, now=now)
+    await _deactivate(session, row, AgentState.REMOVED, now=now)
     _agent_changed(session, caller.actor, "agent.remove", row, now, name=row.name)
 
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The contents of a grant; the storage signs the URLs."""
+    """The contents of a grant, before the storage signs the URLs."""
 
     manifest_digest: str
     files: list[StoredFile]
@@ -173,20 +175,21 @@ class Granted:
 
 
 async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """Permission to fetch a deployment's files for `seconds`, recorded in the audit logs of the model's owner and of
-    the agent's project.
+    """Grants access to a deployment's files for `seconds`. Recorded in the audit logs of the model's owner and of the
+    agent's project.
 
-    404 unless the deployment is this agent's, the agent is connected, and an active endpoint that it may serve wants
-    that version now. A grant never outlives a recall's deadline.
+    404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
+    uses
+    that version now. A grant expires at a recall's deadline at the latest.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None
-    wanted_until = await _wanted_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
-    if row is None or wanted_until is None or now >= wanted_until:
+    needed_until = await _needed_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
+    if row is None or needed_until is None or now >= needed_until:
         raise NotFoundError(
             "This deployment is not assigned to this agent. Wait for the desired state from the server."
         )
-    expires_at = int(min(now + seconds, wanted_until))
+    expires_at = int(min(now + seconds, needed_until))
     owner_id = row.version.model.project_id
     for project_id in {owner_id, agent.project_id or owner_id}:
         Audit(session, project_id, f"agent:{agent.id}", now).done(
@@ -199,26 +202,26 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A deployment that can answer an endpoint's requests now."""
+    """A deployment that can serve an endpoint's requests now."""
 
     deployment_id: str
     agent_id: uuid.UUID
     address: str
-    """URL of the server process that the agent is connected to."""
+    """URL of the server process to which the agent is connected."""
     routes: frozenset[str]
     context_length: int | None = None
-    """Tokens in the model's context, if its files say so."""
+    """Tokens, if known from the model's files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
     versions: frozenset[str] = frozenset()
-    """Ids of the versions that may answer: the wanted one, and the previous one until that is ready."""
+    """IDs of the versions that may serve: the current one, and the previous one until the current one is ready."""
     targets: tuple[Target, ...] = ()
 
 
 async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
-    """Deployments on connected agents that can answer: of the version it wants, else of the previous one."""
+    """Deployments on connected agents that can serve the endpoint: of its current version, else of the previous one."""
     serving = await queries.serving(session, endpoint.id)
     contents = [rules.Content(endpoint.version_id, endpoint.file)] if endpoint.version_id else []
     contents += [rules.Content(serving.version_id, serving.file)] if serving else []
@@ -236,7 +239,7 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
 
 
 async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
-    """Notes for a deployer on the machines behind a tier: `endpoints.service.Capacity`."""
+    """Notes for a new endpoint's owner about the agents of a tier; an `endpoints.service.Capacity`."""
     if tier.slug == SELF_HOSTED:
         if await queries.linked_agents(session, caller.project_id):
             return []
@@ -252,7 +255,7 @@ async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[st
 
 
 def facts_of(row: AgentRow) -> rules.AgentFacts:
-    """The agent as the rules see it."""
+    """The agent's properties that the rules use."""
     return rules.AgentFacts(
         id=row.id,
         project_id=row.project_id,
@@ -263,7 +266,7 @@ def facts_of(row: AgentRow) -> rules.AgentFacts:
 
 
 def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierRegistry) -> None:
-    if caller.project_id is not None:  # whoever asks: the key is the project's
+    if caller.project_id is not None:  # a project's key, even if an admin creates it
         if wanted is not None:
             raise InvalidRequestError(
                 "`tiers` is only for the platform's join keys; a project's agents serve its `self_hosted` "
@@ -277,12 +280,12 @@ def _check_tiers(caller: Caller, wanted: list[str] | None, tiers: TierRegistry) 
 
 
 async def _check_room(session: AsyncSession, key: JoinKeyRow, settings: Settings) -> None:
-    """409 where the key, or its project, has as many agents as it may."""
+    """409 if the key or its project has reached the maximum number of agents."""
     await advisory_lock(session, f"enroll {key.project_id}")
-    by_key = await queries.count_agents(session, settings.agents_per_join_key, join_key_id=key.id)
-    if by_key >= settings.agents_per_join_key:
+    of_key = await queries.count_agents(session, settings.agents_per_join_key, join_key_id=key.id)
+    if of_key >= settings.agents_per_join_key:
         raise ConflictError(
-            f"{by_key} agents have enrolled with this key, the maximum. Remove unused agents, or {_ANOTHER_KEY}."
+            f"{of_key} agents have enrolled with this key, the maximum. Remove unused agents, or {_ANOTHER_KEY}."
         )
     if key.project_id is None:
         return
@@ -299,14 +302,14 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
     return row
 
 
-async def _take_out(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
+async def _deactivate(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
     await weight_deletions.request_deletion(session, await queries.deployments_to_change(session, [row.id]), now=now)
     row.state, row.linked_to, row.link_token = state, None, None
     await session.flush()
 
 
-async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
-    """Until when, in Unix seconds, endpoints that the agent may serve want the deployment; None if none does."""
+async def _needed_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
+    """When the last endpoint that needs this deployment ends (Unix seconds, or infinity); None if none needs it."""
     facts = facts_of(agent)
     ids = await queries.active_endpoints_of(session, row.version.model_id)
     ends = [
@@ -320,9 +323,9 @@ async def _wanted_until(session: AsyncSession, agent: AgentRow, row: DeploymentR
 
 async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]:
     rows = list(rows)
-    held: dict[uuid.UUID, list[DeploymentReport]] = defaultdict(list)
+    reports: dict[uuid.UUID, list[DeploymentReport]] = defaultdict(list)
     for deployment in await queries.deployments_of(session, [row.id for row in rows]):
-        held[deployment.agent_id].append(_report(deployment))
+        reports[deployment.agent_id].append(_report(deployment))
     return [
         Agent(
             id=str(row.id),
@@ -330,7 +333,7 @@ async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]
             state=AgentState(row.state),
             tiers=row.tiers,
             capabilities=Capabilities.model_construct(**row.capabilities),
-            deployments=held[row.id],
+            deployments=reports[row.id],
             created_at=row.created_at,
             last_seen_at=row.last_seen_at,
         )
@@ -372,6 +375,6 @@ def _join_key_changed(session: AsyncSession, caller: Caller, action: str, row: J
 
 
 def _agent_changed(session: AsyncSession, actor: str, action: str, row: AgentRow, now: int, **details: Any) -> None:
-    """Ends every change of an agent that its project makes."""
+    """Call after every change of an agent by its project: records it in the audit log and notifies of it."""
     Audit(session, row.project_id, actor, now).done(action, f"agent:{row.id}", **details)
     notify(session, AGENTS_TOPIC, str(row.id))

@@ -53,11 +53,11 @@ class AgentRow(Table):
     created_at: Mapped[int]
     last_seen_at: Mapped[int | None]
     join_key_id: Mapped[uuid.UUID | None]
-    """Which it enrolled with. Not a foreign key; None for agents from before it was recorded."""
+    """The key used to enroll. Not a foreign key; None for agents older than this column."""
 
 
 class DeploymentRow(Table):
-    """A model that an agent is to hold, and its progress. Without the row the agent gets no grant."""
+    """A model that an agent should serve, and its progress. Without this row the agent gets no grant."""
 
     __tablename__ = "deployments"
     __table_args__ = (
@@ -76,7 +76,7 @@ class DeploymentRow(Table):
     bytes_total: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None]
     routes: Mapped[list[str]] = mapped_column(JsonColumn, default=list)
-    """What the engine serves when ready."""
+    """The API routes that the engine serves when ready."""
     max_concurrent: Mapped[int]
     """Concurrent requests that the tiers of its endpoints allow."""
     created_at: Mapped[int]
@@ -88,7 +88,7 @@ class DeploymentRow(Table):
 
 
 class ServingRow(Table):
-    """The model that an active endpoint answers with, or answered with last. No row if it never did."""
+    """The model that an active endpoint serves, or served last. No row if it never served one."""
 
     __tablename__ = "serving"
 

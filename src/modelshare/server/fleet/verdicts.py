@@ -17,8 +17,9 @@ _PURPOSE: Final = b"modelshare agent verdict key 1\n"
 
 
 class Verdicts:
-    """Signs with one key per agent, derived from the platform's secret and stored nowhere. So there is an answer even
-    for agents that the database no longer knows."""
+    """Signs with one key per agent, derived from the platform's secret and not stored, so that even agents that are no
+    longer in the database get an answer.
+    """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret

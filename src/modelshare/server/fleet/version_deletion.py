@@ -66,7 +66,7 @@ async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, versio
                 code=ErrorCode.VERSION_IN_USE,
                 refusal=AuditedRefusal("model.delete_version", f"model:{model.id}"),
             )
-        await _let_go(session, found, platform.now())
+        await _delete_deployments(session, found, platform.now())
         await versions.delete_version(session, caller, model, found, now=platform.now())
 
 
@@ -99,13 +99,13 @@ async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, ver
 
 
 async def _answering(session: AsyncSession, version: VersionRow) -> int:
-    """Number of active endpoints that answer with this version until the one that they want is ready."""
+    """The number of active endpoints that serve this version until their current one is ready."""
     ids = await queries.served_with(session, version.id)
     return sum(each.version_id != version.id for each in await endpoints.active(session, ids)) if ids else 0
 
 
-async def _let_go(session: AsyncSession, version: VersionRow, now: int) -> None:
-    """Tells agents that still hold it, although no endpoint wants it, to delete it."""
+async def _delete_deployments(session: AsyncSession, version: VersionRow, now: int) -> None:
+    """Tells agents that still have the version, although no endpoint needs it, to delete it."""
     agents = await queries.agents_with(session, version.id)
     await queries.lock_agents(session, agents)
     rows = await queries.deployments_of_version(session, version.id)

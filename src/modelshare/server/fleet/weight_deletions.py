@@ -20,7 +20,7 @@ from modelshare.wire.sharing import WeightsDeletion
 
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
-    """Ends deployments; their agents, which must be locked, are to delete the weights and confirm it."""
+    """Ends deployments, and tells their agents to delete the weights and confirm it. The agents must be locked."""
     for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
         session.add(
             WeightDeletionRow(
@@ -38,7 +38,7 @@ async def request_deletion(session: AsyncSession, deployments: Collection[Deploy
 
 
 def placement_changed(session: AsyncSession, row: DeploymentRow) -> None:
-    """Which machines hold what shows on the pages of the machine's project and of the weights' owner."""
+    """Updates the pages of the agent's project and of the model's owner: both show which agents have the weights."""
     project_changed(session, row.agent.project_id)
     project_changed(session, row.version.model.project_id)
 
@@ -46,7 +46,7 @@ def placement_changed(session: AsyncSession, row: DeploymentRow) -> None:
 async def confirm(session: AsyncSession, released: Collection[tuple[uuid.UUID, uuid.UUID]], *, now: int) -> None:
     """Records confirmations, given as (agent, deployment), once each in the audit logs of the model's owner and of the
     agent's project."""
-    # Selected by agent, not by the ids that agents sent: those may be anything, and any number.
+    # Selected by agent, not by the IDs that agents sent, which are arbitrary and unlimited.
     for row in await queries.lock_unconfirmed_deletions(session, {agent_id for agent_id, _ in released}):
         if (row.agent_id, row.deployment_id) not in released:
             continue
@@ -64,7 +64,8 @@ async def unconfirmed(session: AsyncSession, agent_id: uuid.UUID) -> list[str]:
 
 
 async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) -> tuple[int, list[WeightsDeletion]]:
-    """How many machines of others hold the weights, and what they were told to delete: `endpoints.service.Weights`."""
+    """The number of agents of others that have the weights, and requests to delete them; an
+    `endpoints.service.Weights`."""
     holding = await queries.machines_holding(session, model.id, model.project_id)
     rows = await queries.weight_deletions(session, model.id, model.project_id, since)
     names = {row.project_id: await _name(session, row.project_id) for row in rows}
@@ -74,12 +75,12 @@ async def weights(session: AsyncSession, model: ModelRow, *, since: int | None) 
 async def close(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, deployment_id: str, *, now: int
 ) -> WeightsDeletion:
-    """The model's owner stops waiting for a confirmation, such as one of a removed machine. It may still come.
+    """Stops waiting for a confirmation, for example of a removed agent. The agent may still confirm it later.
 
-    404 unless it is a request for one of the caller's models to another's machine; 409 if it was confirmed.
+    404 unless it is a request for one of the caller's models to another project's agent; 409 if it was confirmed.
     """
     model, uid = await registry.get(session, caller, model_id), parse_uuid(deployment_id)
-    row = await queries.release(session, model.id, uid) if uid else None
+    row = await queries.weight_deletion(session, model.id, uid) if uid else None
     if row is None or row.project_id == model.project_id:
         raise NotFoundError(
             "No such machine was asked to delete weights. GET /v1/models/{id}/recall lists those that were."
@@ -112,7 +113,7 @@ def _view(row: WeightDeletionRow, project: str | None) -> WeightsDeletion:
 
 
 async def _name(session: AsyncSession, project_id: str | None) -> str | None:
-    """None: the platform's, whose machines are shared."""
+    """The project's name; None for the platform, which owns the shared agents."""
     if project_id is None:
         return None
     project = await get_project(session, project_id)

@@ -14,7 +14,7 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tar.members import Kind, Member, Members
 from modelshare.server.registry.tar.stream import CHUNK_BYTES, ArchiveKind, Stream, decompressed
 
-# Below this a high ratio is harmless, and common: a tar of small files is mostly zeros.
+# Below this size a high compression ratio is harmless, and common: a tar of small files is mostly zeros.
 _RATIO_FLOOR_BYTES = 64 << 20
 _ZEROS = bytes(CHUNK_BYTES)
 _SUFFIXES: Final = {
@@ -36,7 +36,7 @@ class ExtractedFile:
 
 
 def kind_of(filename: str) -> ArchiveKind:
-    """The kind a file name stands for; raises `Refused` for any other."""
+    """The archive's kind by its file name. Raises ModelRejectedError for an unsupported one."""
     for suffix, kind in _SUFFIXES.items():
         if filename.lower().endswith(suffix):
             return ArchiveKind(kind)
@@ -55,12 +55,12 @@ def extract(
     max_files: int = MAX_FILES,
     max_ratio: int = 200,
 ) -> list[ExtractedFile]:
-    """Unpack `archive` into `destination`, which must not exist or be empty, and list its files sorted by path.
+    """Unpacks `archive` into `destination`, which must not exist or be empty. Returns the files sorted by path.
 
-    A single top folder that holds everything is left out. `max_bytes` bounds the sum of all files, `max_ratio` the
-    unpacked bytes, holes and linked files included, per packed byte; `chosen` says what is taken, and the rest is
-    skipped unseen. Raises `Refused`, and leaves nothing behind, unless the archive is whole and holds plain files under
-    plain paths only. The destination appears at once, when all is written.
+    A single top-level folder is removed from the paths. `max_bytes` limits the total size of the files, `max_ratio` the
+    unpacked bytes (including holes and hard links) per packed byte. `chosen` selects the files to unpack; others are
+    skipped without any check. Raises ModelRejectedError, leaving no files behind, unless the archive is complete and
+    contains only regular files under valid paths. The destination is created atomically, once everything is written.
     """
     chosen = chosen or ArchiveSelection()
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -83,13 +83,13 @@ def extract(
 
 
 def _single_top_folder(files: list[ExtractedFile]) -> str:
-    """The folder that holds every file, or '' where there is none."""
+    """The folder that contains every file, or '' if there is none."""
     tops = {file.path.partition("/")[0] for file in files}
     return tops.pop() if len(tops) == 1 and all("/" in file.path for file in files) else ""
 
 
 class _Extraction:
-    """One walk over one archive."""
+    """One pass over an archive."""
 
     def __init__(self, stream: Stream, folder: Path, max_bytes: int, max_files: int, chosen: ArchiveSelection) -> None:
         self._name = printable(stream.name)
@@ -109,7 +109,7 @@ class _Extraction:
             elif not member.is_named_in_utf8:
                 raise self._not_utf8(member)
             elif member.kind is Kind.FOLDER:
-                check_path(member.path.rstrip("/") or "model")  # the packed folder itself has no name
+                check_path(member.path.rstrip("/") or "model")  # the root entry, `./`, has no name
                 self._members.skip(member)
             elif member.kind is Kind.FILE:
                 self._write(member)
@@ -135,7 +135,8 @@ class _Extraction:
         self._written[member.path] = ExtractedFile(member.path, member.layout.size, sha256.hexdigest())
 
     def _link(self, member: Member) -> None:
-        """A second name of a file that is there already; `tar` writes one too where it is given a file twice."""
+        """Adds a second name for a file unpacked before; `tar` also writes hard links for a file that it is given
+        twice."""
         source = self._written.get(member.target)
         if source is None:
             raise ModelRejectedError(
@@ -151,7 +152,7 @@ class _Extraction:
         self._written[member.path] = replace(source, path=member.path)
 
     def _place(self, path: str, size: int) -> Path:
-        """Where the file goes, once it has room there."""
+        """The target path of a file, after checking it and reserving `size` bytes."""
         self._paths.add(path)
         self._bytes_left -= size
         if self._bytes_left < 0:
@@ -164,7 +165,7 @@ class _Extraction:
         return target
 
     def _hash_zeros(self, sha256: "hashlib._Hash", length: int) -> None:
-        """Those of a hole."""
+        """Adds the zeros of a hole in a sparse file to the digest."""
         self._stream.charge(length)
         while length:
             step = min(length, len(_ZEROS))
@@ -193,5 +194,5 @@ class _Extraction:
 
 
 def _with_slash(member: Member) -> str:
-    """The path, with a `/` at the end of a folder's."""
+    """The path, ending in `/` for a folder."""
     return f"{member.path.rstrip('/')}/" if member.kind is Kind.FOLDER else member.path

@@ -1,4 +1,4 @@
-"""Which files of an archive are taken: those that a push of the unpacked folder would take."""
+"""Selects the files of an archive: the same as a push of the unpacked folder."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,18 +7,19 @@ from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection
 
 _MAX_WORK: Final = 40_000_000
-"""Steps of matching, a few hundred nanoseconds each, of one walk."""
+"""Steps of pattern matching per pass, a few hundred nanoseconds each."""
 
 
 class ArchiveSelection:
-    """Decides for one walk over an archive, and remembers what it left out.
+    """Selects files during one pass over an archive, and records what it left out.
 
-    Patterns are relative to the folder that holds everything, which shows only at the end: a first walk, which does not
-    know it, leaves out what either reading of a path would, and a second one decides.
+    Patterns are relative to the single top-level folder, which is known only after a pass. The first pass therefore
+    leaves
+    out files that match a pattern with or without their first folder, and a second pass decides.
     """
 
     def __init__(self, selection: Selection | None = None, *, top: str | None = None) -> None:
-        """`top`: the folder that holds everything, '' for none; None as long as it is not known."""
+        """`top`: the single top-level folder, '' if there is none, None while it is unknown."""
         self.top = top
         self._selection = selection or Selection()
         self._prefix = None if top is None else f"{top}/" if top else ""
@@ -27,7 +28,8 @@ class ArchiveSelection:
         self._work = 0
 
     def takes(self, path: str) -> bool:
-        """Of a file, or of a folder with a `/` at its end. An ignore file is taken as long as it has not been read."""
+        """Whether a file, or a folder (with `/` at its end), is unpacked. The first pass unpacks ignore files to read
+        them."""
         if self._prefix is None and path.rpartition("/")[2] == IGNORE_FILE:
             return True
         self._work += self._selection.work(path)
@@ -43,14 +45,15 @@ class ArchiveSelection:
 
     @property
     def left_out(self) -> Sequence[LeftOut]:
-        """Relative to the folder that holds everything, as soon as that is known."""
+        """Files left out, relative to the single top-level folder once that is known."""
         prefix = f"{self.top}/" if self.top and self._prefix is None else ""
         return [LeftOut(found.path.removeprefix(prefix), found.reason) for found in self._left_out]
 
     def again(self, lines: Sequence[str] | None) -> "ArchiveSelection | None":
-        """For a second walk, where the first did not know enough; `lines` are the ignore file's, where there is one.
+        """The selection for a second pass, or None if none is needed. `lines`: those of the ignore file, if there is
+        one.
 
-        Also where the folder that holds everything has the name of one that is left out, such as `runs`.
+        A second pass is also needed if the top-level folder itself was left out because of its name, such as `runs`.
         """
         if self._prefix is not None:
             return None

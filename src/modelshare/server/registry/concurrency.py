@@ -1,4 +1,4 @@
-"""Waiting for many things at once, but not too many."""
+"""Bounded concurrency."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 async def map_concurrently(
     work: Callable[[Item], Awaitable[Result]], items: Iterable[Item], *, limit: int
 ) -> list[Result]:
-    """`work` of every item, in their order, `most` at a time. The first error ends them all."""
+    """Runs `work` for every item, `limit` at a time; returns the results in order. The first error cancels the rest."""
     gate = asyncio.Semaphore(limit)
 
     async def run(item: Item) -> Result:

@@ -1,7 +1,7 @@
-"""What of a version is opened: the model that its facts name, or another of its choices.
+"""Selects the files that an engine gets: those of the version's own model, or of another of its choices.
 
-Versions that were processed before facts named more than `weights` are read the same: their folder is that of the
-weights, and other weights beside them stay closed. `revalidate` brings their choices and companions up to date.
+The facts of versions processed long ago contain only `weights`: their model is in the folder of the weights, and other
+weights in it are not given to an engine. `revalidate` updates such facts.
 """
 
 import posixpath
@@ -27,23 +27,23 @@ File = TypeVar("File", bound=_File)
 
 @dataclass(frozen=True, slots=True)
 class FileSelection:
-    """A model of a version, as an agent is told of it."""
+    """One of the models in a version, as sent to agents."""
 
     file: str
-    """Names it among the choices; empty for the version's own."""
+    """Its name among the choices; empty for the version's own model."""
     root: str
     weights: tuple[str, ...]
-    """Empty where the facts do not say."""
+    """Empty if the facts do not contain them."""
     format: str
     architecture: str | None
     task: str
     parameters: int | None
     context_length: int | None
     closed: frozenset[str] | None
-    """Files that no engine is given; None where the facts do not say."""
+    """Files that no engine gets; None if the facts do not contain them."""
 
     def needed(self, files: Iterable[File]) -> list[File]:
-        """Those that an engine needs: the weights, and what else lies in the model's folder."""
+        """The files that an engine needs: the weights, and others in the model's folder."""
         return [file for file in files if self._needs(file.path)]
 
     def _needs(self, path: str) -> bool:
@@ -58,17 +58,17 @@ class FileSelection:
 
 
 def choices(version: VersionRow) -> list[Mapping[str, Any]]:
-    """The models among the files, the version's own first; empty where there is one alone."""
+    """The models among the files, the version's own first; empty if there is only one."""
     return list(version.facts.get("choices") or ())
 
 
 def own_file(version: VersionRow) -> str | None:
-    """The file that names the version's own model."""
+    """The first weights file of the version's own model."""
     return next(iter(version.facts.get("weights") or ()), None)
 
 
 def find(version: VersionRow, file: str | None) -> FileSelection | None:
-    """The model that `file` is part of (None: the version's own); None where there is no such choice."""
+    """The model that `file` is part of (None: the version's own), or None if there is no such choice."""
     facts = version.facts
     weights = tuple(facts.get("weights") or ())
     if not file or file in weights:
@@ -93,7 +93,7 @@ def _own(version: VersionRow, weights: tuple[str, ...]) -> FileSelection:
     companions = version.facts.get("companions")
     return FileSelection(
         file="",
-        root=version.facts.get("root", _root_of_old(version, weights)),
+        root=version.facts.get("root", _fallback_root(version, weights)),
         weights=weights,
         format=version.format or "",
         architecture=version.architecture,
@@ -104,8 +104,8 @@ def _own(version: VersionRow, weights: tuple[str, ...]) -> FileSelection:
     )
 
 
-def _root_of_old(version: VersionRow, weights: tuple[str, ...]) -> str:
-    """The folder of the weights; the top where sentence-transformers' list of modules lies there."""
+def _fallback_root(version: VersionRow, weights: tuple[str, ...]) -> str:
+    """The folder of the weights, or the top folder if it contains the modules.json of sentence-transformers."""
     if not weights or b'"path":"modules.json"' in (version.manifest or b""):
         return ""
     return posixpath.dirname(weights[0])

@@ -1,8 +1,9 @@
-"""Which version is the latest. Pure.
+"""Decides which version is the latest. Pure.
 
-By itself `latest` only moves upwards: to a release that is higher. A pre-release is the latest only as long as there is
-no release, or because somebody said so. The order in which versions become ready decides nothing: what comes of several
-pushes is what would come of them one after the other.
+Unless a user chooses a version, `latest` only moves to a higher release. A pre-release is the latest only while there
+is
+no release, or if it was chosen. The order in which versions become ready does not matter: concurrent pushes have the
+same result as the same pushes one after the other.
 """
 
 import uuid
@@ -13,25 +14,25 @@ from modelshare.wire.semver import is_release, precedence
 
 
 class Pushed(Protocol):
-    """A version, as far as it matters here."""
+    """The attributes of a version that matter here."""
 
     @property
     def id(self) -> uuid.UUID:
-        """Sorts by when it was pushed."""
+        """Ordered by the time of the push."""
 
     @property
     def version(self) -> str: ...
 
     @property
     def make_latest(self) -> bool | None:
-        """What its push asked for, or True since somebody made it the latest; None: nothing was asked for."""
+        """The option of its push, or True once it was promoted; None: decide by the version number."""
 
 
 AnyVersion = TypeVar("AnyVersion", bound=Pushed)
 
 
 def latest_after(new: AnyVersion, latest: AnyVersion | None, ready: Collection[AnyVersion]) -> AnyVersion | None:
-    """Which version is the latest once `new` is ready. `latest`: until then. `ready`: all others that are ready."""
+    """The latest version once `new` is ready. `latest`: the latest until then. `ready`: the other ready versions."""
     if new.make_latest is False or _chosen_later(new, ready):
         return latest
     if not new.make_latest:
@@ -44,7 +45,7 @@ def latest_after(new: AnyVersion, latest: AnyVersion | None, ready: Collection[A
 
 
 def why_not_latest(new: AnyVersion, latest: AnyVersion | None, ready: Collection[AnyVersion]) -> str | None:
-    """Why a version does not become the latest as it becomes ready, as a sentence; None where it does."""
+    """A sentence on why `new` does not become the latest when it becomes ready; None if it does."""
     after = latest_after(new, latest, ready)
     if after is new:
         return None
@@ -61,27 +62,29 @@ def why_not_latest(new: AnyVersion, latest: AnyVersion | None, ready: Collection
 
 
 def next_latest(failed: str, ready: Iterable[AnyVersion]) -> AnyVersion | None:
-    """Which of the ready versions takes the place of the latest one when that fails: the highest below it, else the
-    highest; releases before pre-releases. One that was pushed not to be the latest only where there is no other."""
+    """The ready version that replaces the latest one when that fails: preferably one not pushed with
+    `make_latest=false`,
+    below the failed one, a release, and the highest of these, in this order of importance.
+    """
     below = precedence(failed)
 
     def rank(each: AnyVersion) -> tuple[object, ...]:
-        may_be = each.make_latest is not False
+        is_allowed = each.make_latest is not False
         is_below = precedence(each.version) < below
-        return may_be, is_below, is_release(each.version), precedence(each.version), each.id
+        return is_allowed, is_below, is_release(each.version), precedence(each.version), each.id
 
     return max(ready, key=rank, default=None)
 
 
 def _chosen_later(new: AnyVersion, ready: Iterable[AnyVersion]) -> AnyVersion | None:
-    """The last one that was pushed after `new` and said to be the latest."""
+    """The last version pushed after `new` and made the latest by a user."""
     chosen = [each for each in ready if each.make_latest and each.id > new.id]
     return max(chosen, key=lambda version: version.id, default=None)
 
 
 def _is_above(new: Pushed, latest: Pushed) -> bool:
-    """Whether `latest` moves by itself to `new`."""
-    if latest.make_latest:  # somebody chose it, so it moves upwards only, to a release
+    """Whether `latest` moves to `new` automatically."""
+    if latest.make_latest:  # chosen by a user, so only a higher release replaces it
         return _is_higher(new, latest) and is_release(new.version)
     if is_release(new.version) != is_release(latest.version):
         return is_release(new.version)
@@ -89,6 +92,6 @@ def _is_above(new: Pushed, latest: Pushed) -> bool:
 
 
 def _is_higher(one: Pushed, other: Pushed) -> bool:
-    """Of two that differ in their build metadata at most, the one that was pushed first."""
+    """Whether `one` has precedence over `other`; with equal precedence, the one pushed first."""
     first, second = precedence(one.version), precedence(other.version)
     return first > second or (first == second and one.id < other.id)

@@ -1,4 +1,4 @@
-"""The manifest: what is public about a model version, in one canonical form whose digest names it for ever."""
+"""The manifest: the public description of a version in a canonical form, so that its digest identifies the version."""
 
 import hashlib
 import json
@@ -13,12 +13,12 @@ from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
 
 SCHEMA_VERSION: Final = 1
-_MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose digits in most readers, RFC 7493 section 2.2
+_MAX_INTEGER = 2**53 - 1  # beyond it JSON numbers lose precision in most parsers, RFC 7493 section 2.2
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class InvalidManifestError(ValueError):
-    """The value or the bytes are no manifest in canonical form."""
+    """The value or the bytes are not a manifest in canonical form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One version of a model. Holds no URL, no bucket name and nothing secret, and never changes.
+    """One version of a model. Immutable; contains no URLs, no bucket names and no secrets.
 
-    `facts` is JSON without floats, as `inspection.Facts.for_manifest` gives it; `created` is in Unix seconds.
+    `facts` is JSON without floats, from `inspection.Facts.for_manifest`; `created` is in Unix seconds.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Manifest:
         if paths != sorted(paths):
             raise InvalidManifestError("the files are not sorted by path")
         if self.schema_version != SCHEMA_VERSION:
-            raise InvalidManifestError(f"schema version {self.schema_version} is not known here")
+            raise InvalidManifestError(f"schema version {self.schema_version} is not supported")
 
     @classmethod
     def of(
@@ -65,10 +65,10 @@ class Manifest:
         version: str,
         files: Iterable[ManifestFile],
         facts: Mapping[str, Any],
-        license: str | None,  # noqa: A002 - the manifest's own word
+        license: str | None,  # noqa: A002 - the name of the manifest's field
         created: int,
     ) -> Self:
-        """A manifest of these files in any order; raises `Refused` for paths that cannot stand together."""
+        """A manifest of these files, in any order. Raises ModelRejectedError for invalid or conflicting paths."""
         ordered = tuple(sorted(files, key=lambda file: file.path))
         return cls(name=name, version=version, files=ordered, facts=facts, license=license, created=created)
 
@@ -78,7 +78,7 @@ class Manifest:
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:
-    """The manifest's only byte form, after RFC 8785; raises `InvalidManifestError` for what that form cannot hold."""
+    """The manifest in canonical JSON (RFC 8785). Raises InvalidManifestError for values that it cannot represent."""
     return canonical_json({**msgspec.to_builtins(manifest), "total_bytes": manifest.total_bytes})
 
 
@@ -88,7 +88,7 @@ def digest(data: bytes) -> str:
 
 
 def parse(data: bytes) -> Manifest:
-    """The manifest these bytes stand for; raises `InvalidManifestError` unless they are its canonical bytes."""
+    """Parses a manifest. Raises InvalidManifestError unless the bytes are in canonical form."""
     try:
         fields = json.loads(data)
         manifest = msgspec.convert(fields, Manifest)
@@ -100,7 +100,8 @@ def parse(data: bytes) -> Manifest:
 
 
 def canonical_json(value: object) -> bytes:
-    """RFC 8785 for the part of JSON that manifests use: no floats, integers below 2^53, keys by UTF-16 code units."""
+    """RFC 8785 for the subset of JSON in manifests: no floats, integers below 2^53, keys ordered by UTF-16 code
+    units."""
     try:
         return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":")).encode()
     except (UnicodeEncodeError, RecursionError) as error:
@@ -117,4 +118,4 @@ def _ordered(value: object) -> object:
             return [_ordered(item) for item in value]
         case dict() if all(isinstance(key, str) for key in value):
             return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-16-be"))}
-    raise InvalidManifestError(f"canonical JSON cannot hold this {type(value).__name__}: {value!r:.80}")
+    raise InvalidManifestError(f"not representable in canonical JSON: {type(value).__name__} {value!r:.80}")

@@ -1,4 +1,4 @@
-"""Which file paths a model may hold: those that every file system can store and that stay inside their folder."""
+"""Valid file paths in a model: portable to every file system, and inside their folder."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ _MAX_FOLDERS = 10_000
 _MAX_DEPTH = 128
 MAX_SEGMENT_BYTES = 255  # NAME_MAX of Linux, macOS and Windows file systems
 
-# What Windows cannot store, https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+# Not allowed on Windows, https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _NOT_PORTABLE = frozenset('<>:"|?*')
 _PLAIN = re.compile(r"[\w /.,+=@%~-]*", re.ASCII)
 _WINDOWS_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
@@ -21,14 +21,14 @@ _VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Raise `Refused` unless these paths can stand together as the files of one model."""
-    known = PathSet()
+    """Raises ModelRejectedError unless these paths are valid and do not conflict with each other."""
+    accepted = PathSet()
     for path in paths:
-        known.add(path)
+        accepted.add(path)
 
 
 class PathSet:
-    """Paths accepted so far; `add` refuses the first that is unfit by itself or beside the others."""
+    """A set of valid paths. `add` raises ModelRejectedError for a path that is invalid or conflicts with another."""
 
     def __init__(self, max_files: int = MAX_FILES) -> None:
         self._max_files = max_files
@@ -51,7 +51,7 @@ class PathSet:
             )
         for folder in _folders_of(folded):
             if folder in self._folders:
-                break  # and so are those around it
+                break  # its parents are known as well
             if len(self._folders) >= _MAX_FOLDERS:
                 raise ModelRejectedError(
                     f"The model contains more than {_MAX_FOLDERS:,} folders; push only what an engine needs."
@@ -65,11 +65,11 @@ class PathSet:
 
 
 def check_path(path: str) -> None:
-    """Raise `Refused` unless `path` is a relative, portable, NFC-normalised file path with `/` between its parts."""
+    """Raises ModelRejectedError unless `path` is a relative, portable file path in NFC, with `/` as separator."""
     if not path:
         raise ModelRejectedError("A file has an empty path; give every file a name.")
-    if unfit := _unfit_characters(path):
-        raise ModelRejectedError(f"{printable(path)} {unfit}; rename it and push again.")
+    if problem := _invalid_character(path):
+        raise ModelRejectedError(f"{printable(path)} {problem}; rename it and push again.")
     if path.startswith("/"):
         raise ModelRejectedError(f"{printable(path)} is an absolute path; use one relative to the model's folder.")
     if len(path.encode()) > MAX_PATH_BYTES:
@@ -81,11 +81,11 @@ def check_path(path: str) -> None:
             f"{printable(path)} is more than {_MAX_DEPTH} folders deep; push only what an engine needs."
         )
     for segment in path.split("/"):
-        if unfit := _unfit_segment(segment):
-            raise ModelRejectedError(f"{printable(path)} {unfit}.")
+        if problem := _invalid_segment(segment):
+            raise ModelRejectedError(f"{printable(path)} {problem}.")
 
 
-def _unfit_characters(path: str) -> str | None:
+def _invalid_character(path: str) -> str | None:
     if path.isascii() and path.isprintable() and _PLAIN.fullmatch(path):
         return None
     for character in path:
@@ -98,7 +98,7 @@ def _unfit_characters(path: str) -> str | None:
     return None
 
 
-def _unfit_segment(segment: str) -> str | None:
+def _invalid_segment(segment: str) -> str | None:
     if not segment or segment in {".", ".."}:
         return (
             f"contains the part {segment!r}, which could leave the model's folder; use the plain path"
@@ -115,7 +115,7 @@ def _unfit_segment(segment: str) -> str | None:
 
 
 def _folders_of(path: str) -> Iterator[str]:
-    """The innermost first."""
+    """The folders that contain `path`, innermost first."""
     end = path.rfind("/")
     while end != -1:
         yield path[:end]

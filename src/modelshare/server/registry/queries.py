@@ -1,4 +1,4 @@
-"""Every select on models and versions."""
+"""All queries for models and versions."""
 
 import uuid
 from collections.abc import Collection
@@ -27,20 +27,20 @@ def _whole(statement: Select[ModelRow]) -> Select[ModelRow]:
 
 
 async def model(session: AsyncSession, project_id: str, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
-    """A model of this project, with its project and versions."""
+    """A model of this project, with its project and versions loaded."""
     statement = _whole(scoped_to(ModelRow, project_id).where(ModelRow.id == model_id))
     return await session.scalar(for_update(statement, of=ModelRow) if lock else statement)
 
 
 async def id_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
-    """Without regard to case; the exact name first, as older models may differ in case only."""
+    """The ID of the model of this name, ignoring case. Prefers the exact name: older models may differ only in case."""
     named = or_(ModelRow.name == name, ModelRow.name_key == key_of(name))
     statement = scoped_to(ModelRow, project_id).where(named).with_only_columns(ModelRow.id)
     return await session.scalar(statement.order_by((ModelRow.name == name).desc()).limit(1))
 
 
 async def other_named(session: AsyncSession, project_id: str, name: str, but: uuid.UUID | None) -> str | None:
-    """The name of another model of the project that differs from this one in case at most."""
+    """The name of another model of the project (not `but`) that is equal to `name`, ignoring case."""
     statement = scoped_to(ModelRow, project_id).where(func.lower(ModelRow.name) == key_of(name))
     if but is not None:
         statement = statement.where(ModelRow.id != but)
@@ -48,27 +48,27 @@ async def other_named(session: AsyncSession, project_id: str, name: str, but: uu
 
 
 async def deleted_versions(session: AsyncSession, model_id: uuid.UUID) -> set[str]:
-    """Numbers that are not given again."""
+    """Version numbers that cannot be used again."""
     return set(await session.scalars(select(DeletedVersionRow.version).where(DeletedVersionRow.model_id == model_id)))
 
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """`owner/name` of models of whatever projects."""
+    """`owner/name` of models of any project."""
     statement = select(any_tenant(ModelRow).id, ProjectRow.slug, ModelRow.name).join(ModelRow.project)
     rows = await session.execute(statement.where(ModelRow.id.in_(model_ids)))
     return {model_id: f"{slug}/{name}" for model_id, slug, name in rows}
 
 
 async def lock_model(session: AsyncSession, model_id: uuid.UUID) -> bool:
-    """Locks the model for the transaction, whoever owns it; False when there is none.
+    """Locks a model of any project for the transaction; False if it does not exist.
 
-    All that changes a model's sharing or its endpoints takes this lock first.
+    Every change of a model's sharing or endpoints takes this lock first.
     """
     return await session.scalar(for_update(select(any_tenant(ModelRow)).where(ModelRow.id == model_id))) is not None
 
 
 async def any_model(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
-    """A model of whatever project: for the rules, which decide who may see it."""
+    """A model of any project. `sharing.rules` decide who may see it."""
     statement = _whole(select(any_tenant(ModelRow)).where(ModelRow.id == model_id)).execution_options(
         populate_existing=True
     )
@@ -100,15 +100,15 @@ async def version_with_model(session: AsyncSession, version_id: uuid.UUID) -> Ve
 
 
 async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadRow | None:
-    """The completed session of the version whose bytes are not blobs yet, with its files."""
-    holds_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
+    """The version's completed session with its files, if their bytes are not blobs yet."""
+    has_files = exists().where(UploadFileRow.upload_id == UploadRow.id)
     of_version = UploadRow.version_id == version_id, UploadRow.state == UploadState.COMPLETED
-    statement = select(any_tenant(UploadRow)).where(*of_version, holds_files).options(selectinload(UploadRow.files))
+    statement = select(any_tenant(UploadRow)).where(*of_version, has_files).options(selectinload(UploadRow.files))
     return await session.scalar(statement)
 
 
 async def files_with_blobs(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, BlobRow]]:
-    """A version's files by path, each with the blob that holds its bytes."""
+    """A version's files, ordered by path, each with its blob."""
     same = (
         (BlobRow.project_id == FileRow.project_id)
         & (BlobRow.storage == FileRow.storage)

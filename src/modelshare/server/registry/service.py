@@ -1,6 +1,6 @@
-"""Models: read, edit, delete; what other domains ask of them.
+"""Models: read, edit, delete; the interface for other domains.
 
-What the lists show of a model is its latest version, or the newest one while none is ready yet.
+Lists show a model's latest version, or its newest one while none is ready yet.
 """
 
 import json
@@ -26,14 +26,14 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 
 MODELS_TOPIC = "models"
-"""Notification that a model or its versions changed; the subject is the model's id."""
+"""Notification that a model or its versions changed; the subject is the model's ID."""
 USAGE_TOPIC = "usage"
-"""Notification that the number of a model's active endpoints changed; the subject is the model's id."""
+"""Notification that the number of a model's active endpoints changed; the subject is the model's ID."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a version and where its bytes are."""
+    """A file of a version and where its bytes are stored."""
 
     path: str
     size: int
@@ -48,16 +48,16 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class EndpointCounts:
-    """Active endpoints of a model."""
+    """Numbers of active endpoints of a model."""
 
     total: int
     foreign: int
-    """Of other projects than the owner's."""
+    """Of projects other than the owner's."""
     on_shared_tiers: int
 
 
 async def find(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
-    """The caller's own model."""
+    """The caller's own model, or None."""
     return await queries.model(session, caller.project, model_id, lock=lock)
 
 
@@ -72,30 +72,30 @@ async def get(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, loc
 
 
 async def get_locked(session: AsyncSession, caller: Caller, model_id: uuid.UUID) -> ModelRow:
-    """As `get`, locked for a change."""
+    """Like `get`, locked for a change."""
     return await get(session, caller, model_id, lock=True)
 
 
 async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = False) -> ModelRow | None:
-    """A model of whatever project: whether the caller may see it is for `sharing.rules` to say."""
+    """A model of any project. `sharing.rules` decide whether the caller may see it."""
     return await queries.any_model(session, model_id, lock=lock)
 
 
 async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
-    """The id of a model of whatever project by its name there, without regard to case."""
+    """The ID of a model of any project by its name there, ignoring case."""
     return await queries.id_named(session, project_id, name)
 
 
 async def name_conflict(
     session: AsyncSession, project_id: str, name: str, *, but: uuid.UUID | None = None
 ) -> ConflictError | None:
-    """Why the project can have no model of this name, if another one has it or differs from it in case only."""
+    """The error if another model of the project (not `but`) has this name, ignoring case."""
     other = await queries.other_named(session, project_id, name, but)
     return _name_taken(other, name) if other is not None else None
 
 
 async def served_names(session: AsyncSession, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """`owner/name` of those that are there, for who used them."""
+    """`owner/name` of models of any project, for projects that have used them. Deleted models are missing."""
     return await queries.served_names(session, model_ids) if model_ids else {}
 
 
@@ -106,17 +106,17 @@ async def page(session: AsyncSession, caller: Caller, paging: Paging) -> tuple[l
 
 
 async def names(session: AsyncSession, caller: Caller, model_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What those of them that are the caller's models are called."""
+    """Names of those of the models that are the caller's."""
     return await queries.names(session, caller.project, model_ids) if model_ids else {}
 
 
 async def count(session: AsyncSession, limit: int) -> int:
-    """Of all projects' models, counted no further than `most`."""
+    """The number of models of all projects, counted up to `limit`."""
     return await queries.count(session, limit)
 
 
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
-    """Renames, or edits what people read. 409 when the project has a model of that name."""
+    """Renames a model, or edits its description. 409 if the project already has a model of that name."""
     row = await get_locked(session, caller, model_id)
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
@@ -129,7 +129,7 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
         setattr(row, field, value if value is not None or field != "tags" else [])
     try:
         await session.flush()
-    except IntegrityError as error:  # somebody else took the name at this moment
+    except IntegrityError as error:  # a concurrent request took the name
         if not is_unique_violation(error):
             raise
         raise _name_taken(patch.name or "", patch.name or "") from error
@@ -161,7 +161,7 @@ async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[Sto
 
 
 def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> None:
-    """Keeps how many active endpoints use the model; `row` is locked and the counts were made under that lock."""
+    """Stores the numbers of the model's active endpoints. `row` must be locked, and counted under that lock."""
     row.active_endpoints = counts.total
     row.foreign_endpoints = counts.foreign
     row.shared_tier_endpoints = counts.on_shared_tiers
@@ -170,7 +170,7 @@ def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> N
 
 
 def current(row: ModelRow) -> VersionRow | None:
-    """The version that stands for the model."""
+    """The version that represents the model: the latest, or the newest one while none is ready."""
     latest = next((version for version in row.versions if version.is_latest), None)
     return latest or (row.versions[-1] if row.versions else None)
 
@@ -181,7 +181,7 @@ def ready(row: ModelRow) -> list[VersionRow]:
 
 
 def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
-    """The ready version that `wanted` names (None: the latest)."""
+    """The ready version with the number `wanted` (None: the latest)."""
     for version in ready(row):
         if version.is_latest if wanted is None else version.version == wanted:
             return version
@@ -189,7 +189,7 @@ def resolve(row: ModelRow, wanted: str | None) -> VersionRow | None:
 
 
 def version_of(row: ModelRow, version: str) -> VersionRow:
-    """The version of this number, ready or not; 404 where there is none."""
+    """The version with this number, ready or not; 404 if there is none."""
     found = next((each for each in row.versions if each.version == version), None)
     if found is None:
         names = ", ".join(each.version for each in row.versions)
@@ -198,7 +198,7 @@ def version_of(row: ModelRow, version: str) -> VersionRow:
 
 
 def size_of(row: VersionRow, file: str | None) -> int:
-    """Bytes that an agent fetches to serve a version's own model, or another of its choices."""
+    """Bytes that an agent downloads to serve the version's own model (`file` None), or another of its choices."""
     model = file_selection.find(row, file)
     if model is None or not file_selection.choices(row):
         return row.size_bytes or 0
@@ -224,19 +224,20 @@ def manifest_of(row: VersionRow) -> dict[str, Any]:
     return dict(json.loads(row.manifest or b"{}"))
 
 
-def _name_taken(there: str, name: str) -> ConflictError:
-    if there == name:
-        words = f"Your project already has a model `{there}`. Choose another name."
+def _name_taken(existing: str, name: str) -> ConflictError:
+    if existing == name:
+        message = f"Your project already has a model `{existing}`. Choose another name."
     else:
-        words = (
-            f"Your project already has a model `{there}`, and names are not case-sensitive. Use `{there}`, or "
+        message = (
+            f"Your project already has a model `{existing}`, and names are not case-sensitive. Use `{existing}`, or "
             "choose another name."
         )
-    return ConflictError(words, param="name")
+    return ConflictError(message, param="name")
 
 
 def model_changed(session: AsyncSession, model_id: uuid.UUID) -> None:
-    """The hook of whatever is derived from models: see `Database.before_commit` and `Database.subscribe`."""
+    """Notifies of a change, which updates whatever is derived from models: see `Database.before_commit`,
+    `subscribe`."""
     notify(session, MODELS_TOPIC, str(model_id))
 
 
@@ -249,6 +250,6 @@ def record(
     reason: str | None = None,
     **details: Any,
 ) -> None:
-    """Ends every change of a model: adds it to the audit log of the model's project, and announces it."""
+    """Call after every change of a model: records it in the audit log of the model's project and notifies of it."""
     model_changed(session, row.id)
     Audit(session, row.project_id, actor, now).done(action, f"model:{row.id}", reason, name=row.name, **details)

@@ -1,4 +1,4 @@
-"""Models, versions, the bytes they are made of, and the uploads those come by."""
+"""Models, versions, their files and blobs, and uploads."""
 
 import uuid
 from typing import Any
@@ -17,18 +17,18 @@ def _name_key(context: Any) -> str:
 
 
 SELECTION = "selection"
-"""In a version's facts until it is ready: what of an archive its push wants, as `wire.uploads.VersionOpen` has it."""
+"""In a version's facts until it is ready: the include and exclude patterns of its push, for an archive."""
 LEFT_OUT = "left_out"
-"""In a version's facts until it is ready: a note of what its archive held and was left out."""
+"""In a version's facts until it is ready: a note about files of its archive that were left out."""
 
 
 def key_of(name: str) -> str:
-    """Equal for names of models that differ in case only. Names are ASCII, so every database folds them alike."""
+    """Equal for names that differ only in case. Names are ASCII, so every database folds them in the same way."""
     return name.lower()
 
 
 class ModelRow(Table):
-    """A model: what people read of it, and which of its versions is the latest."""
+    """A model and its description."""
 
     __tablename__ = "models"
     __table_args__ = (
@@ -50,14 +50,13 @@ class ModelRow(Table):
     card: Mapped[str | None]
     created_at: Mapped[int]
     active_endpoints: Mapped[int] = mapped_column(default=0)
-    """Active endpoints of all projects; kept by `service.set_usage`, counted anew each time, never incremented."""
+    """Active endpoints of all projects; written by `service.set_usage`, recounted each time, never incremented."""
     foreign_endpoints: Mapped[int] = mapped_column(default=0)
-    """Those of other projects than the owner's."""
+    """Those of projects other than the owner's."""
     shared_tier_endpoints: Mapped[int] = mapped_column(default=0)
     """Those on shared tiers."""
     name_key: Mapped[str | None] = mapped_column(default=_name_key)
-    """`names.key_of` its name, unique in the project. None for one of two models whose names differed in case only
-    before that was refused."""
+    """`key_of` its name, unique in the project. None for one of two older models whose names differ only in case."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     versions: Mapped[list["VersionRow"]] = relationship(
@@ -66,12 +65,12 @@ class ModelRow(Table):
 
 
 class VersionRow(Table):
-    """One version: its manifest once it is ready, and where it stands until then."""
+    """A version of a model; it has a manifest once it is ready."""
 
     __tablename__ = "model_versions"
     __table_args__ = (
         UniqueConstraint("model_id", "version"),
-        # At most one latest version of a model.
+        # A model has at most one latest version.
         Index(
             "uq_model_versions_latest",
             "model_id",
@@ -92,13 +91,13 @@ class VersionRow(Table):
     status_reason: Mapped[str | None]
     is_latest: Mapped[bool] = mapped_column(default=False)
     make_latest: Mapped[bool | None]
-    """Whether it is to be the latest; None: where it is higher. See `latest.py`."""
+    """Whether it should become the latest; None: if it is higher. See `latest.py`."""
     manifest: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The canonical bytes."""
     manifest_digest: Mapped[str | None]
     size_bytes: Mapped[int | None]
     facts: Mapped[dict[str, Any]] = mapped_column(JsonColumn, default=dict)
-    """What inspection derived, `registry.inspection.Facts` as JSON; the columns below repeat what lists filter by."""
+    """The result of inspection, `registry.inspection.Facts` as JSON. The columns below repeat what lists filter by."""
     format: Mapped[str | None]
     architecture: Mapped[str | None]
     family: Mapped[str | None]
@@ -108,18 +107,18 @@ class VersionRow(Table):
     task: Mapped[str | None]
     created_at: Mapped[int]
     file: Mapped[str | None]
-    """Which of several the push named as the model."""
+    """The file that the push selected as the model, if there are several."""
     latest_note: Mapped[str | None]
-    """Why it did not become the latest when it was ready."""
+    """Why it did not become the latest when it became ready."""
     notes: Mapped[str | None]
-    """What its owner says of it."""
+    """The owner's notes about this version."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
 
 
 class DeletedVersionRow(Table):
-    """The number of a version that was ready once and was deleted: it names no other bytes."""
+    """The number of a deleted version that was ready once. It must not be reused for different bytes."""
 
     __tablename__ = "deleted_versions"
 
@@ -130,7 +129,7 @@ class DeletedVersionRow(Table):
 
 
 class BlobRow(Table):
-    """Bytes a project stores, by their digest. Never shared between projects: knowing a hash must not grant content."""
+    """Stored bytes of a project, by digest. Not shared between projects: knowing a digest must not give access."""
 
     __tablename__ = "blobs"
 
@@ -141,7 +140,7 @@ class BlobRow(Table):
     """Where in that storage."""
     created_at: Mapped[int]
     proven_at: Mapped[int | None]
-    """When the server last read the bytes and found them to have the digest; None: before this was noted."""
+    """When the server last read the bytes and verified the digest; None for blobs older than this column."""
     storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
     """The platform's own, or the id of a row of `storages`."""
     pin: Mapped[str | None]
@@ -168,7 +167,7 @@ class FileRow(Table):
 
 
 class UploadRow(Table):
-    """An upload session. It tells what became of it after its version is gone, hence the names beside the reference."""
+    """An upload session. It outlives its version, so it repeats the names of the model and the version."""
 
     __tablename__ = "uploads"
     __table_args__ = (
@@ -185,14 +184,14 @@ class UploadRow(Table):
     model_name: Mapped[str]
     version_name: Mapped[str]
     archive: Mapped[str | None]
-    """File name of the archive, None where files are sent one by one."""
+    """File name of the archive; None if files are sent individually."""
     state: Mapped[str]
     part_size: Mapped[int]
     bytes_total: Mapped[int]
     created_at: Mapped[int]
     expires_at: Mapped[int]
     digests: Mapped[dict[str, Any] | None]
-    """What whoever completed it said its files hold: `FileDigest` by number, without what was not given."""
+    """Digests from the request that completed it: `FileDigest` by number of the file, without empty fields."""
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
     """Where its bytes go: the project's storage when it was opened."""
 
@@ -200,9 +199,9 @@ class UploadRow(Table):
 
 
 class UploadFileRow(Table):
-    """A file of a session: its bytes are gathering at `key`, or the project stores the same bytes already (`reused`).
+    """A file of a session. It is uploaded to `key`, or the project already stores the same bytes (`reused`).
 
-    The rows go when the bytes have become blobs or garbage. Which parts are there, the storage knows.
+    The rows are deleted when the bytes have become blobs or garbage. Only the storage knows which parts are stored.
     """
 
     __tablename__ = "upload_files"
@@ -212,16 +211,16 @@ class UploadFileRow(Table):
     path: Mapped[str]
     size: Mapped[int]
     sha256: Mapped[str | None]
-    """The client's claim; checked by processing."""
+    """As computed by the client; verified by processing."""
     key: Mapped[str]
-    """Where in storage the bytes gather."""
+    """The key in storage."""
     multipart_id: Mapped[str] = mapped_column(default="")
-    """The storage's name for the upload of this file; empty until the first part comes."""
+    """The storage's ID for the upload of this file; empty until the first part is sent."""
     reused: Mapped[bool] = mapped_column(default=False)
 
 
 class GarbageRow(Table):
-    """Bytes that nothing refers to any more, until the collector has deleted them."""
+    """Bytes without any reference that a job will delete from storage."""
 
     __tablename__ = "garbage"
     __table_args__ = (Index("ix_garbage_project_id", "project_id"),)
@@ -229,5 +228,5 @@ class GarbageRow(Table):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str]
     key: Mapped[str]
-    """A blob's key or, with `/` at its end, everything below."""
+    """A key in storage or, with `/` at its end, a prefix."""
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)

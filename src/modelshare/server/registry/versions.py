@@ -1,4 +1,4 @@
-"""What is done to versions of a model: processing, which is the latest, their notes, their deletion."""
+"""Versions of a model: processing, choosing the latest, notes, deletion."""
 
 import uuid
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
 from modelshare.server.registry import queries
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.blobs.disposal import let_go_of_unused, release
+from modelshare.server.registry.blobs.disposal import discard_unused, release
 from modelshare.server.registry.latest import next_latest
 from modelshare.server.registry.service import current, delete, get_locked, ready, record, resolve, version_of
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
@@ -20,22 +20,22 @@ from modelshare.wire.models import ModelStatus, VersionPatch
 from modelshare.wire.uploads import UploadState
 
 PROCESS = "registry.process"
-"""The job that makes an uploaded version ready; its subject is the version's id."""
+"""The job that processes an uploaded version; its subject is the version's ID."""
 REVALIDATE = "registry.revalidate"
-"""The same for a version whose bytes are to be read anew."""
+"""The same for a version whose bytes must be read again."""
 _CARD_FIELDS: Final[Mapping[str, Any]] = {"description": None, "tags": [], "license": None, "card": None}
-"""Each with what stands for nothing."""
+"""Fields and their empty values."""
 
 
 async def lock_stored(session: AsyncSession, caller: Caller) -> None:
-    """Locks what the caller's project stores: before the model, by whoever frees some of it."""
+    """Locks the blobs of the caller's project. To free some of them, take this lock before the model's."""
     await blobs.lock_project(session, caller.project)
 
 
 async def delete_version(
     session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow, *, now: int
 ) -> None:
-    """Deletes a version that nobody has; its model too, where that has no other. Stored bytes and model are locked."""
+    """Deletes a version that is not in use, and its model if that has no other. Call with project and model locked."""
     details = {"version": version.version, "status": version.status, "digest": version.manifest_digest}
     if len(model.versions) == 1:
         await delete(session, caller, model.id, now=now)
@@ -48,24 +48,24 @@ async def delete_version(
         await queries.delete_version(session, version.id)
     record(session, "model.delete_version", model, caller.actor, now, **details)
     await session.flush()
-    while await let_go_of_unused(session, caller.project):
+    while await discard_unused(session, caller.project):
         continue
 
 
 async def bytes_only_of(session: AsyncSession, model: ModelRow, version: VersionRow) -> int:
-    """Bytes that count against the quota for this version alone."""
+    """Bytes that deleting this version would free in the quota."""
     staged = await blobs.staged_bytes_of(session, version.id)
     return staged + await blobs.bytes_only_of(session, model.project_id, version.id)
 
 
 async def open_upload_of(session: AsyncSession, version: VersionRow) -> uuid.UUID | None:
-    """The upload that a version waits for."""
+    """The ID of the version's open upload, if there is one."""
     sessions = await blobs.sessions_of(session, [version.id])
     return next((each.id for each in sessions if each.state == UploadState.OPEN), None)
 
 
 async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
-    """Makes a ready version the latest; endpoints on `latest` follow."""
+    """Makes a ready version the latest; endpoints that follow `latest` switch to it."""
     row = await get_locked(session, caller, model_id)
     wanted = _ready(row, version)
     wanted.make_latest = True
@@ -74,7 +74,7 @@ async def promote(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
 
 
 async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> ModelRow:
-    """Goes back to this ready version: it becomes the latest. 409 where it is that already."""
+    """Makes a ready version the latest again. 409 if it already is the latest."""
     row = await get_locked(session, caller, model_id)
     wanted = _ready(row, version)
     if wanted.is_latest:
@@ -91,7 +91,7 @@ async def roll_back(session: AsyncSession, caller: Caller, model_id: uuid.UUID, 
 async def edit_version(
     session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, patch: VersionPatch, *, now: int
 ) -> VersionRow:
-    """Edits what people read of a version."""
+    """Changes a version's notes."""
     row = await get_locked(session, caller, model_id)
     found = version_of(row, version)
     found.notes = patch.version_notes or None
@@ -100,12 +100,12 @@ async def edit_version(
 
 
 async def request_processing(session: AsyncSession, version_id: uuid.UUID, *, now: int) -> None:
-    """Has the version processed once this transaction is committed."""
+    """Enqueues processing of the version, once this transaction is committed."""
     await enqueue(session, PROCESS, str(version_id), now=now)
 
 
 async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> ModelRow:
-    """Reads every byte of the model anew and judges it again: its newest version where that failed, else its latest.
+    """Reads all bytes of the model and inspects it again: its newest version if that failed, else its latest.
 
     A failed version is `processing` meanwhile; a ready one stays ready, and fails only if its bytes have changed.
     """
@@ -124,7 +124,7 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
 
 
 async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
-    """Another ready version, if there is any, becomes the latest as this one fails. `row` is locked."""
+    """Makes another ready version, if there is any, the latest when this one fails. `row` must be locked."""
     wanted = next_latest(failed.version, [each for each in ready(row) if each is not failed])
     if wanted is not None:
         await move_latest(session, row, wanted, "model.rollback", SYSTEM, now, reason)
@@ -152,26 +152,27 @@ async def move_latest(
     now: int,
     reason: str | None = None,
 ) -> None:
-    """Makes another version the latest, and says so in the audit log. `row` is locked."""
-    before = resolve(row, None)
-    if before is wanted:
+    """Makes another version the latest, and records it in the audit log. `row` must be locked."""
+    previous = resolve(row, None)
+    if previous is wanted:
         return
     await set_latest(session, row, wanted)
-    was = before.version if before else None
-    record(session, action, row, actor, now, reason, version=wanted.version, before=was)
+    before = previous.version if previous else None
+    record(session, action, row, actor, now, reason, version=wanted.version, before=before)
 
 
 async def set_latest(session: AsyncSession, row: ModelRow, wanted: VersionRow) -> None:
-    """Makes a version the latest, and the model's card say what that version's files say: but for what its owner has
-    edited, which no longer says what the version before said."""
-    before = resolve(row, None)
+    """Makes a version the latest, and updates the model's card from its files, except fields that the owner has edited:
+    those that differ from the previous latest version's.
+    """
+    previous = resolve(row, None)
     for each in row.versions:
-        each.latest_note = None  # it was said of another latest version
-    if before is not None:
-        before.is_latest = False
-        await session.flush()  # there is at most one at any instant, the database sees to that
+        each.latest_note = None  # it refers to the previous latest version
+    if previous is not None:
+        previous.is_latest = False
+        await session.flush()  # the database allows only one latest version at any time
     wanted.is_latest = True
-    said = before.facts if before else {}
-    for field, nothing in _CARD_FIELDS.items():
-        if (getattr(row, field) or nothing) == (said.get(field) or nothing):
-            setattr(row, field, wanted.facts.get(field) or nothing)
+    old_facts = previous.facts if previous else {}
+    for field, empty in _CARD_FIELDS.items():
+        if (getattr(row, field) or empty) == (old_facts.get(field) or empty):
+            setattr(row, field, wanted.facts.get(field) or empty)

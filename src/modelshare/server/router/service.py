@@ -336,7 +336,7 @@ def _answering(request: _Request, endpoint: Snapshot | None, now: float) -> Snap
 
 
 def _asked(route: str, body: bytes, tier: Tier) -> InferenceRequest:
-    """What the body asks for. Raises InvalidRequest for what is no request of this route, and for too much at once."""
+    """Parses the body. Raises InvalidRequestError if it is invalid for this route or exceeds a limit."""
     try:
         asked = read(route, body)
     except BadInferenceRequestError as error:

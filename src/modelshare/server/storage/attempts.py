@@ -1,7 +1,7 @@
-"""Who may write a part of a file that is written in place: only the newest attempt to send it.
+"""Only the newest attempt to send a part may write it, since parts are written in place.
 
 A client that retries after a stall may race its own first request, which a proxy still holds. Both would write to the
-same bytes, so the older one must stop, and its last write must be over, before the newer one starts.
+same bytes, so the older attempt must stop, and its last write must have finished, before the newer one starts.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ Name = TypeVar("Name")
 
 
 class Attempt:
-    """Runs steps in a thread, one after the other, until a newer attempt takes over."""
+    """Runs steps in a thread, one after the other, until a newer attempt replaces it."""
 
     def __init__(self, before: "Attempt | None") -> None:
         self.replaced = False
@@ -25,12 +25,12 @@ class Attempt:
 
     @property
     def running(self) -> asyncio.Future[None] | None:
-        """The step that may still be touching the file: this attempt's, or an older one's."""
+        """The step that may still be writing to the file: this attempt's, or an older one's."""
         step = self._step or self._before
         return step if step is not None and not step.done() else None
 
     async def start(self, step: Callable[[], None]) -> None:
-        """Starts `step` once the one before is over, whose error it raises. Raises PartReplaced."""
+        """Starts `step` once the previous step has finished, and raises that step's error. Raises PartReplacedError."""
         await self.settle()
         if self.replaced:
             raise PartReplacedError
@@ -38,24 +38,25 @@ class Attempt:
 
     @staticmethod
     async def start_together(attempts: "Sequence[Attempt]", step: Callable[[], None]) -> None:
-        """Starts one step of all attempts. Raises PartReplaced."""
+        """Starts one step on behalf of all attempts. Raises PartReplacedError."""
         for attempt in attempts:
             await attempt.settle()
         if any(attempt.replaced for attempt in attempts):
             raise PartReplacedError
         running = asyncio.get_running_loop().run_in_executor(None, step)
         for attempt in attempts:
-            attempt._step = running  # noqa: SLF001 - a method of it
+            attempt._step = running  # noqa: SLF001 - same class
 
     async def settle(self) -> None:
-        """Waits for the last step, an older attempt's included, and raises the error of this one's."""
+        """Waits for the last step, including an older attempt's. Raises only errors of this attempt's step."""
         if (running := self.running) is not None:
-            await asyncio.wait({running})  # unlike awaiting it, being cancelled here does not detach it
+            await asyncio.wait({running})  # unlike `await running`, this does not cancel the step when cancelled
         if self._step is not None:
             self._step.result()
 
     def when_idle(self, callback: Callable[[], None]) -> None:
-        """Calls `callback` now, or when the last step is over. Nobody is left to hear of that step's error."""
+        """Calls `callback` now, or once the last step has finished. That step's error is dropped: no one waits for
+        it."""
         if (running := self.running) is None:
             callback()
         else:
@@ -71,7 +72,7 @@ class Attempts(Generic[Group, Name]):
 
     @contextlib.contextmanager
     def newest(self, group: Group, name: Name) -> Iterator[Attempt]:
-        """A new attempt, which replaces the one before; known until its last step is over."""
+        """Starts a new attempt, which replaces the previous one and is known until its last step has finished."""
         attempts = self._newest.setdefault(group, {})
         older = attempts.get(name)
         attempt = attempts[name] = Attempt(older)
@@ -83,7 +84,7 @@ class Attempts(Generic[Group, Name]):
             attempt.when_idle(lambda: self._forget(group, name, attempt))
 
     async def end(self, group: Group) -> None:
-        """Replaces all attempts of the group by none, and waits until none touches its file any more."""
+        """Stops all attempts of the group, and waits until none is writing to its file any more."""
         attempts = list(self._newest.get(group, {}).values())
         for attempt in attempts:
             attempt.replaced = True

@@ -1,11 +1,11 @@
-"""What a store of weights does. Two kinds exist, and `store.direct` tells them apart for people and type checker alike:
+"""The interface of a blob store. There are two kinds; type checkers can tell them apart by `store.direct`:
 
-- a `ServedStore` (a folder): parts come in, and files go out, through this server;
-- a `DirectStore` (a bucket): clients send parts to it and fetch files from it by presigned URLs.
+- a `ServedStore` (a folder): parts are uploaded, and files downloaded, through this server;
+- a `DirectStore` (a bucket): clients upload parts to it and download files from it by presigned URLs.
 
-A file comes in as a multipart upload: `begin`, parts in any order and from any machine, `finish`. The store, not our
-database, knows which parts are there. A finished blob never changes. Methods that are not `async` say so where they
-block; call those in a thread. Errors are those of `storage_errors`.
+Files are stored by multipart upload: `begin`, parts in any order and from any machine, `finish`. The store, not our
+database, knows which parts it has. A finished blob never changes. A synchronous method says "Blocks" if it does; call
+it in a thread. Errors are those of `storage_errors`.
 """
 
 import re
@@ -18,7 +18,7 @@ from typing import Literal, Protocol, TypeAlias
 from modelshare.server.storage_errors import InvalidKeyError
 
 MAX_PARTS = 10_000
-"""S3's limit of parts per upload (AWS, "Amazon S3 multipart upload limits"); kept by every store."""
+"""S3's limit of parts per upload (AWS, "Amazon S3 multipart upload limits"); every store keeps to it."""
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*", re.ASCII)
 _MAX_KEY = 512
 
@@ -29,17 +29,17 @@ class Multipart:
 
     key: str
     id: str
-    """The store's own name for it."""
+    """The ID that the store gave this upload."""
     size: int
     part_size: int
 
     @property
     def count(self) -> int:
-        """How many parts; an empty file has none."""
+        """The number of parts; 0 for an empty file."""
         return -(-self.size // self.part_size)
 
     def span(self, number: int) -> tuple[int, int]:
-        """Offset and size of a part. Raises InvalidKey when there is no such part."""
+        """Offset and size of a part, in bytes. Raises InvalidKeyError if the number is out of range."""
         if not 0 <= number < self.count:
             raise InvalidKeyError(f"There is no part {number}; the file has {self.count} part(s), counted from 0.")
         offset = number * self.part_size
@@ -48,7 +48,7 @@ class Multipart:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part that has arrived whole. `etag` is the store's fingerprint: SHA-256 in a folder, often MD5 in a bucket."""
+    """A stored part. `etag` identifies its content: the SHA-256 in a folder, often an MD5 in a bucket."""
 
     number: int
     size: int
@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The server itself has hashed these bytes, and nothing has written to them since."""
+    """Shows that this server has hashed these bytes itself, and that nothing has written to them since."""
 
     sha256: str
     size: int
@@ -74,89 +74,93 @@ class SignedPut:
 
 
 class Inflow(Protocol):
-    """Bytes on their way from a client, as threads take them."""
+    """A request body that worker threads read without copying."""
 
     async def more(self) -> bool:
-        """Waits until some are here; False when there are no more."""
+        """Waits for more bytes; False at the end of the body."""
         ...
 
     def take(self, sink: Callable[[memoryview], None]) -> None:
-        """Blocks, though not for long: gives `sink` what has come, in pieces that are valid while it runs."""
+        """Blocks briefly. Passes the bytes received so far to `sink`, in pieces that are valid only during the call."""
         ...
 
 
 class RangeReader(Protocol):
-    """Random access to a finished blob, for code that runs in threads. Holds nothing open."""
+    """Random access to a finished blob, for code that runs in threads. Keeps no file or connection open."""
 
     @property
     def size(self) -> int: ...
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Blocks. Exactly the bytes asked for, fewer only past the end."""
+        """Blocks. Returns exactly `length` bytes, or fewer at the end of the blob."""
         ...
 
 
 class Store(Protocol):
-    """What both kinds do. Every method may raise StorageUnavailable."""
+    """What both kinds of stores provide. Every method may raise StorageUnavailableError."""
 
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
-        """Opens an upload of `size` bytes. Raises StorageFull."""
+        """Opens an upload of `size` bytes. Raises StorageFullError."""
         ...
 
     async def list_parts(self, upload: Multipart) -> list[Part]:
-        """The parts that are there, in order. Raises MultipartNotFound."""
+        """The stored parts, in order. Raises MultipartNotFoundError."""
         ...
 
     async def finish(self, upload: Multipart) -> Proof | None:
-        """Makes the blob of its parts; doing it twice is doing it once. Raises PartsMissing, MultipartNotFound.
+        """Assembles the blob from its parts. Safe to repeat. Raises PartsMissingError, MultipartNotFoundError.
 
-        Answers the blob's digest where the store has hashed all of it while it came in.
+        Returns the blob's digest if the store has hashed all of it during the upload, else None.
         """
         ...
 
     async def abort(self, upload: Multipart) -> None:
-        """Forgets the upload and its parts, if there are any. A finished blob stays."""
+        """Deletes the upload and its parts, if they exist. Keeps a finished blob."""
         ...
 
     async def put_file(self, key: str, path: Path) -> None:
-        """Takes over a file that the server made: `path` is gone afterwards. Raises StorageFull."""
+        """Moves a local file into the store: `path` no longer exists afterwards. Raises StorageFullError."""
         ...
 
     async def require_space(self, size: int) -> None:
-        """Raises StorageFull when `size` more bytes would not fit."""
+        """Raises StorageFullError if `size` more bytes do not fit."""
         ...
 
     async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
-        """Reads the blob anew: its SHA-256 in hex and its size. `progress` hears the bytes done so far."""
+        """Reads the whole blob; returns its SHA-256 in hex and its size. Calls `progress` with the bytes read so
+        far."""
         ...
 
     def reader(self, key: str) -> RangeReader:
-        """Blocks. Raises BlobNotFound."""
+        """Blocks. Raises BlobNotFoundError."""
         ...
 
     def local_copy(self, key: str) -> AbstractAsyncContextManager[Path]:
-        """The blob as a file to read: the stored one itself, or a copy that is deleted afterwards."""
+        """The blob as a local file to read: the stored file itself, or a copy that is deleted afterwards."""
         ...
 
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:
-        """A signed URL that answers GET and `Range` until `expires_at` (Unix seconds). `base_url` is this server's."""
+        """A signed URL for GET requests, with or without `Range`, valid until `expires_at` (Unix seconds).
+
+        `base_url` is the public URL of this server.
+        """
         ...
 
     async def check(self) -> None:
-        """Looks whether the store can be used now, quickly. Raises StorageUnavailable, StorageFull."""
+        """Checks quickly whether the store is usable. Raises StorageUnavailableError, StorageFullError."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Deletes the blob, if there is one."""
+        """Deletes the blob, if it exists."""
         ...
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Deletes every blob and every upload in progress below `prefix/`."""
+        """Deletes all blobs and all uploads in progress below `prefix/`."""
         ...
 
 
 class ServedStore(Store, Protocol):
-    """Parts come through this server."""
+    """Parts are uploaded through this server."""
 
     @property
     def direct(self) -> Literal[False]: ...
@@ -164,54 +168,54 @@ class ServedStore(Store, Protocol):
     async def write_part(
         self, upload: Multipart, number: int, chunks: AsyncIterator[bytes] | Inflow, sha256: str | None
     ) -> Part:
-        """Stores one part as it streams in. From the moment this returns it counts and survives a power cut.
+        """Stores one part as it streams in. Once this returns, the part is listed and survives a power cut.
 
-        Parts of one file may come in parallel. Sending a part again is harmless; the newest attempt wins.
-        Raises PartRefused (the part is to be sent again), MultipartNotFound, StorageFull.
+        Parts of one file may be sent in parallel. Sending a part again is safe; the newest attempt wins.
+        Raises PartRefusedError (the client should send the part again), MultipartNotFoundError, StorageFullError.
         """
         ...
 
     async def begin_all(self, wanted: Sequence[Multipart]) -> list[Multipart]:
-        """Opens an upload for each, whose ids are of no account. Raises StorageFull."""
+        """Opens an upload for each of `wanted`, ignoring their IDs. Raises StorageFullError."""
         ...
 
     async def write_files(self, files: Sequence[tuple[Multipart, memoryview, str]]) -> None:
-        """Stores files of one part, each with its SHA-256, which the caller has compared with the bytes.
+        """Stores files of one part each: (upload, content, SHA-256). The caller has verified the SHA-256.
 
-        As `write_part` of each. Raises PartReplaced, MultipartNotFound, StorageFull.
+        Like `write_part` for each. Raises PartReplacedError, MultipartNotFoundError, StorageFullError.
         """
         ...
 
     async def list_parts_of(self, uploads: Sequence[Multipart]) -> list[list[Part]]:
-        """As `list_parts` of each; none where that raises MultipartNotFound."""
+        """Like `list_parts` for each, but an empty list for an upload that does not exist."""
         ...
 
     async def finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
-        """As `finish` of each."""
+        """Like `finish` for each."""
         ...
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
-        """Lets no part be written any more, until `finish`, `abort` or as many calls of `unseal`."""
+        """Rejects further parts, until `finish`, `abort` or an equal number of calls of `unseal`."""
         ...
 
     async def unseal(self, uploads: Sequence[Multipart]) -> None:
-        """Takes one `seal` back; after the last, parts may come again."""
+        """Undoes one `seal`. When all are undone, parts are accepted again."""
         ...
 
 
 class DirectStore(Store, Protocol):
-    """Parts go straight to the bucket."""
+    """Clients upload parts directly to the bucket."""
 
     @property
     def direct(self) -> Literal[True]: ...
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port that presigned URLs begin with: browsers have to be allowed to send parts there."""
+        """Scheme, host and port of presigned URLs. The Content-Security-Policy must allow browsers to connect there."""
         ...
 
     def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
-        """A presigned PUT of one part. With `md5` (hex) the bucket itself refuses bytes damaged on the way."""
+        """A presigned PUT of one part. With `md5` (hex), the bucket rejects bytes damaged in transit."""
         ...
 
 
@@ -219,7 +223,8 @@ BlobStore: TypeAlias = ServedStore | DirectStore
 
 
 def check_key(key: str) -> str:
-    """`key` as it is. Raises InvalidKey unless it is segments of `A-Za-z0-9_.-` parted by `/`, no dot first."""
+    """Returns `key`. Raises InvalidKeyError unless it is segments of `A-Za-z0-9_.-` separated by `/`, no leading
+    dots."""
     if len(key) > _MAX_KEY or not _KEY.fullmatch(key):
         raise InvalidKeyError("Invalid name of a stored file. Use the URL from a grant unchanged.")
     return key

@@ -1,4 +1,4 @@
-"""Many small files at once: what takes longest, waiting for the disk, is done for all of them together."""
+"""Writes many small files at once: the slowest step, flushing to disk, is done for all of them in parallel."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from modelshare.server.storage.staging import PartWriter, Staging, no_room, sync
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A whole file of one part, whose digest was compared with its bytes."""
+    """A complete file of one part, whose digest was verified."""
 
     staged: Staging
     growing: GrowingDigest
@@ -22,14 +22,14 @@ class Arrival:
 
 
 def write_all(arrivals: Sequence[Arrival], executor: Executor) -> None:
-    """Blocks. Each file counts once all of them are on the disk."""
-    fresh = [arrival for arrival in arrivals if arrival.staged.mark(0) != arrival.sha256]
+    """Blocks. The files are listed as stored once all of them are on disk."""
+    changed = [arrival for arrival in arrivals if arrival.staged.mark(0) != arrival.sha256]
     files: list[int] = []
     try:
-        for arrival in fresh:
+        for arrival in changed:
             file = arrival.staged.open()
             files.append(file)
-            arrival.growing.going(0)
+            arrival.growing.invalidate(0)
             arrival.staged.clear_mark(0)
             PartWriter(file, 0).write([arrival.content])
         with no_room():
@@ -37,12 +37,12 @@ def write_all(arrivals: Sequence[Arrival], executor: Executor) -> None:
     finally:
         for file in files:
             os.close(file)
-    for arrival in fresh:
+    for arrival in changed:
         arrival.staged.set_mark(0, arrival.sha256)
-        arrival.growing.came(0, arrival.sha256, executor)
+        arrival.growing.part_written(0, arrival.sha256, executor)
 
 
 def sync_folders(paths: Iterable[Path]) -> None:
-    """What was put into the folders of these files survives a power cut."""
+    """Makes renames into the folders of these files durable."""
     for folder in {path.parent for path in paths}:
         private_files.sync_folder(folder)

@@ -1,4 +1,4 @@
-"""One bucket over boto3: where it is, its client, its errors in our words, and reading ranges of it."""
+"""One S3 bucket through boto3: its settings, client, error translation and range reads."""
 
 import contextlib
 import re
@@ -33,7 +33,7 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 _FORM = "The storage must have the form s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
 _READ_ATTEMPTS = 5
 _CODES: dict[str, type[BlobNotFoundError | MultipartNotFoundError | StorageFullError]] = {
-    "404": BlobNotFoundError,  # HEAD has no body that could say more
+    "404": BlobNotFoundError,  # a response to HEAD has no body with a more specific code
     "NoSuchKey": BlobNotFoundError,
     "NoSuchUpload": MultipartNotFoundError,
     "InsufficientStorage": StorageFullError,
@@ -44,16 +44,16 @@ _CODES: dict[str, type[BlobNotFoundError | MultipartNotFoundError | StorageFullE
 
 @dataclass(frozen=True, slots=True)
 class S3Options:
-    """Where the bucket is: `s3://bucket/prefix?endpoint=https://…&region=…&addressing=path|virtual`."""
+    """Location of the bucket: `s3://bucket/prefix?endpoint=https://…&region=…&addressing=path|virtual`."""
 
     bucket: str
     prefix: str = ""
     endpoint: str | None = None
-    """None is AWS."""
+    """None: AWS."""
     region: str | None = None
-    """None takes AWS_REGION or the profile's, else us-east-1."""
+    """None: AWS_REGION, or the region of the profile, or us-east-1."""
     addressing: Literal["path", "virtual"] = "virtual"
-    """`path` (the default beside an endpoint) puts the bucket into the path instead of the host name."""
+    """`path` (the default if an endpoint is set) puts the bucket into the path instead of the host name."""
 
     @classmethod
     def parse(cls, url: str) -> "S3Options":
@@ -76,11 +76,11 @@ class S3Options:
 
 
 def open_client(options: S3Options) -> Any:
-    """A boto3 client; threads may share it."""
+    """Returns a boto3 client, which is thread-safe."""
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": options.addressing},
-        # Newer checksums only where S3 itself demands them: other servers refuse what they do not know.
+        # Newer checksums only where S3 itself requires them: other servers reject unknown ones.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         retries={"mode": "standard", "total_max_attempts": 5},
@@ -100,26 +100,26 @@ class ObjectReader:
     size: int
 
     def read_at(self, offset: int, length: int) -> bytes:
-        wanted = range(offset, min(offset + length, self.size))
-        if not wanted:
+        span = range(offset, min(offset + length, self.size))
+        if not span:
             return b""
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
-                return self._read(wanted)
-            except (HTTPClientError, IncompleteReadError) as error:  # in the body, where botocore retries nothing
+                return self._read(span)
+            except (HTTPClientError, IncompleteReadError) as error:  # within the body, where botocore does not retry
                 if attempt == _READ_ATTEMPTS:
                     raise StorageUnavailableError(
                         "The bucket closes connections before its responses are complete. Try again later."
                     ) from error
         raise AssertionError("the last attempt returns or raises")
 
-    def _read(self, wanted: range) -> bytes:
+    def _read(self, span: range) -> bytes:
         with bucket_errors():
-            answer = self.client.get_object(
-                Bucket=self.bucket, Key=self.name, Range=f"bytes={wanted.start}-{wanted.stop - 1}"
+            response = self.client.get_object(
+                Bucket=self.bucket, Key=self.name, Range=f"bytes={span.start}-{span.stop - 1}"
             )
-        with contextlib.closing(answer["Body"]) as body:
-            if answer["ContentLength"] != len(wanted):
+        with contextlib.closing(response["Body"]) as body:
+            if response["ContentLength"] != len(span):
                 raise StorageUnavailableError(
                     "The bucket does not support range requests. Check the endpoint in the storage setting."
                 )
@@ -129,18 +129,19 @@ class ObjectReader:
 
 @contextlib.contextmanager
 def bucket_errors() -> Iterator[None]:
-    """Turns botocore's errors into ours. Their texts name buckets and hosts, so they stay inside, as the cause."""
+    """Translates botocore's errors into ours. The originals name buckets and hosts, so they are kept only as the
+    cause."""
     try:
         yield
     except ClientError as error:
-        raise _known(error) from error
+        raise _translate(error) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StorageUnavailableError("The server has no keys for its bucket. The operator should set them.") from error
     except (BotoCoreError, Boto3Error) as error:
         raise StorageUnavailableError("The bucket is not responding. Try again later.") from error
 
 
-def _known(error: ClientError) -> StorageError:
-    if (known := _CODES.get(error.response["Error"]["Code"])) is not None:
-        return known()
+def _translate(error: ClientError) -> StorageError:
+    if (storage_error := _CODES.get(error.response["Error"]["Code"])) is not None:
+        return storage_error()
     return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

@@ -1,4 +1,4 @@
-"""Hashing a stored blob in threads, reading ahead, with bounded memory."""
+"""Hashes a stored blob in threads, reading ahead with bounded memory."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,8 @@ from modelshare.server.storage.base import RangeReader
 async def sha256_of(
     reader: RangeReader, *, step: int, ahead: int, progress: Callable[[int], None] | None = None
 ) -> tuple[str, int]:
-    """SHA-256 in hex and size. Holds at most `ahead + 1` chunks of `step` bytes; ends promptly when cancelled."""
+    """Returns SHA-256 (hex) and size. Keeps at most `ahead + 1` chunks of `step` bytes; stops promptly when
+    cancelled."""
     hasher = hashlib.sha256()
     done = 0
     offsets = iter(range(0, reader.size, step))

@@ -1,7 +1,7 @@
-"""`GET|HEAD /blobs/<key>?expires=…&signature=…`: weights out of the folder store, as a plain ASGI app.
+"""`GET|HEAD /blobs/<key>?expires=…&signature=…`: downloads from the folder store, as a plain ASGI app.
 
-A whole file goes out by the server's own file sending where it has that (ASGI extension `http.response.pathsend`, which
-knows no ranges); anything else in chunks read ahead by a thread.
+Whole files are sent by the web server if it supports that (ASGI extension `http.response.pathsend`, which has no
+ranges); anything else is sent in chunks read ahead by a thread.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 CHUNK = 512 << 10
-"""Bytes per message of a ranged answer. A slow client makes the server hold about six of them."""
+"""Bytes per message of a partial response. For a slow client, the server keeps about six of them in memory."""
 _PATHSEND = "http.response.pathsend"
 
 
@@ -57,7 +57,7 @@ class RangeNotSatisfiableError(ApiError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Download:
     path: Path
     size: int
     etag: str
@@ -92,37 +92,37 @@ class BlobFiles:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            answer = await self._answer(scope)
+            download = await self._open(scope)
         except ApiError as error:
             await _send_error(error, send)
             return
         except (OSError, StorageError) as error:
-            if (away := unavailable(error)) is None:
+            if (outage := unavailable(error)) is None:
                 raise
             outages.report("a download failed", error)
-            await _send_error(away, send)
+            await _send_error(outage, send)
             return
-        await send(answer.start())
+        await send(download.start())
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
-        elif len(answer.span) == answer.size and _PATHSEND in (scope.get("extensions") or {}):
-            await send({"type": _PATHSEND, "path": str(answer.path)})
+        elif len(download.span) == download.size and _PATHSEND in (scope.get("extensions") or {}):
+            await send({"type": _PATHSEND, "path": str(download.path)})
         else:
-            await _send_chunks(answer, receive, send)
+            await _send_chunks(download, receive, send)
 
-    async def _answer(self, scope: Scope) -> _Answer:
+    async def _open(self, scope: Scope) -> _Download:
         if scope["method"] not in {"GET", "HEAD"}:
             raise MethodNotAllowedError("A download link accepts only GET and HEAD.")
         path = self._path(scope)
         status = await asyncio.to_thread(path.stat)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         etag = f'"{status.st_mtime_ns:x}-{status.st_size:x}"'
-        wanted = headers.get(b"range") if headers.get(b"if-range", etag) == etag else None
+        requested = headers.get(b"range") if headers.get(b"if-range", etag) == etag else None
         try:
-            part = parse_range(wanted, status.st_size) if scope["method"] == "GET" else None
+            part = parse_range(requested, status.st_size) if scope["method"] == "GET" else None
         except UnsatisfiableRangeError:
             raise RangeNotSatisfiableError(status.st_size) from None
-        return _Answer(path, status.st_size, etag, part)
+        return _Download(path, status.st_size, etag, part)
 
     def _path(self, scope: Scope) -> Path:
         key = scope["path"].partition(PATH)[2]
@@ -141,21 +141,21 @@ class BlobFiles:
                     raise NotFoundError(str(BlobNotFoundError())) from error
 
 
-async def _send_chunks(answer: _Answer, receive: Receive, send: Send) -> None:
-    """Reads one chunk ahead of what the client takes, and stops when the client is gone."""
-    file = await asyncio.to_thread(os.open, answer.path, os.O_RDONLY)
-    reading = _read(file, answer.span, answer.span.start)
-    gone = asyncio.ensure_future(_disconnected(receive))
+async def _send_chunks(download: _Download, receive: Receive, send: Send) -> None:
+    """Reads one chunk ahead of the client, and stops when the client disconnects."""
+    file = await asyncio.to_thread(os.open, download.path, os.O_RDONLY)
+    reading = _read(file, download.span, download.span.start)
+    disconnected = asyncio.ensure_future(_disconnected(receive))
     try:
-        for following in [*range(answer.span.start, answer.span.stop, CHUNK)[1:], None]:
+        for next_offset in [*range(download.span.start, download.span.stop, CHUNK)[1:], None]:
             chunk = await reading
-            if gone.done():
+            if disconnected.done():
                 return
-            if following is not None:
-                reading = _read(file, answer.span, following)
-            await send({"type": "http.response.body", "body": chunk, "more_body": following is not None})
+            if next_offset is not None:
+                reading = _read(file, download.span, next_offset)
+            await send({"type": "http.response.body", "body": chunk, "more_body": next_offset is not None})
     finally:
-        gone.cancel()
+        disconnected.cancel()
         reading.add_done_callback(lambda _: os.close(file))
 
 

@@ -1,4 +1,4 @@
-"""Weights in a folder of this machine; one server process writes to it.
+"""A blob store in a folder of this machine; only one server process writes to it.
 
 <root>/blobs/<key>      finished files
 <root>/staging/<key>/   uploads in progress, see staging.py
@@ -41,19 +41,19 @@ from modelshare.server.storage_errors import (
 )
 
 KEEP_FREE = 256 << 20
-"""Bytes that uploads leave free, so that the database beside them can still write."""
+"""Bytes that uploads leave free, so that a database on the same disk can still write."""
 _BATCH = 1 << 20
 """Bytes handed to a thread at once; a part in flight holds at most two batches."""
 _SYNCS = 16
-"""Small files that wait for the disk at once: file systems write them down together."""
+"""Concurrent `fsync` calls for small files: file systems flush them together."""
 _HASH_STEP = 4 << 20
 _PROBE = 4096
-"""Bytes that tell whether there is room: no file system keeps so many beside a file's name."""
+"""Bytes to write to find out whether the disk is full: too many to be stored inline in an inode."""
 Result = TypeVar("Result")
 
 
 def open_folder(url: str, context: StorageContext) -> "FolderStore":
-    """`file:///FOLDER`; `file:` alone is a folder in the data folder. Raises StorageSettingError."""
+    """Opens `file:///FOLDER`, or the default folder in the data folder for `file:`. Raises StorageSettingError."""
     parts = urlsplit(url)
     if parts.netloc or parts.query or parts.fragment:
         raise StorageSettingError("A folder must read file:///FOLDER, with three slashes.")
@@ -75,9 +75,9 @@ class FolderStore:
         self._clock = clock
         self._attempts: Attempts[str, int] = Attempts()
         self._sealed: Counter[str] = Counter()
-        """How many want it so, by id of an upload."""
-        self._growing: dict[tuple[str, str], GrowingDigest] = {}
-        """By key and id of an upload."""
+        """The number of active seals, by upload ID."""
+        self._digests: dict[tuple[str, str], GrowingDigest] = {}
+        """By key and ID of the upload."""
         self._syncers = ThreadPoolExecutor(_SYNCS, thread_name_prefix="sync")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="digest")
         for folder in (self._blobs, self._staging):
@@ -86,7 +86,7 @@ class FolderStore:
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
         await self.require_space(size)
         upload = Multipart(check_key(key), secrets.token_hex(16), size, part_size)
-        await self._use(self._staged(upload).create, size)
+        await self._run(self._staged(upload).create, size)
         return upload
 
     async def write_part(
@@ -99,14 +99,15 @@ class FolderStore:
             raise MultipartNotFoundError
         with self._attempts.newest(upload.id, number) as attempt:
             await attempt.settle()
-            file = await self._use(staged.open)
+            file = await self._run(staged.open)
             try:
-                # A part that is there and comes again is checked but not written: damaged on the way, it harms nothing.
-                growing = await self._digest_of(upload, staged)
+                # A stored part that is sent again is verified but not written, so that bytes damaged in transit do no
+                # harm.
+                digest = await self._digest_of(upload, staged)
                 repeated = sha256 is not None and await asyncio.to_thread(staged.mark, number) == sha256
                 writer = PartWriter(None if repeated else file, offset)
                 if not repeated:
-                    growing.going(number)
+                    digest.invalidate(number)
                     await attempt.start(lambda: staged.clear_mark(number))
                 await _receive(attempt, writer, chunks, size)
                 if sha256 is not None and writer.sha256 != sha256:
@@ -115,32 +116,32 @@ class FolderStore:
                     await attempt.start(writer.sync)
                     await attempt.start(lambda: staged.set_mark(number, writer.sha256))
                     await attempt.settle()
-                    growing.came(number, writer.sha256, self._hashers)
+                    digest.part_written(number, writer.sha256, self._hashers)
             finally:
                 attempt.when_idle(lambda: os.close(file))
         return Part(number, size, writer.sha256)
 
     async def begin_all(self, wanted: Sequence[Multipart]) -> list[Multipart]:
         await self.require_space(sum(upload.size for upload in wanted))
-        begun = [replace(upload, key=check_key(upload.key), id=secrets.token_hex(16)) for upload in wanted]
+        opened = [replace(upload, key=check_key(upload.key), id=secrets.token_hex(16)) for upload in wanted]
 
         def create() -> None:
-            for upload in begun:
+            for upload in opened:
                 self._staged(upload).create(upload.size)
 
-        await self._use(create)
-        return begun
+        await self._run(create)
+        return opened
 
     async def write_files(self, files: Sequence[tuple[Multipart, memoryview, str]]) -> None:
         await self.require_space(sum(len(content) for _, content, _ in files))
         arrivals = []
         for upload, content, sha256 in files:
             staged = self._staged(upload)
-            growing = self._growing.setdefault(
+            digest = self._digests.setdefault(
                 (upload.key, upload.id),
                 GrowingDigest(staged.data, upload.size, upload.part_size, {}, self._clock),
             )
-            arrivals.append(Arrival(staged, growing, content, sha256))
+            arrivals.append(Arrival(staged, digest, content, sha256))
         if any(upload.id in self._sealed for upload, _, _ in files):
             raise MultipartNotFoundError
         with contextlib.ExitStack() as stack:
@@ -149,7 +150,7 @@ class FolderStore:
             await attempts[0].settle()
 
     async def list_parts(self, upload: Multipart) -> list[Part]:
-        return await self._use(self._staged(upload).parts, _sizes(upload))
+        return await self._run(self._staged(upload).parts, _sizes(upload))
 
     async def list_parts_of(self, uploads: Sequence[Multipart]) -> list[list[Part]]:
         def list_all() -> list[list[Part]]:
@@ -161,10 +162,10 @@ class FolderStore:
                 found.append(parts)
             return found
 
-        return await self._use(list_all)
+        return await self._run(list_all)
 
     async def seal(self, uploads: Sequence[Multipart]) -> None:
-        self._sealed.update(upload.id for upload in uploads)  # counts each
+        self._sealed.update(upload.id for upload in uploads)  # a seal of each: calls may overlap
         for upload in uploads:
             await self._attempts.end(upload.id)
 
@@ -179,7 +180,7 @@ class FolderStore:
     async def finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
         await self.seal(uploads)
         try:
-            proofs = await self._use(self._finish_all, uploads)
+            proofs = await self._run(self._finish_all, uploads)
         except BaseException:
             await self.unseal(uploads)
             raise
@@ -187,16 +188,16 @@ class FolderStore:
         return proofs
 
     async def abort(self, upload: Multipart) -> None:
-        self._growing.pop((upload.key, upload.id), None)
-        await self._use(self._staged(upload).remove)
+        self._digests.pop((upload.key, upload.id), None)
+        await self._run(self._staged(upload).remove)
         self._forget_seals([upload])
 
     async def put_file(self, key: str, path: Path) -> None:
         blob = self._blob(key)
-        await self._use(move, path, blob)
+        await self._run(move, path, blob)
 
     async def require_space(self, size: int) -> None:
-        usage = await self._use(shutil.disk_usage, self._blobs)
+        usage = await self._run(shutil.disk_usage, self._blobs)
         if usage.free - size < self._keep_free:
             raise StorageFullError
 
@@ -206,7 +207,7 @@ class FolderStore:
 
     def reader(self, key: str) -> "FileReader":
         path = self.path(key)
-        return FileReader(path, path.stat().st_size, self._there)
+        return FileReader(path, path.stat().st_size, self._available)
 
     @contextlib.asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
@@ -216,42 +217,45 @@ class FolderStore:
         return signed_link(base_url, check_key(key), expires_at, self._secret)
 
     async def check(self) -> None:
-        await self._use(self._write_something)
+        await self._run(self._write_something)
 
     async def delete(self, key: str) -> None:
-        await self._use(partial(self._blob(key).unlink, missing_ok=True))
+        await self._run(partial(self._blob(key).unlink, missing_ok=True))
 
     async def delete_prefix(self, prefix: str) -> None:
         check_key(prefix)
-        for key, upload_id in [each for each in self._growing if each[0].startswith(f"{prefix}/")]:
-            self._growing.pop((key, upload_id), None)
+        for key, upload_id in [each for each in self._digests if each[0].startswith(f"{prefix}/")]:
+            self._digests.pop((key, upload_id), None)
         for folder in (self._blobs, self._staging):
-            await self._use(partial(shutil.rmtree, folder / prefix, ignore_errors=True))
+            await self._run(partial(shutil.rmtree, folder / prefix, ignore_errors=True))
 
     def check_link(self, key: str, query: bytes) -> LinkState:
-        """What a download link is worth now."""
+        """Verifies the query string of a download link for `key`."""
         return check_link(key, query, self._secret, self._clock())
 
     def path(self, key: str) -> Path:
-        """Blocks. Where the blob lies. Raises BlobNotFound, StorageUnavailable."""
+        """Blocks. The path of the blob. Raises BlobNotFoundError, StorageUnavailableError."""
         path = self._blob(key)
-        with self._there():
+        with self._available():
             if not path.is_file():
                 raise BlobNotFoundError
         return path
 
-    async def _use(self, work: Callable[..., Result], *args: object) -> Result:
-        """What `work` does in a thread. StorageUnavailable while the folder is not there, or cannot be used."""
+    async def _run(self, work: Callable[..., Result], *args: object) -> Result:
+        """Calls `work` in a thread. Raises StorageUnavailableError while the folder is missing, StorageFullError."""
 
         def guarded() -> Result:
-            with self._there():
+            with self._available():
                 return work(*args)
 
         return await asyncio.to_thread(guarded)
 
     @contextlib.contextmanager
-    def _there(self) -> Iterator[None]:
-        """A folder that is away, as one that is not mounted, is no empty one: nothing is missing, or made, in it."""
+    def _available(self) -> Iterator[None]:
+        """Raises StorageUnavailableError while the folder is missing, for example not mounted.
+
+        Otherwise its blobs would be reported as deleted, and new ones written below the mount point.
+        """
         if not (self._blobs.is_dir() and self._staging.is_dir()):
             raise StorageUnavailableError(
                 "The server's storage is unavailable. Try again when the operator has restored it."
@@ -260,7 +264,7 @@ class FolderStore:
             yield
 
     def _write_something(self) -> None:
-        probe = self._staging / f".probe-{secrets.token_hex(4)}"  # no key has a segment that starts with a dot
+        probe = self._staging / f".probe-{secrets.token_hex(4)}"  # never a key: their segments do not start with a dot
         try:
             probe.write_bytes(bytes(_PROBE))
         finally:
@@ -275,18 +279,18 @@ class FolderStore:
         return Staging(self._staging / check_key(upload.key) / check_key(upload.id))
 
     def _forget_seals(self, uploads: Sequence[Multipart]) -> None:
-        """Of uploads that are over, to which nothing can be written any more."""
+        """For uploads that have ended: without their staging files nothing can be written to them."""
         for upload in uploads:
             self._sealed.pop(upload.id, None)
 
     async def _digest_of(self, upload: Multipart, staged: Staging) -> GrowingDigest:
-        """That of the file as it comes in."""
+        """The digest of a file during its upload; loads the parts stored before a restart."""
         name = upload.key, upload.id
-        if name not in self._growing:
-            there = await self._use(staged.marks)
-            fresh = GrowingDigest(staged.data, upload.size, upload.part_size, there, self._clock)
-            return self._growing.setdefault(name, fresh)
-        return self._growing[name]
+        if name not in self._digests:
+            parts = await self._run(staged.marks)
+            fresh = GrowingDigest(staged.data, upload.size, upload.part_size, parts, self._clock)
+            return self._digests.setdefault(name, fresh)
+        return self._digests[name]
 
     def _finish_all(self, uploads: Sequence[Multipart]) -> list[Proof | None]:
         try:
@@ -296,17 +300,17 @@ class FolderStore:
 
     def _finish(self, upload: Multipart) -> Proof | None:
         staged, blob = self._staged(upload), self._blob(upload.key)
-        growing = self._growing.get((upload.key, upload.id))
+        digest = self._digests.get((upload.key, upload.id))
         try:
-            proof = growing.proof() if growing is not None else None
+            proof = digest.proof() if digest is not None else None
             staged.publish(blob, _sizes(upload))
         except MultipartNotFoundError:
-            # Published before, by a call whose answer was lost.
+            # An earlier call published it, but its response was lost.
             if not blob.is_file() or blob.stat().st_size != upload.size:
                 raise
             staged.remove()
             return None
-        self._growing.pop((upload.key, upload.id), None)
+        self._digests.pop((upload.key, upload.id), None)
         return proof
 
 
@@ -314,11 +318,11 @@ class FolderStore:
 class FileReader:
     path: Path
     size: int
-    _there: Callable[[], AbstractContextManager[None]]
+    _available: Callable[[], AbstractContextManager[None]]
 
     def read_at(self, offset: int, length: int) -> bytes:
         try:
-            with self._there(), self.path.open("rb", buffering=0) as file:
+            with self._available(), self.path.open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), length, offset)
         except FileNotFoundError:
             raise BlobNotFoundError from None
@@ -328,25 +332,25 @@ async def _receive(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[b
     if isinstance(chunks, AsyncIterator):
         await _receive_chunks(attempt, writer, chunks, size)
         return
-    while await chunks.more():  # as many as were announced, and these were compared with the size
+    while await chunks.more():  # exactly Content-Length bytes, which were compared with the size
         await attempt.start(partial(chunks.take, lambda piece: writer.write([piece])))
         await attempt.settle()
 
 
 async def _receive_chunks(attempt: Attempt, writer: PartWriter, chunks: AsyncIterator[bytes], size: int) -> None:
-    """Passes the chunks to the writer in batches: one is being written while the next arrives."""
+    """Passes the chunks to the writer in batches: one is written while the next is received."""
     received = 0
     batch: list[bytes] = []
-    held = 0
+    batch_size = 0
     async for chunk in chunks:
         received += len(chunk)
         if received > size:
             raise SizeMismatchError(size, more=True)
         batch.append(chunk)
-        held += len(chunk)
-        if held >= _BATCH:
+        batch_size += len(chunk)
+        if batch_size >= _BATCH:
             await attempt.start(partial(writer.write, batch))
-            batch, held = [], 0
+            batch, batch_size = [], 0
     if received < size:
         raise SizeMismatchError(size, more=False)
     await attempt.start(partial(writer.write, batch))

@@ -1,4 +1,4 @@
-"""The `Range` header of HTTP (RFC 9110 section 14): one range of bytes, or none."""
+"""Parses the `Range` header of HTTP (RFC 9110 section 14): a single range of bytes."""
 
 import re
 
@@ -6,14 +6,14 @@ _ONE_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.ASC
 
 
 class UnsatisfiableRangeError(Exception):
-    """The range starts behind the end: status 416."""
+    """The range starts after the end of the file: status 416."""
 
 
 def parse_range(header: str | None, size: int) -> range | None:
-    """The bytes asked for of `size`, or None for all of them.
+    """The requested bytes of a file of `size` bytes; None for the whole file.
 
-    As the RFC allows, a header that is malformed or asks for several ranges counts as absent, and so does any range
-    of an empty file, which has no valid Content-Range. Raises Unsatisfiable.
+    As the RFC allows, a header that is malformed or requests several ranges is ignored, and so is any range of an empty
+    file, for which no valid Content-Range exists. Raises UnsatisfiableRangeError.
     """
     match = _ONE_RANGE.fullmatch(header) if header is not None else None
     if match is None or size == 0:

@@ -1,8 +1,8 @@
-"""Weights in a bucket that speaks S3: AWS, MinIO, Cloudflare R2, Google Cloud Storage by its S3 API.
+"""A blob store in an S3-compatible bucket: AWS, MinIO, Cloudflare R2, Google Cloud Storage through its S3 API.
 
-Clients exchange bytes with the bucket itself, by presigned URLs; this server only signs, lists and re-reads. Keys and
-secrets come from where every AWS tool takes them (AWS_ACCESS_KEY_ID, profiles, instance roles). Why boto3 and nothing
-else: docs/decisions/0003-s3-client.md.
+Clients exchange bytes directly with the bucket, by presigned URLs; this server only signs, lists and verifies.
+Credentials are found the usual AWS way (AWS_ACCESS_KEY_ID, profiles, instance roles). Why boto3:
+docs/decisions/0003-s3-client.md.
 """
 
 import asyncio
@@ -23,10 +23,10 @@ from modelshare.server.storage.stores import StorageContext
 from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 
 LONGEST_LINK = 7 * 24 * 3600
-"""Seconds; the most that Signature Version 4 allows (AWS, "Authenticating requests: using query parameters")."""
+"""Seconds; the maximum of Signature Version 4 (AWS, "Authenticating requests: using query parameters")."""
 _HASH_STEP = 8 << 20
 _HASH_AHEAD = 4
-"""One stream out of a bucket is far slower than a hash; four at once are not."""
+"""Concurrent reads: a single download from a bucket is much slower than hashing."""
 
 
 def open_bucket(url: str, context: StorageContext) -> "S3Store":
@@ -38,7 +38,7 @@ class S3Store:
     direct: Literal[True] = True
 
     def __init__(self, options: S3Options, *, scratch: Path, clock: Callable[[], float] = time.time) -> None:
-        """`scratch` is a folder for copies that need to be files."""
+        """`scratch` is a folder for temporary local copies."""
         self._bucket = options.bucket
         self._prefix = f"{options.prefix}/" if options.prefix else ""
         self._scratch = scratch
@@ -62,7 +62,7 @@ class S3Store:
             "Key": self._name(upload.key),
             "UploadId": upload.id,
             "PartNumber": number + 1,
-            "ContentLength": size,  # signed, so the bucket refuses any other length
+            "ContentLength": size,  # signed, so the bucket rejects any other length
         }
         headers = {"Content-Length": str(size)}
         if md5 is not None:
@@ -73,7 +73,7 @@ class S3Store:
         return await asyncio.to_thread(self._list_parts, upload)
 
     async def finish(self, upload: Multipart) -> None:
-        """The bytes did not come by here, so that there is no proof."""
+        """Returns no proof, since the bytes did not pass through this server."""
         await asyncio.to_thread(self._finish, upload)
 
     async def abort(self, upload: Multipart) -> None:
@@ -84,7 +84,7 @@ class S3Store:
         await asyncio.to_thread(path.unlink)
 
     async def require_space(self, size: int) -> None:
-        """A bucket has no end."""
+        """Does nothing: a bucket has no size limit."""
 
     async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
         reader = await asyncio.to_thread(self.reader, key)
@@ -95,7 +95,7 @@ class S3Store:
             with bucket_errors():
                 head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except BlobNotFoundError:
-            with bucket_errors():  # raises where the bucket itself is missing, which the answer to a HEAD does not tell
+            with bucket_errors():  # raises if the bucket itself is missing, which looks the same in a response to HEAD
                 self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
             raise
         return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"])
@@ -148,17 +148,17 @@ class S3Store:
         try:
             parts = self._list_parts(upload)
         except MultipartNotFoundError:
-            # Finished before, by a call whose answer was lost.
+            # An earlier call finished it, but its response was lost.
             with contextlib.suppress(BlobNotFoundError):
                 if self.reader(upload.key).size == upload.size:
                     return
             raise
-        there = {part.number for part in parts}
-        if missing := [number for number in range(upload.count) if number not in there]:
+        stored = {part.number for part in parts}
+        if missing := [number for number in range(upload.count) if number not in stored]:
             raise PartsMissingError(missing)
         where = {"Bucket": self._bucket, "Key": self._name(upload.key)}
         with bucket_errors():
-            if not parts:  # S3 completes no upload without parts
+            if not parts:  # S3 cannot complete an upload without parts
                 self._client.put_object(**where, Body=b"")
                 self._client.abort_multipart_upload(**where, UploadId=upload.id)
                 return
@@ -185,7 +185,7 @@ class S3Store:
                     self._client.abort_multipart_upload(
                         Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
-            # One by one: not every S3 (Google's) knows DeleteObjects, and a model has few files.
+            # One by one: Google's S3 API does not have DeleteObjects, and a model has few files.
             for page in self._client.get_paginator("list_objects_v2").paginate(**where):
                 for entry in page.get("Contents", ()):
                     self._client.delete_object(Bucket=self._bucket, Key=entry["Key"])

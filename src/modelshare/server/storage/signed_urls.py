@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlencode
 
 PATH = "/blobs/"
 _PURPOSE = "modelshare blob link 1"
-"""Part of what is signed, so that the secret's other uses can never make a link."""
+"""Part of the signed message, so that no other signature made with the same secret is a valid link."""
 
 
 class LinkState(Enum):
@@ -19,13 +19,13 @@ class LinkState(Enum):
 
 
 def signed_link(base_url: str, key: str, expires_at: int, secret: bytes) -> str:
-    """A link that fetches `key` (GET and its HEAD) until `expires_at`, and nothing else."""
+    """A link to download `key` (GET or HEAD) until `expires_at` (Unix seconds)."""
     query = urlencode({"expires": expires_at, "signature": _signature(key, str(expires_at), secret)})
     return f"{base_url.rstrip('/')}{PATH}{key}?{query}"
 
 
 def check_link(key: str, query: bytes, secret: bytes, now: float) -> LinkState:
-    """What the query string of a request for `key` is worth. Takes the same time for every wrong signature."""
+    """Verifies the query string of a request for `key`, in constant time for every wrong signature."""
     values = parse_qs(query.decode("latin-1"))
     expires, signature = values.get("expires", [""])[0], values.get("signature", [""])[0]
     if not expires or not signature:

@@ -1,10 +1,10 @@
-"""An upload in progress in the folder store: one sparse file written in place, and a small mark per part that is there.
+"""An upload in progress in the folder store: a sparse file written in place, and a small mark for each stored part.
 
-    <staging>/<key>/<id>/data          as long as the finished file from the start
-    <staging>/<key>/<id>/parts/<n>     the SHA-256 of part n, once it is on the disk
+<staging>/<key>/<id>/data          has the size of the finished file from the start
+<staging>/<key>/<id>/parts/<n>     the SHA-256 of part n, once it is on disk
 
-A mark is written after the part is synced, and removed, for good, before the part is written anew; so a mark tells the
-truth whenever the process or the machine stops. A mark that was cut short counts as none.
+A mark is written after its part is synced, and durably removed before the part is overwritten, so that marks are
+correct whenever the process or the machine stops. A truncated mark is ignored.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from modelshare.server.storage_errors import MultipartNotFoundError, PartsMissin
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _MAX_PIECES = 1024
-"""IOV_MAX of Linux and macOS: more of them the system does not take at once."""
+"""IOV_MAX of Linux and macOS: the maximum number of buffers per system call."""
 sync_data = getattr(os, "fdatasync", os.fsync)
 """macOS has no fdatasync."""
 
@@ -43,14 +43,14 @@ class Staging:
                 file.truncate(size)
 
     def open(self) -> int:
-        """A descriptor that writes to the file. Raises MultipartNotFound."""
+        """Opens the file for writing; returns its descriptor. Raises MultipartNotFoundError."""
         try:
             return os.open(self.data, os.O_WRONLY)
         except FileNotFoundError:
             raise MultipartNotFoundError from None
 
     def mark(self, number: int) -> str | None:
-        """SHA-256 of the part, or None when it is not there."""
+        """SHA-256 of the part, or None if it is not stored."""
         try:
             text = (self._parts / str(number)).read_text(encoding="ascii")
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class Staging:
             private_files.sync_folder(self._parts)
 
     def marks(self) -> dict[int, str]:
-        """SHA-256 of the parts that are there."""
+        """SHA-256 of the stored parts, by number."""
         try:
             numbers = [int(path.name) for path in self._parts.iterdir() if path.name.isdecimal()]
         except FileNotFoundError:
@@ -80,21 +80,24 @@ class Staging:
         return {number: mark for number in numbers if (mark := self.mark(number)) is not None}
 
     def parts(self, sizes: Sequence[int]) -> list[Part]:
-        """Those of the parts with these sizes that are there. Raises MultipartNotFound."""
+        """The stored parts. `sizes` are the sizes of all parts, in order. Raises MultipartNotFoundError."""
         if not self.data.exists():
             raise MultipartNotFoundError
         marks = ((number, size, self.mark(number)) for number, size in enumerate(sizes))
         return [Part(number, size, mark) for number, size, mark in marks if mark is not None]
 
     def publish(self, blob: Path, sizes: Sequence[int]) -> None:
-        """Moves the whole file to `blob`; its folder is to be synced. Raises PartsMissing, MultipartNotFound."""
-        there = {part.number for part in self.parts(sizes)}
-        if missing := [number for number in range(len(sizes)) if number not in there]:
+        """Moves the complete file to `blob`, whose folder the caller must sync.
+
+        Raises PartsMissingError, MultipartNotFoundError.
+        """
+        stored = {part.number for part in self.parts(sizes)}
+        if missing := [number for number in range(len(sizes)) if number not in stored]:
             raise PartsMissingError(missing)
         with no_room():
             blob.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             private_files.tighten(self.data)
-            self.data.replace(blob)  # each part was synced before its mark was made
+            self.data.replace(blob)  # no sync needed: each part was synced before its mark was written
         self.remove()
 
     def remove(self) -> None:
@@ -128,7 +131,7 @@ class PartWriter:
         size = sum(map(len, chunks))
         with no_room():
             written = os.pwritev(file, chunks[:_MAX_PIECES], self._offset) if size else 0
-            if written < size:  # there are more pieces, or the disk has just become full and will say so
+            if written < size:  # more than _MAX_PIECES, or the disk is full, which the next write reports
                 rest = memoryview(b"".join(chunks))[written:]
                 while rest:
                     count = os.pwrite(file, rest, self._offset + written)
@@ -137,7 +140,7 @@ class PartWriter:
 
 
 def move(source: Path, blob: Path) -> None:
-    """Makes `source` the blob, durably: by rename, or by a copy from another file system."""
+    """Moves `source` to `blob`, durably: by a rename, or by a copy if it is on another file system."""
     with no_room():
         blob.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -154,7 +157,7 @@ def move(source: Path, blob: Path) -> None:
 
 @contextlib.contextmanager
 def no_room() -> Iterator[None]:
-    """Turns the system's ways of saying so into StorageFull."""
+    """Translates the system's errors for a full disk into StorageFullError."""
     try:
         yield
     except OSError as error:
@@ -164,7 +167,7 @@ def no_room() -> Iterator[None]:
 
 
 def _copy(source: Path, blob: Path) -> None:
-    partial = blob.with_name(f".{blob.name}.partial")  # no key has a segment that starts with a dot
+    partial = blob.with_name(f".{blob.name}.partial")  # never a key: their segments do not start with a dot
     try:
         private_files.touch(partial)
         shutil.copyfile(source, partial)

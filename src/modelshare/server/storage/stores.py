@@ -1,4 +1,4 @@
-"""The store that the settings name: the scheme of its URL is the name of a plug-in."""
+"""Opens the configured store: the scheme of its URL is the name of a plug-in."""
 
 import time
 from collections.abc import Callable
@@ -21,18 +21,18 @@ class StorageContext:
     """What a store may need besides its URL."""
 
     data_dir: Path
-    """The platform's folder; `data_dir / "scratch"` is for copies."""
+    """The platform's data folder; use `data_dir / "scratch"` for temporary copies."""
     secret: bytes
-    """Signs links that the platform itself answers."""
+    """Signs download links that the platform itself serves."""
     clock: Callable[[], float]
-    """Unix seconds, by which signed links expire."""
+    """Returns Unix seconds; decides when signed links expire."""
 
 
 class StorageType(Protocol):
-    """What an entry point of `modelshare.storages` names. See docs/plugins.md."""
+    """The signature of an entry point of `modelshare.storages`. See docs/plugins.md."""
 
     def __call__(self, url: str, context: StorageContext) -> BlobStore:
-        """Raises StorageSettingError for a URL that names no store."""
+        """Raises StorageSettingError for an invalid URL."""
         ...
 
 
@@ -45,7 +45,7 @@ class Stores(Protocol):
 
 
 def open_store(url: str | None, *, data_dir: Path, secret: bytes, clock: Callable[[], float] = time.time) -> BlobStore:
-    """`url`: None for a folder in `data_dir`. Raises StorageSettingError."""
+    """Opens the store at `url`, or in a folder in `data_dir` if that is None. Raises StorageSettingError."""
     scheme, _, rest = (url or "file:").partition(":")
     found = plugins.find(GROUP)
     if scheme not in found or (url is not None and not rest.startswith("//")):

@@ -1,4 +1,4 @@
-"""Bytes that nobody needs any more: noted in the transaction that lets go of them, deleted by a job afterwards."""
+"""Garbage collection: unneeded bytes are recorded in the transaction that drops them; a job deletes them afterwards."""
 
 import uuid
 from collections.abc import Collection, Iterable
@@ -19,11 +19,11 @@ log = structlog.get_logger()
 
 _BATCH = 500
 COLLECT = "registry.collect"
-"""The job that deletes; its subject is the project's id."""
+"""The job that deletes garbage; its subject is the project's ID."""
 
 
 async def release(session: AsyncSession, project_id: str, version_ids: Collection[uuid.UUID], *, now: int) -> None:
-    """Lets go of what these versions hold; call it, under the model's lock, in the transaction that deletes them."""
+    """Discards the bytes of these versions. Call it in the transaction that deletes them, with the model locked."""
     for upload in await queries.sessions_of(session, version_ids):
         if upload.state == UploadState.OPEN:
             upload.state = UploadState.CANCELLED
@@ -31,9 +31,10 @@ async def release(session: AsyncSession, project_id: str, version_ids: Collectio
     await collect_later(session, project_id, now=now)
 
 
-async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
-    """Turns blobs that nobody has any more into garbage, so that they count no more: the project is locked. So many
-    were found; call it again until there are none.
+async def discard_unused(session: AsyncSession, project_id: str) -> int:
+    """Turns unused blobs of a locked project into garbage, which does not count against its quota.
+
+    Returns the number of blobs; call it until that is 0.
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
     for row in rows:
@@ -44,13 +45,13 @@ async def let_go_of_unused(session: AsyncSession, project_id: str) -> int:
 
 
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
-    """Lets go of what a session brought, unless that has become blobs, and of the blobs that it reused."""
+    """Discards what a session uploaded, unless it was turned into blobs, and releases the blobs that it reused."""
     found = await queries.delete_staged_files(session, upload.id)
     await discard(session, upload, [prefix(upload.project_id, upload.id)] if found else [], now=now)
 
 
 async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
-    """Has these bytes, which came by the session, deleted once this transaction is committed.
+    """Deletes these bytes, which the session uploaded, once this transaction is committed.
 
     A key that ends in `/` means everything below it.
     """
@@ -59,40 +60,40 @@ async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str],
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
-    """Has the project's garbage deleted once this transaction is committed, and blobs that no version refers to."""
+    """Enqueues the deletion of the project's garbage and unused blobs, once this transaction is committed."""
     await enqueue(session, COLLECT, project_id, now=now)
 
 
 async def collect(platform: Platform, lease: Lease) -> None:
-    """Turns the project's unused blobs into garbage, then deletes its garbage: the bytes first, then the note.
+    """Turns the project's unused blobs into garbage, then deletes its garbage: first the bytes, then the row.
 
-    What cannot be deleted keeps nothing else; its error is raised in the end, so that the job is run again.
+    An error does not prevent other deletions; the last one is raised at the end, so that the job is retried.
     """
     project_id = lease.subject
-    while await _discard_unused(platform, project_id):
+    while await _discard_batch(platform, project_id):
         continue
     failed: Exception | None = None
     after = uuid.UUID(int=0)
     while rows := await _garbage(platform, project_id, after):
-        gone = []
+        deleted = []
         for row in rows:
             try:
                 await _delete(await platform.stores.get(row.storage), row.key)
-                gone.append(row.id)
+                deleted.append(row.id)
             except (StorageError, OSError) as error:
                 log.warning("cannot delete from the storage", key=row.key, error=str(error))
                 failed = error
         async with platform.database.write() as session:
-            await queries.delete_garbage(session, gone)
+            await queries.delete_garbage(session, deleted)
         after = rows[-1].id
     if failed is not None:
         raise failed
 
 
-async def _discard_unused(platform: Platform, project_id: str) -> int:
+async def _discard_batch(platform: Platform, project_id: str) -> int:
     async with platform.database.write() as session:
         await queries.lock_project(session, project_id)
-        return await let_go_of_unused(session, project_id)
+        return await discard_unused(session, project_id)
 
 
 async def _garbage(platform: Platform, project_id: str, after: uuid.UUID) -> list[GarbageRow]:

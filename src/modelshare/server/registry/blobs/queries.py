@@ -1,4 +1,4 @@
-"""Every select on what a project stores."""
+"""All queries for blobs and garbage of a project."""
 
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,14 +17,14 @@ from modelshare.server.storage.stores import PLATFORM
 
 Value = TypeVar("Value")
 _MAX_PARAMETERS = 5_000
-"""In one statement; SQLite takes 32,766 and PostgreSQL's protocol 65,535."""
+"""Per statement; SQLite allows 32,766 and PostgreSQL's protocol 65,535."""
 
 
 async def lock_project(session: AsyncSession, project_id: str) -> ProjectRow:
-    """Locks what the project stores for the transaction.
+    """Locks the project's blobs for the transaction.
 
-    Who takes up a stored blob for a version and who lets unused ones go holds this lock, so that a blob never goes
-    while it is being taken up. It comes before the model's.
+    Both reusing a stored blob and discarding unused ones require this lock, so that a blob is never discarded while a
+    version starts to use it. Take it before the model's lock.
     """
     return (await session.scalars(for_update(select(ProjectRow).where(ProjectRow.id == project_id)))).one()
 
@@ -34,9 +34,9 @@ async def project(session: AsyncSession, project_id: str) -> ProjectRow:
 
 
 async def stored_bytes(session: AsyncSession, project_id: str) -> int:
-    """Bytes of the project's blobs on the platform's storage, and those that sessions hold there or may still bring.
+    """Bytes on the platform's storage: of its blobs, and of files of open uploads, sent or not.
 
-    What lies in a storage of the project's own does not count against its quota.
+    Bytes in a storage of the project's own do not count against its quota.
     """
     of_project = select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id)
     blobs = await session.scalar(of_project.where(BlobRow.storage == PLATFORM))
@@ -47,7 +47,7 @@ async def stored_bytes(session: AsyncSession, project_id: str) -> int:
 async def stored_blobs(
     session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
 ) -> dict[str, BlobRow]:
-    """Those of the digests that the project has in this storage."""
+    """The project's blobs in this storage with these digests, by digest."""
     found: dict[str, BlobRow] = {}
     for batch in _batches(sorted(set(digests))):
         statement = scoped_to(BlobRow, project_id).where(BlobRow.storage == storage, BlobRow.sha256.in_(batch))
@@ -56,14 +56,14 @@ async def stored_blobs(
 
 
 async def prove(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str], at: int) -> None:
-    """Notes that these blobs were read at this time, and have these digests."""
+    """Stores that these blobs were read and verified at this time."""
     for batch in _batches(sorted(set(digests))):
         this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
         await session.execute(update(any_tenant(BlobRow)).where(*this).values(proven_at=at))
 
 
 async def stored_sizes(session: AsyncSession, project_id: str, storage: str, sizes: Iterable[int]) -> set[int]:
-    """Those of the sizes that some blob of the project has in this storage."""
+    """Those of the sizes that a blob of the project has in this storage."""
     found: set[int] = set()
     for batch in _batches(sorted(set(sizes))):
         statement = select(BlobRow.size).where(BlobRow.project_id == project_id, BlobRow.size.in_(batch)).distinct()
@@ -72,7 +72,7 @@ async def stored_sizes(session: AsyncSession, project_id: str, storage: str, siz
 
 
 async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
-    """Those that no version has and no session takes up."""
+    """Blobs that no version has and no session reuses."""
     in_version = (
         exists()
         .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
@@ -82,7 +82,7 @@ async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> li
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
-    """Bytes of blobs on the platform's storage that this version has and no other version or session."""
+    """Bytes of blobs on the platform's storage that only this version has."""
     other = aliased(FileRow)
     in_this = exists().where(
         FileRow.version_id == version_id, FileRow.storage == PLATFORM, FileRow.sha256 == BlobRow.sha256
@@ -99,7 +99,7 @@ async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid
 
 
 async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
-    """Bytes that a session brings to the platform's storage for this version and that are not blobs yet."""
+    """Bytes of the version's upload to the platform's storage that are not blobs yet."""
     return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
 
 
@@ -108,20 +108,20 @@ async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID])
 
 
 async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
-    """By id."""
+    """Ordered by ID."""
     statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
     return list(await session.scalars(statement.limit(limit)))
 
 
 async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
-    """Projects whose garbage no `job` is about to collect, in the order in which their jobs are written."""
+    """Projects with garbage but no pending `job`, ordered by ID, so that jobs are always inserted in the same order."""
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
     statement = select(any_tenant(GarbageRow).project_id).where(~pending).distinct()
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
 def _in_session() -> ColumnElement[bool]:
-    """Whether a session takes the blob up."""
+    """Whether a session reuses the blob."""
     return (
         exists()
         .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
@@ -146,9 +146,9 @@ def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
 
 
 async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> bool:
-    """Forgets what a session brought; whether that was anything."""
-    there = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
-    return (await session.scalars(there)).first() is not None
+    """Deletes the files of a session; False if it had none."""
+    statement = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
+    return (await session.scalars(statement)).first() is not None
 
 
 async def delete_garbage(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:

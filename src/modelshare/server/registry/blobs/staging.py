@@ -1,4 +1,4 @@
-"""Where the bytes of an upload session lie until they are blobs (and, under the same key, afterwards)."""
+"""Storage keys of the files of an upload session. The keys do not change when the files become blobs."""
 
 import uuid
 
@@ -7,20 +7,20 @@ from modelshare.server.storage.base import Multipart
 
 
 def prefix(project_id: str, upload_id: uuid.UUID) -> str:
-    """Below it lies all that came by one session."""
+    """Common prefix of all files of a session."""
     return f"{project_id}/{upload_id.hex}/"
 
 
 def file_key(project_id: str, upload_id: uuid.UUID, n: int) -> str:
-    """Where file `n` of a session lies."""
+    """The key of file `n` of a session."""
     return f"{prefix(project_id, upload_id)}{n}"
 
 
 def unpacked_key(project_id: str, upload_id: uuid.UUID, n: int) -> str:
-    """Where file `n` of a session's archive lies."""
+    """The key of file `n` in a session's archive."""
     return f"{prefix(project_id, upload_id)}unpacked/{n}"
 
 
 def multipart_of(upload: UploadRow, file: UploadFileRow) -> Multipart:
-    """The storage's upload of this file; its id is empty where the storage was not asked yet."""
+    """The storage's upload of this file; its ID is empty until the upload is opened."""
     return Multipart(file.key, file.multipart_id, file.size, upload.part_size)

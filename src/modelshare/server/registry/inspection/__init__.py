@@ -1,4 +1,4 @@
-"""What a model is, read from its files: bounds-checked, without running, unpickling or fully loading anything.
+"""Reads facts about a model from its files: bounds-checked, without running, unpickling or fully loading anything.
 
 Everything here is synchronous and may take a second on a large header: call it from a thread or a child process.
 """

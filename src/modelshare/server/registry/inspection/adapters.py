@@ -1,4 +1,4 @@
-"""Adapters, which change a base model and are none themselves: how they are told, and which base they name."""
+"""Adapters, which modify a base model and are not models themselves: how to recognize them and find their base."""
 
 import posixpath
 import re
@@ -27,7 +27,7 @@ _PEFT_PREFIX = "base_model.model."
 
 
 def is_adapter(path: str, names: Collection[str], beside: Collection[str]) -> bool:
-    """Of the safetensors file `path`, by its tensors and by what lies beside it.
+    """Whether the safetensors file `path` is an adapter, by its tensors and the files `beside` it.
 
     Some whole models have adapters built in: so all tensors must be such, or lie in what PEFT puts around a model.
     """
@@ -40,7 +40,7 @@ def is_adapter(path: str, names: Collection[str], beside: Collection[str]) -> bo
 
 
 def base_of(path: str, files: Mapping[str, RangeReader]) -> str | None:
-    """The base model that the adapter in `path` names; None where it names none that can be shown."""
+    """The base model of the adapter in `path`; None if it names none, or no printable one."""
     config = posixpath.join(posixpath.dirname(path), ADAPTER_CONFIG)
     if config not in files:
         return None
@@ -51,7 +51,7 @@ def base_of(path: str, files: Mapping[str, RangeReader]) -> str | None:
 
 
 def base_of_gguf(header: Header) -> str | None:
-    """Likewise, of an adapter in GGUF."""
+    """Like `base_of`, for an adapter in GGUF."""
     address = plain_text(header.text("general.base_model.0.repo_url"))
     organization = plain_text(header.text("general.base_model.0.organization"))
     name = plain_text(header.text("general.base_model.0.name"))

@@ -1,4 +1,4 @@
-"""The models among the files of a version, and the rule which of them is opened."""
+"""The models among the files of a version, and the order in which they are preferred."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ class Candidate:
     weights: tuple[str, ...]
     index: str | None = None
     has_config: bool = False
-    """Whether a config.json says what the weights are, as safetensors need it."""
+    """Whether it has a config.json, which safetensors need."""
     facts: Callable[[], Facts]
     """Raises `Refused`."""
     is_variant: bool = False
-    """Whether it is another form of the model that its folder holds."""
+    """Whether it is a variant of the model in its folder, for example in half precision."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -28,8 +28,8 @@ class Candidate:
 
 
 def order(candidate: Candidate) -> tuple[object, ...]:
-    """Which goes first: safetensors with a config.json, then GGUF, then other safetensors; the fewest folders deep; by
-    name, folder after folder, and in one folder its plain form.
+    """Sort key: safetensors with a config.json, then GGUF, then other safetensors; then fewest folders deep; then by
+    folder, and within a folder the plain form before variants.
     """
     kind = 1 if candidate.format is Format.GGUF else 0 if candidate.has_config else 2
     *folders, name = candidate.weights[0].split("/")

@@ -1,4 +1,4 @@
-"""The model card: README.md with its front matter, of which at least as much is read as the Hugging Face Hub reads."""
+"""Reads the model card: README.md with its front matter, in all forms that the Hugging Face Hub accepts, and more."""
 
 import functools
 import posixpath
@@ -40,15 +40,16 @@ class ModelCard:
     warnings: tuple[str, ...] = ()
 
     def or_else(self, other: "ModelCard") -> "ModelCard":
-        """This card, and the other one where it is silent."""
+        """This card, with empty fields taken from the other one."""
         mine = {name: value for name in self.__slots__ if (value := getattr(self, name))}
         return replace(other, **mine | {"warnings": self.warnings + other.warnings})
 
 
 def find_card(files: Mapping[str, RangeReader], root: str = "") -> ModelCard:
-    """The card at the top, filled up from the one in `root`, the model's folder; without either, the only one there is.
+    """The card in the top folder, completed from the one in `root`, the model's folder; without either, the only other
+    one.
 
-    Its name is README.md in whatever case.
+    Its name is README.md, ignoring case.
     """
     paths = sorted(path for path in files if posixpath.basename(path).lower() == "readme.md")
     near = sorted((path for path in paths if posixpath.dirname(path) in {"", root}), key=posixpath.dirname)
@@ -57,7 +58,7 @@ def find_card(files: Mapping[str, RangeReader], root: str = "") -> ModelCard:
 
 
 def read_card(name: str, reader: RangeReader) -> ModelCard:
-    """The card in `name`; whatever is wrong with it becomes a warning, for a card is prose and stops no engine."""
+    """Reads the card in `name`. Errors become warnings, since engines do not need the card."""
     text, odd = read_text(reader, _MAX_FILE_BYTES)
     name = printable(name)
     card = front_matter.split(plain_lines(text))
@@ -86,19 +87,19 @@ def read_card(name: str, reader: RangeReader) -> ModelCard:
 
 
 def _by_lower_case(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys as the Hub spells them, those that are written so going first."""
+    """The fields with keys in lower case, as the Hub spells them; a key that already is takes precedence."""
     known = {str(key).lower(): value for key, value in fields.items()} | dict(fields)
     known.setdefault("license", known.get("licence"))
     return known
 
 
 def _is_unreadable(value: object) -> bool:
-    """Whether something is stated of which nothing can be shown."""
+    """Whether the field has a value, but none that can be shown."""
     return bool(value) and not plain_texts(value)
 
 
 def _license(fields: Mapping[str, Any]) -> str | None:
-    """The licence's identifier; where that is `other`, the name its owner gives it."""
+    """The licence's identifier, or the licence's name if that is `other`."""
     stated = ", ".join(plain_texts(fields.get("license"))) or None
     return (plain_text(fields.get("license_name")) or stated) if stated == "other" else stated
 
@@ -112,7 +113,7 @@ def _description(body: str) -> str | None:
 
 
 def _paragraphs(body: str) -> Iterator[str]:
-    """Runs of lines of plain prose, outside of code blocks."""
+    """Paragraphs of plain prose, outside of code blocks."""
     lines: list[str] = []
     fenced = False
     for line in body.split("\n"):

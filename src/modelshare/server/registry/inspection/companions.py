@@ -1,4 +1,4 @@
-"""What lies beside a model and is none itself, told by what the files state and by the tensors that they hold."""
+"""Recognizes companions: files beside a model that are not models themselves, by their metadata and tensors."""
 
 import posixpath
 import re
@@ -18,7 +18,7 @@ _BY_ARCHITECTURE = {
 }
 _CONTROL_VECTOR = re.compile(r"direction\.\d+")
 _PROJECTOR = re.compile(r"(v|a|mm|resampler)\.")
-# Names that tools give to files; they decide only where the content cannot be read.
+# File names that tools use; considered only if the content cannot be read.
 _BY_NAME = {
     "imatrix": Role.IMATRIX,
     "mmproj": Role.PROJECTOR,
@@ -26,7 +26,7 @@ _BY_NAME = {
     "lora": Role.ADAPTER,
     "adapter": Role.ADAPTER,
 }
-# Weights in forms that no engine here reads
+# Weights in formats that no engine here reads
 _OTHER_FORMS = (".onnx", ".onnx_data", ".h5", ".msgpack", ".ot", ".tflite")
 _SHOWN = 3
 
@@ -64,7 +64,7 @@ def _role_of_all(names: Sequence[str]) -> Role | None:
 
 
 def role_by_name(path: str) -> Role | None:
-    """Of a file that cannot be read."""
+    """The role of a file that cannot be read."""
     words = re.split(r"[^a-z]+", posixpath.basename(path).lower())
     return next((role for word, role in _BY_NAME.items() if word in words), None)
 
@@ -75,13 +75,13 @@ def role_of_safetensors(path: str, names: Collection[str], beside: Collection[st
 
 
 def is_of_other_form(path: str, beside: Collection[str]) -> bool:
-    """Whether it holds weights that no engine here reads: OpenVINO keeps them in NAME.bin beside NAME.xml."""
+    """Whether it has weights in a format that no engine here reads. OpenVINO keeps them in NAME.bin beside NAME.xml."""
     stem, extension = posixpath.splitext(path)
     return extension.lower() in _OTHER_FORMS or (extension == ".bin" and f"{stem}.xml" in beside)
 
 
 def notes(companions: Mapping[str, Role]) -> list[str]:
-    """A sentence for each kind of companion, which names them; alternatives are told of elsewhere."""
+    """A sentence for each kind of companion, with their names; alternatives are reported elsewhere."""
     found = []
     for role, words in _WORDS.items():
         paths = sorted(path for path, its in companions.items() if its is role)
@@ -92,7 +92,7 @@ def notes(companions: Mapping[str, Role]) -> list[str]:
 
 
 def alone(path: str, role: Role, base: str | None = None) -> ModelRejectedError:
-    """The refusal of a version that has nothing but companions. `base`: the model that an adapter is for."""
+    """The error for a version that contains only companions. `base`: the base model of an adapter."""
     remedy = _REMEDIES.get(role, "push it together with the model that it belongs to")
     if role is Role.VOCABULARY:
         return ModelRejectedError(f"{printable(path)} contains no tensors (a vocabulary only); {remedy}.")

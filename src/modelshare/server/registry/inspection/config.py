@@ -1,4 +1,4 @@
-"""config.json, as Transformers writes it."""
+"""Reads config.json, as Transformers writes it."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Config:
 
 
 def read_config(name: str, reader: RangeReader) -> Config:
-    """What config.json states; a missing or odd value is None. Raises `Refused` for what no loader takes."""
+    """Reads config.json; a missing or invalid value is None. Raises ModelRejectedError for what no loader accepts."""
     config = read_object(name, reader)
     parts = list(_parts(config))
     _check_types(name, config, parts)
@@ -67,8 +67,9 @@ def read_config(name: str, reader: RangeReader) -> Config:
 
 
 def declared_weights(name: str, reader: RangeReader) -> str:
-    """The file of weights, or index of them, that Transformers opens in place of the usual one; empty where none is
-    named, or where the config.json cannot be read, which is told of the model that is described.
+    """The weights file, or index, that Transformers opens instead of the usual one; empty if there is none.
+
+    Also empty if config.json cannot be read, which is reported with the facts of the described model.
     """
     try:
         return plain_text(read_object(name, reader).get("transformers_weights"), 1024) or ""
@@ -78,14 +79,14 @@ def declared_weights(name: str, reader: RangeReader) -> str:
 
 def _check_types(name: str, config: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> None:
     if not isinstance(config.get("model_type"), str | None):
-        raise _unfit(name, "model_type", config["model_type"], "a text")
+        raise _invalid(name, "model_type", config["model_type"], "a text")
     for part in parts:
         for key in _SIZE_KEYS:
             if not _is_size(part.get(key)):
-                raise _unfit(name, key, part[key], "a whole number")
+                raise _invalid(name, key, part[key], "a whole number")
         for key in _CONTEXT_KEYS:
             if not _is_context(key, part.get(key)):
-                raise _unfit(name, key, part[key], "a whole number")
+                raise _invalid(name, key, part[key], "a whole number")
 
 
 def _is_context(key: str, value: object) -> bool:
@@ -101,7 +102,7 @@ def _is_size(value: object) -> bool:
     return not isinstance(value, bool) and (value == 0 or positive_integer(value) is not None)
 
 
-def _unfit(name: str, key: str, value: object, wanted: str) -> ModelRejectedError:
+def _invalid(name: str, key: str, value: object, wanted: str) -> ModelRejectedError:
     return ModelRejectedError(
         f"{printable(name)} sets {key} to {printable(json.dumps(value))}, but loaders need {wanted}; correct it and "
         "push again."
@@ -109,7 +110,7 @@ def _unfit(name: str, key: str, value: object, wanted: str) -> ModelRejectedErro
 
 
 def _oddities(name: str, parts: list[Mapping[str, Any]]) -> Iterator[str]:
-    """What some loaders take and others do not."""
+    """Warnings about values that only some loaders accept."""
     for part in parts:
         if part.get("quantization_config") and not isinstance(part["quantization_config"], dict):
             yield f"{name} has a quantization_config that is not an object; ignored here, and rejected by some engines."

@@ -1,6 +1,6 @@
-"""Inspection of a version as a whole: which of its files are the model, however they are stored, and its facts.
+"""Inspects a version as a whole: which of its files make up the model, in any format, and its facts.
 
-This is decided here and nowhere else: engines open exactly the `weights` that the facts name.
+Only this module decides it: engines open exactly the `weights` in the facts.
 """
 
 import posixpath
@@ -29,18 +29,19 @@ _NO_WEIGHTS = (
 
 
 def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, file: str | None = None) -> Facts:
-    """The facts of the model that `files` hold; of several, the one that `file` is part of, or else the first by
-    `candidates.order`. Raises `Refused` for content that must not be shared.
+    """The facts about the model in `files`; if there are several, the one that `file` is part of, or else the first by
+    `candidates.order`. Raises ModelRejectedError for content that cannot be published.
 
-    Every weight file's header is read. A damaged one is refused where it is part of that model, and of GGUF wherever
-    it says that it is a model.
+    Reads the header of every weights file. A damaged one is an error if it is part of the model, and in GGUF also if
+    its
+    metadata say that it is a model.
     """
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)
     card = find_card(files)
     models, companions, damaged = _models(files, pickles, card)
     described = _described((models if file is None else _with_first(models, file))[:MAX_CHOICES])
-    if file is None:  # one that an engine can serve goes before one that none can
+    if file is None:  # prefer a model that an engine can serve
         described.sort(key=lambda each: each[1].task is Task.OTHER)
     (candidate, facts), *others = described
     alternatives = [(each, its) for each, its in others if _can_be_chosen(each, its)]
@@ -53,7 +54,7 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
         else (),
         warnings=(
             *facts.warnings,
-            *_told(facts, len(alternatives)),
+            *_notes(facts, len(alternatives)),
             *notes(companions),
             *(refused.reason for path, refused in damaged.items() if path in companions),
         ),
@@ -64,8 +65,8 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
 def _models(
     files: Mapping[str, RangeReader], pickles: Sequence[str], card: ModelCard
 ) -> tuple[list[Candidate], dict[str, Role], Mapping[str, ModelRejectedError]]:
-    """What could be run, the first choice first, never nothing; what the other weight files are; and of these in
-    safetensors, which are damaged.
+    """Returns the models (at least one, preferred ones first), the roles of other weights files, and errors of damaged
+    safetensors files.
     """
     models, companions, damaged = read_safetensors(files, _ending(files, safetensors.EXTENSION), card.pipeline_tag)
     adapter = next(iter(companions), None)
@@ -92,7 +93,7 @@ def _with_first(models: Sequence[Candidate], file: str) -> list[Candidate]:
 
 
 def _described(models: Sequence[Candidate]) -> list[tuple[Candidate, Facts]]:
-    """Each with its facts. The first is judged; another that cannot be described is no choice."""
+    """The models with their facts. Raises errors of the first model; drops others that have errors."""
     found = [(models[0], models[0].facts())]
     for each in models[1:]:
         try:
@@ -105,7 +106,7 @@ def _described(models: Sequence[Candidate]) -> list[tuple[Candidate, Facts]]:
 def _beside(
     files: Mapping[str, RangeReader], chosen: Candidate, alternatives: Sequence[Candidate], pickles: Sequence[str]
 ) -> dict[str, Role]:
-    """What else engines could take for weights, or for a sign of them."""
+    """Other files that engines could mistake for weights, or for evidence of weights."""
     roles = {}
     for path in files:
         name = path.lower()
@@ -141,7 +142,7 @@ def _choice(facts: Facts, files: Mapping[str, RangeReader]) -> Choice:
     )
 
 
-def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
+def _notes(facts: Facts, alternatives: int) -> tuple[str, ...]:
     if not alternatives:
         return ()
     return (
@@ -151,7 +152,7 @@ def _told(facts: Facts, alternatives: int) -> tuple[str, ...]:
 
 
 def _with_card(facts: Facts, card: ModelCard) -> Facts:
-    """`facts` with what the card says, which goes before what a weight file says about itself."""
+    """`facts` with the fields of the card, which take precedence over the metadata of weights files."""
     return replace(
         facts,
         license=card.license or facts.license,

@@ -1,4 +1,4 @@
-"""What the files of an embedding model declare, as far as its publisher is to know it at the push."""
+"""Checks the declarations of an embedding model, to warn its publisher at the push."""
 
 from collections.abc import Mapping
 
@@ -19,7 +19,7 @@ def model_files(files: Mapping[str, RangeReader], root: str = "") -> ModelFiles:
 
 
 def embedder_of(files: Mapping[str, RangeReader], root: str = "") -> Embedder | None:
-    """None for a model that is not of sentence-transformers. Raises `Refused` where declarations are lost."""
+    """None if it is not a model of sentence-transformers. Raises ModelRejectedError if declared files are missing."""
     try:
         return read_embedder(model_files(files, root))
     except UnreadableError as error:
@@ -27,7 +27,7 @@ def embedder_of(files: Mapping[str, RangeReader], root: str = "") -> Embedder | 
 
 
 def embedder_warnings(embedder: Embedder | None, task: Task, architecture: str | None) -> tuple[str, ...]:
-    """What will keep agents from serving it, and what callers have to add themselves."""
+    """Warnings about what prevents agents from serving it, and what callers have to add themselves."""
     if task is not Task.EMBEDDING:
         return ()
     obstacle = embedder.obstacle if embedder else None

@@ -1,4 +1,4 @@
-"""What inspection finds out about a model."""
+"""The result of inspecting a model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Format(StrEnum):
 
 
 class Task(StrEnum):
-    """What an endpoint of the model can be asked for."""
+    """What an endpoint of the model can do."""
 
     CHAT = "chat"
     COMPLETION = "completion"
@@ -24,25 +24,25 @@ class Task(StrEnum):
 
 
 class Role(StrEnum):
-    """What a file is that holds tensors and is not among the weights that are opened."""
+    """The role of a file that contains tensors but is not among the weights to open."""
 
     ALTERNATIVE = "alternative"
-    """Of another model of the version, such as another quantization, which an endpoint may choose."""
+    """Part of another model in the version, such as another quantization, which an endpoint may choose."""
     ADAPTER = "adapter"
     PROJECTOR = "projector"
     IMATRIX = "imatrix"
-    """A calibration matrix, by which a model was quantized."""
+    """A calibration matrix that was used to quantize a model."""
     VOCABULARY = "vocabulary"
     CONTROL_VECTOR = "control vector"
     INDEX = "index"
-    """Of shards that are not opened."""
+    """An index of shards that are not opened."""
     OTHER = "other"
-    """Other weights, which no engine here opens by themselves."""
+    """Other weights, which no engine here can open on their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A model among the files of a version: what an engine opens, and what it is told of it."""
+    """A model among the files of a version: the files to open, and the facts sent to agents."""
 
     file: str  # names the choice: the first of `weights`
     root: str
@@ -92,8 +92,7 @@ class Facts:
         return fields
 
     def for_manifest(self) -> dict[str, Any]:
-        """The part that never changes: without prose, which its owner may edit, and without the licence, which the
-        manifest states itself.
-        """
+        """The immutable part: without texts, which the owner may edit, and the licence, a field of the manifest
+        itself."""
         editable = {"card", "description", "warnings", "license"}
         return {name: value for name, value in self.to_dict().items() if name not in editable}

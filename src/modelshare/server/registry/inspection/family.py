@@ -1,4 +1,4 @@
-"""Names of architectures: which family a model belongs to, and what GGUF's own names are called elsewhere."""
+"""Names of architectures: the family of a model, and the names in Transformers of GGUF architectures."""
 
 import re
 
@@ -160,5 +160,5 @@ def family_of(model_type: str | None) -> str | None:
 
 
 def architecture_of_gguf(name: str) -> str:
-    """`LlamaForCausalLM` for `llama`; a name with no known counterpart stays as it is."""
+    """`LlamaForCausalLM` for `llama`; an unknown name is returned unchanged."""
     return _GGUF_ARCHITECTURES.get(name, name)

@@ -1,4 +1,4 @@
-"""The front matter of a model card: found wherever people and tools put it, and kept out of the prose.
+"""Separates the front matter of a model card from its text, wherever people and tools put it.
 
 The Hugging Face Hub reads YAML between two lines of `---` at the start, after blank lines at most. Read here as well:
 after comments, without its end or its beginning, within a fence or a comment, below a title, twice, and as TOML.
@@ -16,12 +16,12 @@ import yaml
 CORE_KEYS: Final = frozenset(
     {"license", "licence", "tags", "language", "datasets", "base_model", "pipeline_tag", "library_name"}
 )
-"""By any of these a mapping is known as front matter where it does not stand at the start."""
+"""A mapping with one of these keys is front matter even if it is not at the start."""
 KEYS: Final = CORE_KEYS | {
     *("license_name", "license_link", "languages", "metrics", "model-index", "model_name", "base_model_relation"),
     *("widget", "inference", "thumbnail", "new_version", "co2_eq_emissions", "quantized_by", "extra_gated_prompt"),
 }
-"""By any of these a line is none of prose."""
+"""A line with one of these keys is not prose."""
 _MAX_LENGTH = 256 << 10  # characters; cards with evaluation tables reach 150,000
 _MAX_MARKS = 30_000  # of YAML; each costs the loader up to 20 microseconds
 _MARKS = "\n,:?[{&*!"
@@ -51,13 +51,13 @@ _KEY = re.compile(r"[\"']?([A-Za-z_][\w-]*)[\"']?[ \t]*:(?:\s|$)")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A card's text, taken apart."""
+    """The parts of a card."""
 
     fields: dict[str, Any]
-    """Texts, lists and mappings of texts."""
+    """Strings, and lists and mappings of them."""
     body: str
     problems: tuple[str, ...]
-    """What is wrong with it: ends of sentences that begin with "The front matter of README.md"."""
+    """Problems, each the end of a sentence that starts with "The front matter of README.md"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class _Block:
     content: str
     rest: str
     fields: dict[str, Any] | None
-    """None: it cannot be read."""
+    """None: invalid."""
     problems: list[str] = field(default_factory=list)
 
 
 def split(text: str) -> Split:
-    """Of a text whose lines end in a newline alone. Where several blocks say the same, the first one counts."""
+    """Splits a text whose lines end in a single newline. If several blocks have the same key, the first one counts."""
     fields: dict[str, Any] = {}
     problems: list[str] = []
     found = 0
@@ -90,7 +90,7 @@ def split(text: str) -> Split:
 
 
 def is_line_of(line: str) -> bool:
-    """Whether a line of prose is one of front matter that was not found as such."""
+    """Whether a line of the text looks like front matter that was not recognized."""
     key = _KEY.match(line)
     return key is not None and key[1] in KEYS
 
@@ -100,7 +100,7 @@ def without_comments(text: str) -> str:
 
 
 def _leading(text: str, *, first: bool) -> _Block | None:
-    """The block that `text` begins with, after blanks and comments."""
+    """The block at the start of `text`, after blank lines and comments."""
     at = _after_blank(text, 0)
     comments = 0
     while (comment := _COMMENT.match(text, at)) is not None:
@@ -118,12 +118,12 @@ def _after_blank(text: str, at: int) -> int:
 
 
 def _block(text: str, *, first: bool, in_fence: bool = False) -> _Block | None:
-    """The block that begins here. One that is not the `first` thing of a card has to look like front matter."""
+    """The block that begins here. Unless it is the `first` content of the card, it must look like front matter."""
     if opening := _OPENING.match(text):
         between = _between(text, opening.end(), first=first and opening[0].strip() == "---")
         if between is not None and between.fields is not None:
             return between
-        unclosed = _unclosed(text[opening.end() :])  # what closes it may be a rule far below
+        unclosed = _unclosed(text[opening.end() :])  # its closing line may be a horizontal rule far below
         return unclosed if unclosed is not None and (between is None or unclosed.fields is not None) else between
     if text.startswith("+++"):
         return _toml(text)
@@ -157,7 +157,7 @@ def _unclosed(text: str) -> _Block | None:
 
 
 def _unopened(text: str) -> _Block | None:
-    """Lines of YAML without an opening line: with a closing one, or with two known keys at least."""
+    """Lines of YAML without an opening line, but with a closing line or at least two known keys."""
     if not is_line_of(text.partition("\n")[0]):
         return None
     content, rest = _run_of_yaml(text)
@@ -175,7 +175,7 @@ def _plain(content: str) -> _Block | None:
 
 
 def _run_of_yaml(text: str) -> tuple[str, str]:
-    """The lines of YAML that `text` begins with, and the rest. A blank line or a title ends them unless keys follow."""
+    """The lines of YAML at the start of `text`, and the rest. They end at a blank line or title unless keys follow."""
     lines = text.split("\n")
     kept, broken = 0, False
     for number, line in enumerate(lines, start=1):
@@ -188,7 +188,7 @@ def _run_of_yaml(text: str) -> tuple[str, str]:
 
 
 def _below(text: str) -> tuple[str, _Block] | None:
-    """A whole block further down, outside of fences, and the text before it."""
+    """A complete block further down, outside of code blocks, and the text before it."""
     fenced = [match.span() for match in _FENCED.finditer(text)]
     rules = (rule for rule in _RULE.finditer(text) if is_line_of(text[rule.end() : rule.end() + 80]))
     for rule in islice(rules, _MAX_TRIED):
@@ -238,7 +238,7 @@ def _read(content: str) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _parse(content: str) -> dict[str, Any]:
-    """YAML as texts, lists and mappings of texts.
+    """Parses YAML into strings, and lists and mappings of them.
 
     The base loader makes no other type, so that `language: no` stays Norwegian, runs no tag, and expands no merge key;
     an alias is a second reference, never a copy. The loader in C would overflow its stack on deep nesting.
@@ -258,7 +258,7 @@ def _parse(content: str) -> dict[str, Any]:
 
 
 def _attempts(content: str) -> Iterator[str]:
-    """As it is; and with the tabs replaced that people indent by, which YAML forbids."""
+    """The content unchanged, then with tabs in the indentation replaced, which YAML forbids."""
     yield content
     if "\t" in content:
         yield content.expandtabs(2)

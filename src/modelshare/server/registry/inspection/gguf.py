@@ -1,4 +1,4 @@
-"""Headers of GGUF files, versions 2 and 3, checked as llama.cpp and the `gguf` package check them.
+"""Reads headers of GGUF files, versions 2 and 3, with the checks of llama.cpp and the `gguf` package.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 Where this is stricter than both, docs/decisions/0024-checks-of-readers.md says why.
@@ -20,10 +20,10 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
-_MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME holds a zero byte too
+_MAX_TENSOR_NAME_BYTES = 63  # GGML_MAX_NAME includes a zero byte
 _MAX_KEY_BYTES = 65_535  # the format's limit
-# Real headers hold up to about 25 MiB (a vocabulary of 260,000 tokens and its merges), 1,000 keys and 10,000 tensors.
-# What they may hold bounds the time that they take: about a second at most.
+# Real headers have up to about 25 MiB (a vocabulary of 260,000 tokens and its merges), 1,000 keys and 10,000 tensors.
+# These limits also bound the time to read them: about a second at most.
 _MAX_HEADER_BYTES = 128 << 20
 _MAX_KEYS = 16_384
 _MAX_TENSORS = 65_536
@@ -39,7 +39,7 @@ _KEPT_KEYS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ArrayLength:
-    """What is kept of an array in the metadata."""
+    """The length of an array in the metadata, whose values are not kept."""
 
     length: int
 
@@ -75,17 +75,17 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A header as far as it can be read."""
+    """A header, or as much of it as is readable."""
 
     header: Header
     tensor_count: int | None
-    """How many it claims."""
+    """As stated in the file."""
     refused: ModelRejectedError | None
-    """Why it is not accepted: it must be whole, and every tensor in the file."""
+    """The error, unless the header is complete and all tensors are within the file."""
 
 
 def examine(name: str, reader: RangeReader) -> Examined:
-    """Reads the file's metadata and tensors, once."""
+    """Reads the file's metadata and list of tensors."""
     found = _HeaderReader(name, reader)
     try:
         _check_version(name, reader)
@@ -114,7 +114,7 @@ def _check_version(name: str, reader: RangeReader) -> None:
 
 
 class _HeaderReader:
-    """One pass over one header."""
+    """One pass over a header."""
 
     def __init__(self, name: str, reader: RangeReader) -> None:
         self._name = name
@@ -211,7 +211,7 @@ class _HeaderReader:
             if as_in_c in tensors:
                 raise self._damaged(f"the tensor {printable(as_in_c)} appears twice")
             tensors[as_in_c] = tensor
-            # llama.cpp loads tensors only where each starts at the first aligned byte after the one before
+            # llama.cpp requires that each tensor starts at the first aligned byte after the previous one
             if self._cursor.u64() != _aligned(data_end, alignment):
                 raise self._damaged(f"the tensor {printable(tensor.name)} leaves a gap or overlaps another")
             data_end = _aligned(data_end, alignment) + size
@@ -223,7 +223,7 @@ class _HeaderReader:
         return tuple(tensors.values())
 
     def _tensor_shape(self) -> tuple[Tensor, int]:
-        """The tensor described next, up to its offset, and its size in bytes."""
+        """The next tensor's description, up to its offset, and its size in bytes."""
         name = self._text("tensor name", _MAX_TENSOR_NAME_BYTES)
         self.names.append(name)
         dimension_count = self._cursor.u32()

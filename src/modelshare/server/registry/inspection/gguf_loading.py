@@ -1,4 +1,4 @@
-"""The types that llama.cpp demands of a model's metadata: it ends at the first value of another type."""
+"""The types that llama.cpp requires in a model's metadata: it aborts at the first value of another type."""
 
 import re
 from typing import Final
@@ -24,7 +24,7 @@ _TYPES: Final = {
 
 
 def check_types(path: str, header: Header) -> None:
-    """Raises `Refused` for the first key whose value is of a type that llama.cpp does not take there."""
+    """Raises ModelRejectedError for the first key whose value has a type that llama.cpp does not accept there."""
     prefix = f"{header.text('general.architecture')}."
     for key, found in header.types.items():
         general = f"ARCHITECTURE.{key.removeprefix(prefix)}" if key.startswith(prefix) else key

@@ -1,4 +1,4 @@
-"""Models in GGUF form: which files hold one, and its facts."""
+"""Finds models in GGUF format, and their facts."""
 
 import posixpath
 from collections import Counter
@@ -26,9 +26,10 @@ _NO_POOLING, _RANK_POOLING = 0, 4
 def read_gguf(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
 ) -> tuple[list[Candidate], dict[str, Role], ModelRejectedError | None]:
-    """The models among these files, in no order; what else they are; and why the first of those is no model.
+    """Returns the models among these files, in no particular order; the roles of the other files; and why the first of
+    those is not a model.
 
-    Raises `Refused` for a damaged file, unless what can be read of it shows that nobody would run it.
+    Raises ModelRejectedError for a damaged file, unless its readable part shows that it is not a model.
     """
     headers: dict[str, Header] = {}
     companions: dict[str, Role] = {}
@@ -52,7 +53,7 @@ def read_gguf(
 
 
 def _role(path: str, examined: gguf.Examined) -> Role | None:
-    """None for a model, or a part of one; raises for a damaged file that says it is one."""
+    """None for a model, or a part of one. Raises ModelRejectedError for a damaged file that claims to be one."""
     role = role_of_gguf(examined.header)
     if role is not None or examined.refused is None:
         return role
@@ -120,7 +121,7 @@ def _facts(root: str, weights: tuple[str, ...], headers: Mapping[str, Header], p
 
 
 def _no_context(file: str, model_type: str | None) -> str:
-    """GGUF files of programs for pictures and speech lack it, among others."""
+    """The error for a missing context length, which GGUF files of image and speech programs lack, for example."""
     return (
         f"No default engine can serve this model: {printable(file)} does not set {model_type}.context_length, which "
         "llama.cpp needs."

@@ -1,4 +1,4 @@
-"""GGUF models that come in several files: NAME-00001-of-00003.gguf, as llama-gguf-split writes them."""
+"""GGUF models split into several files, NAME-00001-of-00003.gguf, as llama-gguf-split writes them."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +10,12 @@ _SHARD = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})
 
 
 def is_part(path: str) -> bool:
-    """Whether it is named as one of several."""
+    """Whether its name is that of a part."""
     return _SHARD.fullmatch(path) is not None
 
 
 def group_shards(headers: Mapping[str, Header]) -> list[tuple[str, ...]]:
-    """The files of each model, sorted, in shard order; raises `Refused` for a model that lacks a part."""
+    """The files of each model, sorted, in order of parts. Raises ModelRejectedError if a part is missing."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     whole = []
     for path, header in headers.items():
@@ -31,7 +31,7 @@ def group_shards(headers: Mapping[str, Header]) -> list[tuple[str, ...]]:
 
 
 def _place_in_split(path: str, header: Header) -> tuple[int, int]:
-    """Part number from 1, and count of parts; the name and the metadata must agree, for llama.cpp asks both."""
+    """Part number from 1, and number of parts; name and metadata must agree, since llama.cpp checks both."""
     count = header.integer("split.count") or 1
     number = (header.integer("split.no") or 0) + 1
     shard = _SHARD.fullmatch(path)
@@ -53,7 +53,7 @@ def _complete(prefix: str, count: int, parts: Mapping[int, str]) -> tuple[str, .
 
 
 def _check_tensors(parts: Sequence[str], headers: Mapping[str, Header]) -> None:
-    """As llama.cpp: no tensor in two parts, and as many in all as the first part says."""
+    """Like llama.cpp: a tensor is in only one part, and the total is that stated in the first part."""
     names: set[str] = set()
     for path in parts:
         for tensor in headers[path].tensors:

@@ -1,4 +1,4 @@
-"""The numbers of the GGUF format, as ggml.h and llama.h of llama.cpp define them."""
+"""Constants of the GGUF format, from ggml.h and llama.h of llama.cpp."""
 
 import struct
 from enum import IntEnum

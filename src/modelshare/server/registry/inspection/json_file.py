@@ -1,4 +1,4 @@
-"""JSON from strangers, bounded before it is parsed and read as the loaders read it.
+"""Parses untrusted JSON, with limits checked before parsing, and in the way the loaders parse it.
 
 Transformers reads with Python's own `json`: UTF-8 without a byte order mark, NaN and Infinity are numbers, and the last
 of a repeated key counts.
@@ -22,7 +22,7 @@ Pairs = list[tuple[str, Any]]
 
 
 def read_object(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTES) -> dict[str, Any]:
-    """The JSON object in a file; raises `Refused` if it is too large, damaged, or no object."""
+    """The JSON object in a file. Raises ModelRejectedError if it is too large, damaged, or not an object."""
     value = read_value(name, reader, max_bytes)
     if not isinstance(value, dict):
         raise ModelRejectedError(f"{printable(name)} is valid JSON but not an object; repair it and push again.")
@@ -30,7 +30,7 @@ def read_object(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYT
 
 
 def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
-    """The JSON in a file, whatever it holds."""
+    """The JSON value in a file, of any type."""
     if reader.size > max_bytes:
         raise ModelRejectedError(
             f"{printable(name)} is larger than {max_bytes >> 20} MiB; push the model without it or make it smaller."
@@ -44,7 +44,7 @@ def read_value(name: str, reader: RangeReader, max_bytes: int = _MAX_CONFIG_BYTE
 
 
 def parse_unambiguous_object(name: str, data: bytes) -> dict[str, Any]:
-    """The JSON object in `data`, for which no two readers differ: no key twice in any object, no -0 as an integer."""
+    """The JSON object in `data`, if all parsers agree on it: no repeated keys in any object, no -0 as an integer."""
     value = _parse(name, data, object_pairs_hook=_without_duplicates, parse_int=_strict_integer(data))
     if not isinstance(value, dict):
         raise ModelRejectedError(f"{printable(name)} is valid JSON but not an object; repair it and push again.")
@@ -52,7 +52,7 @@ def parse_unambiguous_object(name: str, data: bytes) -> dict[str, Any]:
 
 
 def is_unicode(texts: Iterable[str]) -> bool:
-    """Whether all can be encoded: Python takes half of a surrogate pair from JSON, most other readers do not."""
+    """Whether all can be encoded: Python accepts half of a surrogate pair in JSON, most other parsers do not."""
     try:
         for text in texts:
             text.encode()
@@ -100,7 +100,7 @@ def _check_depth(value: Any, containers: int) -> None:
 
 
 def _strict_integer(data: bytes) -> Callable[[str], float] | None:
-    """Other readers than Python's take -0 as a float; looked for only where it may be, since the hook is slow."""
+    """Parsers other than Python's read -0 as a float. The hook is slow, so it is used only if there may be one."""
     return (lambda digits: -0.0 if digits == "-0" else int(digits)) if b"-0" in data else None
 
 

@@ -1,4 +1,4 @@
-"""Where the parts of a sentence-transformers model lie, as its modules.json says."""
+"""The paths of the parts of a sentence-transformers model, from its modules.json."""
 
 import posixpath
 import re
@@ -9,7 +9,7 @@ from modelshare.embedder import MODULES, Module, UnreadableError, read_modules
 from modelshare.server.registry.inspection.embedding import model_files
 from modelshare.server.registry.inspection.reader import RangeReader
 
-# Layers as they are named by default, such as 2_Dense, for models without a modules.json
+# Default names of layers, such as 2_Dense, for models without a modules.json
 _LAYER = re.compile(r"[0-9]+_(?!Transformer/)[A-Za-z]+/model\.safetensors")
 
 
@@ -20,11 +20,11 @@ class Modules:
     transformer: str
     """The folder of the transformer: its config.json, tokenizer and weights."""
     layers: tuple[str, ...] = ()
-    """Weights of what comes after it."""
+    """Weights of the layers after it."""
 
 
 def modules_of(files: Mapping[str, RangeReader], weights: Collection[str]) -> list[Modules]:
-    """Of every modules.json that can be read; and of the layers at the top, where none is there."""
+    """One for every readable modules.json; for layers in the top folder also without one there."""
     roots = [posixpath.dirname(path) for path in files if posixpath.basename(path) == MODULES]
     found = [modules for root in roots if (modules := _read(root, files, weights))]
     layers = tuple(sorted(path for path in weights if _LAYER.fullmatch(path)))
@@ -34,7 +34,7 @@ def modules_of(files: Mapping[str, RangeReader], weights: Collection[str]) -> li
 def _read(root: str, files: Mapping[str, RangeReader], weights: Collection[str]) -> Modules | None:
     try:
         modules = [*(read_modules(model_files(files, root)) or ())]
-    except UnreadableError:  # the facts say so, of the model that is described
+    except UnreadableError:  # reported with the facts of the described model
         return None
     transformer = next((module for module in modules if _is_transformer(module)), None)
     if transformer is None:

@@ -27,7 +27,8 @@ _HEAD_BYTES = 512
 
 
 def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str, ...]:
-    """The pickles among `files`, sorted; raises `Refused` for the first unless `allow`, for a disguised one always."""
+    """The pickles among `files`, sorted. Raises ModelRejectedError for the first unless `allow`; always for a disguised
+    one."""
     found = []
     for path, reader in sorted(files.items()):
         start = head(reader, _HEAD_BYTES)
@@ -54,7 +55,7 @@ def _is_pickle(path: str, start: bytes, files: Mapping[str, RangeReader]) -> boo
         return _is_archive_or_pickle(start)  # OpenVINO keeps plain numbers in NAME.bin beside NAME.xml
     if extension in _PICKLE_EXTENSIONS or (stem + extension).endswith(_PICKLE_EXTENSIONS):
         return True
-    # torch.save's zip holds ARCHIVE/data.pkl first; numpy pickles arrays of objects
+    # the first entry in torch.save's zip is ARCHIVE/data.pkl; numpy pickles arrays of objects
     torch_zip = start.startswith(_ZIP) and b"/data.pkl" in start
     numpy_objects = start.startswith(_NUMPY) and b"|O" in start
     return start.startswith(_PICKLE_PROTOCOLS) or torch_zip or numpy_objects

@@ -1,4 +1,4 @@
-"""Values from files made safe to store and show: bounded, printable, and exact in JSON."""
+"""Makes values from files safe to store and show: bounded, printable, and exact in JSON."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ _MAX_INTEGER = 2**53 - 1
 
 
 def plain_text(value: object, limit: int = 200) -> str | None:
-    """`value` on one line without control characters, at most `limit` characters; None unless it is such a text."""
+    """`value` on one line without control characters, at most `limit` characters; None if it is not a text."""
     if not isinstance(value, str):
         return None
     words = plain_lines(value[: 4 * limit]).split()
@@ -21,7 +21,7 @@ def plain_texts(value: object, limit: int = 100) -> tuple[str, ...]:
 
 
 def plain_lines(value: str) -> str:
-    """`value` without control characters, unpaired surrogates, and what turns text; line ends become a newline."""
+    """`value` without control characters, unpaired surrogates and bidirectional controls; line ends become a newline."""
     return "".join(filter(fits_text, value.replace("\r\n", "\n").replace("\r", "\n")))
 
 

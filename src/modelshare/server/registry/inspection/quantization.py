@@ -1,4 +1,4 @@
-"""How a model's weights are stored: the name shown for it, and how many parameters the stored numbers stand for."""
+"""The quantization of a model's weights: its name, and the number of parameters that the stored elements represent."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from modelshare.server.registry.inspection.plain import plain_text, positive_integer
 from modelshare.server.registry.inspection.safetensors import DTYPE_BITS, Tensor
 
-# Scales, zero points and the like, which come beside quantized weights and are no parameters of the model.
+# Scales, zero points and the like, which accompany quantized weights and are not parameters of the model.
 _BESIDE_WEIGHTS = re.compile(
     r"(scales?|scale_inv|scale_2|qzeros|zeros?|zero_point|g_idx|absmax|quant_map|bitsandbytes__\w+|SCB|weight_shape|biases)$"
 )
@@ -21,14 +21,14 @@ _MAX_BITS = 16
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A quantization named in config.json. `packed_bits`: bits per weight where one stored integer holds several."""
+    """A quantization named in config.json. `packed_bits`: bits per weight if a stored integer contains several."""
 
     label: str
     packed_bits: int | None = None
 
 
 def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
-    """The scheme that config.json states, in Transformers' or MLX's way."""
+    """The scheme in config.json, in the form of Transformers or MLX."""
     quantized = config.get("quantization_config") or config.get("compression_config")
     if isinstance(quantized, dict):
         return _transformers_scheme(quantized)
@@ -39,7 +39,7 @@ def scheme_of(config: Mapping[str, Any]) -> Scheme | None:
 
 
 def stored_as(tensors: Iterable[Tensor]) -> str | None:
-    """The type most weights have: F32, BF16, fp8."""
+    """The data type of most weights: F32, BF16, fp8."""
     elements = Counter[str]()
     for tensor in tensors:
         elements[tensor.dtype] += tensor.elements
@@ -49,7 +49,7 @@ def stored_as(tensors: Iterable[Tensor]) -> str | None:
 
 
 def count_parameters(tensors: Iterable[Tensor], scheme: Scheme | None) -> int:
-    """Parameters of the model, before quantization; integer buffers such as position ids are none."""
+    """Number of parameters before quantization, not counting integer buffers such as position IDs."""
     return sum(_parameters(tensor, scheme) for tensor in tensors)
 
 

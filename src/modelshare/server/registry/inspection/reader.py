@@ -1,4 +1,4 @@
-"""Reading pieces of files that may lie anywhere, never outside their bounds and never much at once."""
+"""Bounded reads of parts of files, which may be local or in an object store."""
 
 import os
 import struct
@@ -8,13 +8,13 @@ from typing import Protocol
 from modelshare.server.registry.refused import ModelRejectedError, printable
 
 _LENGTH = struct.Struct("<Q")
-_WINDOW_BYTES = 1 << 20  # one request to an object store brings this much of a header
+_WINDOW_BYTES = 1 << 20  # bytes of a header per request to an object store
 _POINTER = b"version https://git-lfs.github.com/"
-_LONGEST_POINTER = 1024  # as the specification has it
+_LONGEST_POINTER = 1024  # from the specification
 
 
 class RangeReader(Protocol):
-    """A stored file. `read_at` returns exactly the bytes asked for, at least one and all within `size`, or raises."""
+    """A stored file. `read_at` returns exactly `length` bytes, at least one and within `size`, or raises."""
 
     @property
     def size(self) -> int: ...
@@ -23,7 +23,7 @@ class RangeReader(Protocol):
 
 
 class FileReader:
-    """A local file; opened for each read, so that a model of 10,000 files holds no descriptor."""
+    """A local file, opened for each read, so that a model of 10,000 files keeps no descriptors open."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,17 +38,18 @@ class FileReader:
 
 
 def head(reader: RangeReader, length: int) -> bytes:
-    """The first `length` bytes, or fewer where the file is shorter."""
+    """The first `length` bytes, or fewer if the file is shorter."""
     return piece(reader, 0, min(length, reader.size))
 
 
 def piece(reader: RangeReader, offset: int, length: int) -> bytes:
-    """`length` bytes at `offset`; none are not asked for, since object stores refuse empty ranges."""
+    """`length` bytes at `offset`. Makes no request for 0 bytes, since object stores reject empty ranges."""
     return reader.read_at(offset, length) if length else b""
 
 
 class Cursor:
-    """Reads a header from its start, little-endian; refuses to pass the end of the file or `limit` bytes."""
+    """Reads a header from its start, little-endian. Raises ModelRejectedError beyond the file's end or `limit`
+    bytes."""
 
     def __init__(self, name: str, reader: RangeReader, limit: int) -> None:
         self.position = 0
@@ -68,7 +69,8 @@ class Cursor:
         self.position += length
 
     def skip_texts(self, count: int) -> None:
-        """Passes `count` texts, each behind its length in 8 bytes: in one loop, since a vocabulary has many."""
+        """Skips `count` texts, each preceded by its length in 8 bytes; in one loop for speed, since a vocabulary has
+        many."""
         while count:
             at = start = self._in_window(_LENGTH.size)
             last = len(self._window) - _LENGTH.size
@@ -93,7 +95,7 @@ class Cursor:
         return value
 
     def _in_window(self, length: int) -> int:
-        """Where the next `length` bytes begin in the window, which is moved where it lacks them."""
+        """The offset of the next `length` bytes in the window, which is moved if necessary."""
         if length > self.remaining:
             raise self._overrun()
         start = self.position - self._window_start
@@ -114,7 +116,7 @@ class Cursor:
 
 
 def check_no_pointer(name: str, reader: RangeReader) -> None:
-    """Raises `Refused` for what Git leaves in a clone in place of a large file."""
+    """Raises ModelRejectedError for a Git LFS pointer, which a clone may contain instead of a large file."""
     if len(_POINTER) < reader.size <= _LONGEST_POINTER and head(reader, len(_POINTER)) == _POINTER:
         raise ModelRejectedError(
             f"{printable(name)} is a pointer of Git LFS, not the file itself; run `git lfs pull` and push again."

@@ -1,4 +1,4 @@
-"""Headers of safetensors files, checked as the format's own reader checks them.
+"""Reads headers of safetensors files, with the checks of the `safetensors` library.
 
 Format: https://github.com/huggingface/safetensors#format
 Where this is stricter than the `safetensors` library, docs/decisions/0024-checks-of-readers.md says why.
@@ -63,7 +63,7 @@ class Tensor:
 
 
 def read_header(name: str, reader: RangeReader) -> dict[str, Tensor]:
-    """The file's tensors by name; raises `Refused` unless header and data fit each other exactly."""
+    """The file's tensors by name. Raises ModelRejectedError unless header and data match exactly."""
     check_no_pointer(name, reader)
     length = _header_length(name, reader)
     header = parse_unambiguous_object(name, piece(reader, _LENGTH_BYTES, length))
@@ -85,7 +85,8 @@ def shards_of_index(
     headers: Mapping[str, Mapping[str, Tensor]],
     unread: Container[str] = (),
 ) -> tuple[str, ...]:
-    """The weight files an index names, sorted; raises `Refused` if one is missing or lacks a tensor mapped to it.
+    """The weights files in an index, sorted. Raises ModelRejectedError if one is missing or lacks a tensor mapped to
+    it.
 
     `unread`: files whose tensors are not known.
     """
@@ -137,7 +138,7 @@ def _header_length(name: str, reader: RangeReader) -> int:
 
 
 def _check_metadata(file: str, metadata: Any) -> None:
-    """What a writer notes of itself: texts by name, or nothing."""
+    """Free-form metadata must be a mapping of texts, or absent."""
     if metadata is None:
         return
     if not isinstance(metadata, dict):

@@ -1,4 +1,4 @@
-"""Models in Hugging Face form, config.json, a tokenizer, and weights in safetensors: which files, and their facts."""
+"""Finds models in Hugging Face format (config.json, tokenizer, weights in safetensors), and their facts."""
 
 import functools
 import posixpath
@@ -36,7 +36,7 @@ _NO_CONFIG = Config(
 
 @dataclass(frozen=True, slots=True)
 class _Surroundings:
-    """What the files around the weights say."""
+    """The facts from files other than the weights."""
 
     config: Config
     tokenizer: Tokenizer
@@ -46,10 +46,9 @@ class _Surroundings:
 def read_safetensors(
     files: Mapping[str, RangeReader], paths: Sequence[str], pipeline_tag: str | None
 ) -> tuple[list[Candidate], dict[str, Role], Mapping[str, ModelRejectedError]]:
-    """The models among these files, in no order; what else they are; and which of them are damaged. Raises `Refused`
-    for shards that are lost.
-
-    A damaged file is refused with the model that it is part of, if that is the one described.
+    """Returns the models among these files, in no particular order; the roles of the other files; and errors of damaged
+    files, which matter only if the model that they are part of is described. Raises ModelRejectedError if shards are
+    missing.
     """
     tensors, damaged = _headers(files, paths)
     roles = {path: role_of_safetensors(path, tensors[path], files) for path in paths}
@@ -74,7 +73,7 @@ def read_safetensors(
 
 
 def _sets(folder: str, here: Sequence[str], files: Mapping[str, RangeReader], headers: Headers) -> list[WeightSet]:
-    """First the one that config.json names, as Transformers has it, and then as they are named."""
+    """The sets of weights: the one that config.json names first, like in Transformers, then by name."""
     sets = sets_of_folder(folder, here, files, headers)
     config = posixpath.join(folder, _CONFIG)
     named = posixpath.join(folder, declared_weights(config, files[config])) if config in files else ""
@@ -95,7 +94,7 @@ def _headers(
 
 
 def _is_another_form(each: WeightSet, first: WeightSet, headers: Headers) -> bool:
-    """Whether it is the same model, such as its half-precision variant; or may be, since it cannot be read."""
+    """Whether it is a variant of the same model, for example in half precision, or may be one but cannot be read."""
     return each.refused is not None or set(headers.names(each.weights)) == set(headers.names(first.weights))
 
 
@@ -130,7 +129,7 @@ def _candidate(
 
 
 def pickle_model(files: Mapping[str, RangeReader], pickles: Sequence[str], pipeline_tag: str | None) -> Candidate:
-    """A model whose weights are pickles, told from the files around them; the pickles stay unread."""
+    """A model with pickled weights, described by the other files; the pickles are not read."""
     warning = "The weights are Python pickles, which can run code when loaded; their parameters are not counted."
     folder, weights = posixpath.dirname(pickles[0]), tuple(pickles)
     place, surroundings = Modules(folder, folder), _surroundings_in(files)
@@ -143,7 +142,7 @@ def pickle_model(files: Mapping[str, RangeReader], pickles: Sequence[str], pipel
 
 
 def _surroundings_in(files: Mapping[str, RangeReader]) -> Callable[[Modules], _Surroundings]:
-    """Reads them once for all models of a folder: it may take seconds, and a folder may hold many. Raises `Refused`."""
+    """Reads them once for all models of a folder, since that may take seconds. Raises ModelRejectedError."""
 
     @functools.cache
     def read(place: Modules) -> _Surroundings | ModelRejectedError:

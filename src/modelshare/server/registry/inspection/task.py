@@ -1,4 +1,4 @@
-"""What a model can be asked for, told from what its files say."""
+"""Derives a model's task from its files."""
 
 from modelshare.server.registry.inspection.facts import Task
 
@@ -16,9 +16,9 @@ def task_of(
     has_chat_template: bool,
     pipeline_tag: str | None,
 ) -> Task:
-    """`pools`: the files say how token vectors become one vector; `reranks`: the vector is a score.
+    """`pools`: the files declare how to pool token vectors into one; `reranks`: that vector is a score.
 
-    Pooling goes first, for embedding models made from chat models often keep the chat template.
+    Pooling is checked first, since embedding models made from chat models often keep the chat template.
     """
     name = architecture or ""
     if reranks or name.endswith(_CLASSIFIERS):

@@ -1,4 +1,4 @@
-"""Text files in whatever encoding their owner's editor wrote."""
+"""Reads text files in the encodings that editors use."""
 
 import codecs
 import re
@@ -18,7 +18,7 @@ _BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
 
 
 def read_text(reader: RangeReader, max_bytes: int) -> tuple[str, str | None]:
-    """The file's text, of its first `max_bytes` at most; and what is wrong with it, as the end of a sentence."""
+    """The text in the file's first `max_bytes`, and any problem with it, as the end of a sentence."""
     data = head(reader, max_bytes)
     for mark, encoding in _MARKS:
         if data.startswith(mark):
@@ -38,7 +38,7 @@ def read_text(reader: RangeReader, max_bytes: int) -> tuple[str, str | None]:
 
 
 def _without_mark(sample: bytes) -> str | None:
-    """UTF-16 shows in Latin text by every other byte being zero."""
+    """Detects UTF-16 without a byte order mark: in Latin text, every other byte is zero."""
     if len(sample) < 4 or len(sample) % 2:  # noqa: PLR2004 - two characters say too little otherwise
         sample = sample[:-1]
     low, high = sample[::2], sample[1::2]

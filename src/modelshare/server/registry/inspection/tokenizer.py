@@ -1,4 +1,4 @@
-"""The files of a tokenizer: whether loaders take them, what vocabulary they hold, and whether a chat template."""
+"""Reads a tokenizer's files: whether loaders accept them, the size of the vocabulary, and any chat template."""
 
 import posixpath
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 _FILE = "tokenizer.json"
 _TEMPLATE = "chat_template.jinja"
 _MAX_TEMPLATE_BYTES = 1 << 20
-# What loaders read beside it; each is an object.
+# Other files that loaders read; each contains an object.
 _SETTINGS = (
     "tokenizer_config.json",
     "chat_template.json",
@@ -21,7 +21,7 @@ _SETTINGS = (
     "added_tokens.json",
     "generation_config.json",
 )
-# What a tokenizer is built from where there is no tokenizer.json
+# Files from which a tokenizer is built if there is no tokenizer.json
 _VOCABULARIES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -32,7 +32,8 @@ class Tokenizer:
 
 
 def read_tokenizer(folder: str, files: Mapping[str, RangeReader]) -> Tokenizer:
-    """What the tokenizer files in `folder` ('' is the root) state; raises `Refused` for one that no loader takes."""
+    """Reads the tokenizer files in `folder` ('' is the root). Raises ModelRejectedError for one that no loader
+    accepts."""
     here = {name: posixpath.join(folder, name) for name in (_FILE, _TEMPLATE, *_SETTINGS, *_VOCABULARIES)}
     paths = {name: path for name, path in here.items() if path in files}
     settings = {name: read_object(path, files[path]) for name, path in paths.items() if name in _SETTINGS}

@@ -1,7 +1,7 @@
-"""tokenizer.json, checked as the `tokenizers` library checks it when it loads one.
+"""Checks tokenizer.json like the `tokenizers` library when it loads one.
 
-Not by the library itself: it takes many times the file's size in memory, and a server would need it for nothing else.
-Where the two differ, docs/decisions/0024-checks-of-readers.md says why.
+The library itself needs many times the file's size in memory, and the server would need it for nothing else. For the
+differences see docs/decisions/0024-checks-of-readers.md.
 """
 
 import re
@@ -132,7 +132,7 @@ class _UnfitError(ValueError):
 
 
 def vocabulary_size(name: str, reader: RangeReader) -> int:
-    """How many tokens the file has; raises `Refused` for one that the library would not load."""
+    """The number of tokens. Raises ModelRejectedError for a file that the library would not load."""
     if reader.size > _MAX_BYTES:
         raise ModelRejectedError(
             f"{printable(name)} is larger than {_MAX_BYTES >> 20} MiB; push the model with a smaller one."
@@ -156,7 +156,7 @@ def _size(data: bytes) -> int:
     for part, (members, kinds) in _PARTS.items():
         _check_part(part, getattr(file, part), members, kinds)
     model = _model(file.model)
-    if isinstance(model, _Unigram):  # its vocabulary holds its special tokens already
+    if isinstance(model, _Unigram):  # its vocabulary includes its special tokens
         _check_unigram(model)
         return len(model.vocab)
     if isinstance(model, _Bpe):
@@ -184,7 +184,7 @@ def _check_unigram(model: _Unigram) -> None:
 
 
 def _check_merges(model: _Bpe) -> None:
-    """Both halves of each, and what they make, are in the vocabulary."""
+    """Checks that both halves of each merge, and the result, are in the vocabulary."""
     prefix = len((model.continuing_subword_prefix or "").encode())
     for left, right in _pairs(model.merges):
         if prefix > len(right.encode()):
@@ -196,7 +196,7 @@ def _check_merges(model: _Bpe) -> None:
 
 
 def _pairs(merges: list[str | list[str]]) -> Iterator[tuple[str, str]]:
-    """As pairs, or in the older form as texts of two words; not both."""
+    """Merges as pairs or, in the older form, as texts of two words; not mixed."""
     is_older = bool(merges) and isinstance(merges[0], str)
     for merge in merges:
         if isinstance(merge, str) != is_older:
@@ -211,7 +211,7 @@ def _pairs(merges: list[str | list[str]]) -> Iterator[tuple[str, str]]:
 
 
 def _check_part(part: str, value: object, members: str, kinds: re.Pattern[str]) -> None:
-    """That the types in it are known; a part without a type is of an older form, which is not looked into."""
+    """Checks that the types in it are known. A part without a type has an older form, which is not checked."""
     left = [value]
     for _ in range(_MAX_SEQUENCES):
         if not left:

@@ -1,4 +1,4 @@
-"""Which safetensors files of one folder belong together: by an index, by their numbers, or each by itself."""
+"""Groups the safetensors files of a folder into sets: by an index, by their numbers, or individually."""
 
 import posixpath
 import re
@@ -15,17 +15,17 @@ _PLAIN = "model"
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Of the weights of a version."""
+    """The headers of a version's weights files."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
-    """By file and name; none of a damaged file."""
+    """By file and name; damaged files are missing."""
     damaged: Mapping[str, ModelRejectedError]
 
     def names(self, paths: Iterable[str]) -> list[str]:
         return [name for path in paths for name in self.tensors[path]]
 
     def fault(self, paths: Iterable[str]) -> ModelRejectedError | None:
-        """What is wrong with the first of these files that is damaged."""
+        """The error of the first of these files that is damaged."""
         return next((self.damaged[path] for path in paths if path in self.damaged), None)
 
 
@@ -35,11 +35,11 @@ class WeightSet:
     index: str | None = None
     notes: tuple[str, ...] = ()
     refused: ModelRejectedError | None = None
-    """Why it cannot be run."""
+    """The error, if the set cannot be used."""
 
 
 def check_numbering(paths: Iterable[str]) -> None:
-    """Refuse shards 1 and 3 of 3, also where no index says so."""
+    """Raises ModelRejectedError for incomplete shards, such as 1 and 3 of 3, even without an index."""
     paths = frozenset(paths)
     for prefix, count in sorted({(shard["prefix"], shard["count"]) for shard in map(_SHARD.fullmatch, paths) if shard}):
         for number in range(1, int(count) + 1):
@@ -53,11 +53,12 @@ def check_numbering(paths: Iterable[str]) -> None:
 def sets_of_folder(
     folder: str, paths: Sequence[str], files: Mapping[str, RangeReader], headers: Headers
 ) -> list[WeightSet]:
-    """The sets that the weights in a folder make up; the first is what stands there under the plain names.
+    """The sets of weights in a folder; the set with the standard names comes first.
 
-    As Transformers looks for them: `model.safetensors`, then the plain index, and both before any variant's
-    (`model.fp16.safetensors.index.json`). An index whose shards are not there is stale where the weights also lie in
-    one file, and a variant's is then no reason to refuse anything. What is wrong with a set counts if it is run.
+    The order is that of Transformers: `model.safetensors`, then the standard index, then those of variants
+    (`model.fp16.safetensors.index.json`). An index with missing shards is stale if the weights are also in a single
+    file;
+    then a variant's index is not an error either. An error in a set matters only if that set is used.
     """
     plain_index = posixpath.join(folder, _PLAIN + INDEX_EXTENSION)
     single = posixpath.join(folder, _PLAIN + EXTENSION)
@@ -94,8 +95,9 @@ def _rank(each: WeightSet, plain_index: str, single: str) -> tuple[int, str]:
 def _without_plain_names(
     index: str, paths: Sequence[str], groups: Sequence[WeightSet], headers: Headers
 ) -> list[WeightSet]:
-    """The numbered shards first, where there are any of the plain name; else all files together, as engines take a
-    folder without an index, unless a tensor is in two of them: then each is by itself.
+    """Numbered shards with standard names first. Without any, all files are one set, as engines load a folder without
+    an
+    index, unless a tensor is in two of them: then each file is a set.
     """
     note = f"There is no {printable(index)}; the machine that runs the model makes one."
     groups = sorted(groups, key=lambda each: (not _has_plain_name(each), each.weights[0]))

@@ -1,4 +1,4 @@
-"""How processing ends: the version is ready, with its manifest, or it failed, with the reason."""
+"""Ends processing: the version becomes ready, with its manifest, or fails, with the reason."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,9 +21,7 @@ from modelshare.wire.models import ModelStatus
 async def ready(
     platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile], facts: Facts
 ) -> None:
-    """The version is ready. A manifest that it has already stays as it is; what its facts did not say yet, such as the
-    choices there are, they say from now on.
-    """
+    """Marks the version as ready. An existing manifest is kept; facts that are new since then are added."""
     async with platform.database.write() as session:
         locked = await _locked(session, lease, job)
         if locked is None:
@@ -52,9 +50,9 @@ async def ready(
 
 
 async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
-    """The version failed. Its bytes stay until it is deleted or replaced, so that it can be judged again.
+    """Marks the version as failed. Its bytes are kept until it is deleted or replaced, so that it can be revalidated.
 
-    Where it was the latest, another that is ready takes its place.
+    If it was the latest, another ready version takes its place.
     """
     async with platform.database.write() as session:
         locked = await _locked(session, lease, job)
@@ -69,7 +67,7 @@ async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: s
 
 
 async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:
-    """The version and its model while both exist and the lease is still ours."""
+    """The version and its model, locked; None if one is gone or the lease is lost."""
     model = await registry.find_any(session, job.model_id, lock=True)
     if model is None or not await lease_is_valid(session, lease):
         return None
@@ -78,7 +76,7 @@ async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tu
 
 
 def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile], facts: Facts) -> None:
-    made = manifest.Manifest.of(
+    new_manifest = manifest.Manifest.of(
         name=model.name,
         version=version.version,
         files=[manifest.ManifestFile(file.path, file.size, file.sha256) for file in files],
@@ -86,9 +84,9 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
         license=facts.license,
         created=version.created_at,
     )
-    version.manifest = manifest.canonical_bytes(made)
+    version.manifest = manifest.canonical_bytes(new_manifest)
     version.manifest_digest = manifest.digest(version.manifest)
-    version.size_bytes = made.total_bytes
+    version.size_bytes = new_manifest.total_bytes
     if left_out := version.facts.get(LEFT_OUT):
         facts = replace(facts, warnings=(*facts.warnings, left_out))
     version.facts = facts.to_dict()

@@ -1,4 +1,4 @@
-"""What the files of a version are, and whether they are still what they were."""
+"""Inspects the files of a version, and verifies that they are unchanged."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ from modelshare.server.storage_errors import BlobNotFoundError
 from modelshare.wire import secret_scan
 
 _SEARCHED_BYTES: Final = 64 << 20
-"""Of text that is searched for keys: a second each 2 MiB at worst."""
+"""Limit of text searched for secrets; 2 MiB may take a second in the worst case."""
 
 
 async def verify_files(platform: Platform, project_id: str, files: Sequence[StoredFile]) -> None:
-    """Reads every byte anew and notes when; raises ModelRejectedError for the first file that is not what it was."""
+    """Reads all files again and stores when. Raises ModelRejectedError for the first that is missing or has changed."""
 
     async def verify_file(file: StoredFile) -> None:
         try:
             found = await (await platform.stores.get(file.storage)).digest(file.key)
         except BlobNotFoundError as error:
-            raise _gone(file) from error
+            raise _missing(file) from error
         if found != (file.sha256, file.size):
             raise ModelRejectedError(
                 f"{printable(file.path)} has been damaged in storage. Restore it there, or push it again."
@@ -43,9 +43,9 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
 
 
 async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: str | None) -> Facts:
-    """The facts of the model that the files make up, of several models the one that `file` names.
+    """The facts about the model in these files; if there are several, about the one that `file` selects.
 
-    Raises ModelRejectedError for one that must not be shared.
+    Raises ModelRejectedError if it cannot be published.
     """
     stores = {storage: await platform.stores.get(storage) for storage in {each.storage for each in files}}
     return await asyncio.to_thread(_inspect, stores, files, platform.settings.models_allow_pickle, file)
@@ -59,13 +59,13 @@ def _inspect(
         try:
             readers[stored.path] = stores[stored.storage].reader(stored.key)
         except BlobNotFoundError as error:
-            raise _gone(stored) from error
+            raise _missing(stored) from error
     facts = inspect(readers, allow_pickle=allow_pickle, file=file)
     return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
 
 
 def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.Exposed]:
-    """What looks like a key in small text files, so far as a bound allows."""
+    """Suspected secrets in small text files, within limits of size and number."""
     texts = [path for path, reader in sorted(readers.items()) if secret_scan.worth_reading(path, reader.size)]
     found: list[secret_scan.Exposed] = []
     left = _SEARCHED_BYTES
@@ -77,5 +77,5 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.Exposed]:
     return found[: secret_scan.MAX_FOUND]
 
 
-def _gone(file: StoredFile) -> ModelRejectedError:
+def _missing(file: StoredFile) -> ModelRejectedError:
     return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or push it again.")

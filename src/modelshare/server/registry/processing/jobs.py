@@ -1,6 +1,6 @@
 """The jobs that make versions ready, in four steps: load, store blobs, inspect files, finish.
 
-Killed at any moment, a job begins again and ends the same.
+A job that was killed at any point can be repeated, with the same result.
 """
 
 import uuid
@@ -27,7 +27,7 @@ _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it agai
 
 
 def handlers(platform: Platform) -> Mapping[str, Handler]:
-    """For the process's worker."""
+    """The handlers of the registry's jobs, by kind."""
     return {
         PROCESS: partial(process, platform, fresh=False),
         REVALIDATE: partial(process, platform, fresh=True),
@@ -36,7 +36,7 @@ def handlers(platform: Platform) -> Mapping[str, Handler]:
 
 
 async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
-    """Brings a version to ready or failed. `anew`: it may be ready, and its blobs are read again."""
+    """Processes a version until it is ready or failed. `fresh`: also if it is ready; its blobs are read again."""
     job = await load_job(platform.database, uuid.UUID(lease.subject))
     if job is None or not (job.status == ModelStatus.PROCESSING or (fresh and job.status == ModelStatus.READY)):
         return
@@ -66,6 +66,6 @@ async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh:
 
 
 async def _give_up(platform: Platform, lease: Lease, job: ProcessingJob) -> None:
-    """A version that is ready stays so: that its bytes could not be read now says nothing against them."""
+    """Marks the version as failed unless it is ready: an error while reading is not evidence of damage."""
     if job.status == ModelStatus.PROCESSING:
         await finish.failed(platform, lease, job, _GAVE_UP)

@@ -1,4 +1,4 @@
-"""What a job has to work on, read in one go."""
+"""Loads the data that a processing job needs."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ class ProcessingJob:
     version_id: uuid.UUID
     status: ModelStatus
     staged: UploadRow | None
-    """The session whose bytes are not blobs yet, with its files."""
+    """The session with its files, if their bytes are not blobs yet."""
     file: str | None = None
-    """Which of several was named as the model, or described before."""
+    """The weights file of the selected model, if the version contains several."""
     selection: Selection = field(default_factory=Selection)
-    """What of an archive is wanted."""
+    """The files to take from an archive."""
 
 
 async def load_job(database: Database, version_id: uuid.UUID) -> ProcessingJob | None:
-    """None when the version is gone."""
+    """None if the version was deleted."""
     async with database.read() as session:
         version = await queries.version_with_model(session, version_id)
         if version is None:
@@ -44,6 +44,6 @@ async def load_job(database: Database, version_id: uuid.UUID) -> ProcessingJob |
 
 
 async def stored_files(database: Database, version_id: uuid.UUID) -> list[registry.StoredFile]:
-    """The version's files as blobs."""
+    """The version's files with the keys of their blobs."""
     async with database.read() as session:
         return await registry.stored_files(session, version_id)

@@ -1,7 +1,7 @@
-"""The files of an upload become blobs of its project: put together or unpacked, hashed, compared with what the client
-announced, and stored once for each content.
+"""Turns the files of an upload into blobs of its project: assembles or unpacks them, hashes them, compares the digests
+with those from the client, and keeps one blob for each content.
 
-Until the last step, one transaction, only the upload refers to the bytes; so a job that was killed simply begins again.
+Only the upload refers to the bytes until the last step, which is one transaction. So a killed job can be repeated.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
 
 FILES_AT_ONCE = 2
-"""Hashed in parallel: SHA-256 runs at the speed of one core."""
+"""Files hashed in parallel, each on one core."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """A file whose bytes the server has read itself."""
+    """A file whose bytes the server has hashed itself."""
 
     path: str
     size: int
     sha256: str
     key: str | None
-    """Where it lies; None where the project stored the same bytes before."""
+    """The key in storage; None if the project already has a blob of the same content."""
     proven_at: int
-    """When the server hashed them, Unix seconds."""
+    """When the server hashed it, in Unix seconds."""
 
 
 async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, upload: UploadRow) -> None:
-    """Makes blobs of the session's files and lists them as the version's. Raises ModelRejectedError."""
+    """Turns the session's files into blobs and into files of the version. Raises ModelRejectedError."""
     store = await platform.stores.get(upload.storage)
     proofs = await _finish_multiparts(store, upload)
 
@@ -59,17 +59,17 @@ async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, uplo
         [archive] = upload.files
         if archive.sha256 is not None:
             await receive(archive)
-        arrived, left_out = await _unpack(platform, store, upload, job.selection)
+        received, left_out = await _unpack(platform, store, upload, job.selection)
     else:
-        arrived = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
-    await _store(platform, lease, job, upload, arrived, left_out)
+        received = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
+    await _store(platform, lease, job, upload, received, left_out)
 
 
 async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | None]:
-    """By number of the file, those that are not reused."""
+    """Assembles the files that are not reused. Returns the proofs by number of the file."""
     multiparts = {file.n: staging.multipart_of(upload, file) for file in upload.files if not file.reused}
     for n, multipart in multiparts.items():
-        if not multipart.id:  # an empty file has no part that would have begun it
+        if not multipart.id:  # an empty file has no part that would have opened its upload
             multiparts[n] = await store.begin(multipart.key, multipart.size, upload.part_size)
     if store.direct:
         return {n: await store.finish(multipart) for n, multipart in multiparts.items()}
@@ -77,7 +77,7 @@ async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, P
 
 
 async def _receive(platform: Platform, store: BlobStore, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
-    """`proof`: what was hashed while it came in, and is not read again."""
+    """Hashes the file, unless it was hashed during the upload (`proof`), and compares the digest with the client's."""
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
         return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
@@ -95,18 +95,20 @@ async def _receive(platform: Platform, store: BlobStore, file: UploadFileRow, pr
 async def _unpack(
     platform: Platform, store: BlobStore, upload: UploadRow, selection: Selection
 ) -> tuple[list[ReceivedFile], str | None]:
-    """Unpacks the session's archive within the project's quota; its files, and a note of what was left out.
+    """Unpacks the session's archive within the project's quota. Returns its files, and a note about files left out.
 
-    Raises ModelRejectedError for one that must not be unpacked.
+    Raises ModelRejectedError if the archive is invalid or too large.
     """
-    assert upload.archive is not None  # noqa: S101 - asked for archives only
-    room = await _room(platform, upload)
+    assert upload.archive is not None  # noqa: S101 - called only for archives
+    max_bytes = await _available_bytes(platform, upload)
     folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
     try:
         async with store.local_copy(upload.files[0].key) as archive:
-            extracted, left_out = await asyncio.to_thread(_extract, archive, upload.archive, folder, room, selection)
-        arrived = [await _take_over(platform, store, upload, n, folder, file) for n, file in enumerate(extracted)]
-        return arrived, note(left_out)
+            extracted, left_out = await asyncio.to_thread(
+                _extract, archive, upload.archive, folder, max_bytes, selection
+            )
+        received = [await _put_file(platform, store, upload, n, folder, file) for n, file in enumerate(extracted)]
+        return received, note(left_out)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
@@ -114,14 +116,14 @@ async def _unpack(
 def _extract(
     archive: Path, name: str, folder: Path, max_bytes: int, selection: Selection
 ) -> tuple[list[ExtractedFile], Sequence[LeftOut]]:
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed process left
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed process
     folder.mkdir(mode=0o700, parents=True)
-    named = folder / name  # errors speak of the archive by the name its owner knows
+    named = folder / name  # so that errors contain the name that its owner knows
     named.symlink_to(archive)
     chosen = ArchiveSelection(selection)
     try:
         files = extract(named, kind_of(name), folder / "files", max_bytes=max_bytes, chosen=chosen)
-        again = chosen.again(_ignored(folder / "files", files))
+        again = chosen.again(_ignore_lines(folder / "files", files))
     except ModelRejectedError:
         again = chosen.again(None) if chosen.top is None else None
         if again is None:
@@ -133,8 +135,8 @@ def _extract(
     return files, chosen.left_out
 
 
-def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | None:
-    """The lines of the ignore file; none where there is another of that name only, which is left out all the same."""
+def _ignore_lines(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | None:
+    """The lines of the ignore file in the top folder; None if no folder has an ignore file."""
     if not any(file.path.rpartition("/")[2] == IGNORE_FILE for file in files):
         return None
     try:
@@ -143,7 +145,7 @@ def _ignored(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str] | No
         raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
 
 
-async def _take_over(
+async def _put_file(
     platform: Platform, store: BlobStore, upload: UploadRow, n: int, folder: Path, file: ExtractedFile
 ) -> ReceivedFile:
     key = staging.unpacked_key(upload.project_id, upload.id, n)
@@ -151,16 +153,16 @@ async def _take_over(
     return ReceivedFile(file.path, file.size, file.sha256, key=key, proven_at=platform.now())
 
 
-async def _room(platform: Platform, upload: UploadRow) -> int:
-    """Bytes that the project may still store, as far as the disk has room; the archive itself goes afterwards."""
+async def _available_bytes(platform: Platform, upload: UploadRow) -> int:
+    """Bytes that the project's quota and the disk allow, not counting the archive, which is deleted afterwards."""
     disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
-    room = disk.free - KEEP_FREE
+    free = disk.free - KEEP_FREE
     if upload.storage != PLATFORM:
-        return max(0, room)
+        return max(0, free)
     async with platform.database.read() as session:
         project = await blobs.project(session, upload.project_id)
         used = await blobs.stored_bytes(session, upload.project_id) - upload.bytes_total
-    return max(0, min(quota_of(project, platform.settings) - used, room))
+    return max(0, min(quota_of(project, platform.settings) - used, free))
 
 
 async def _store(
@@ -171,7 +173,7 @@ async def _store(
     files: Sequence[ReceivedFile],
     left_out: str | None = None,
 ) -> None:
-    """Lists the files as the version's; bytes that the project has already are let go of, and an archive is.
+    """Adds the files to the version. Discards the archive, and bytes that the project already stores.
 
     `left_out`: a note for the version's owner.
     """
@@ -186,9 +188,9 @@ async def _store(
         if left_out is not None:
             version = await session.get_one(VersionRow, job.version_id)
             version.facts = version.facts | {LEFT_OUT: left_out}
-        needless = await _add_blobs(session, upload, files, now)
+        unneeded = await _add_blobs(session, upload, files, now)
         if upload.archive is not None:
-            needless.append(upload.files[0].key)
+            unneeded.append(upload.files[0].key)
         session.add_all(
             FileRow(
                 version_id=job.version_id,
@@ -201,14 +203,14 @@ async def _store(
             for file in files
         )
         await blobs.delete_staged_files(session, upload.id)
-        if needless:
-            await disposal.discard(session, upload, needless, now=now)
+        if unneeded:
+            await disposal.discard(session, upload, unneeded, now=now)
 
 
 async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[ReceivedFile], now: int) -> list[str]:
-    """Adds the blobs that are new, and answers the keys of those that are not."""
+    """Adds new blobs. Returns the keys of bytes that the project already stores elsewhere."""
     known_blobs = await blobs.stored_blobs(session, upload.project_id, upload.storage, (file.sha256 for file in files))
-    needless = []
+    unneeded = []
     for file in files:
         known = known_blobs.get(file.sha256)
         if known is None and file.key is not None:
@@ -224,6 +226,6 @@ async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[R
             session.add(blob)
             known_blobs[file.sha256] = blob
         elif known is not None and file.key not in {None, known.key}:
-            needless.append(str(file.key))
+            unneeded.append(str(file.key))
     await session.flush()
-    return needless
+    return unneeded

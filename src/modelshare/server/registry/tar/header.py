@@ -1,6 +1,6 @@
-"""One header block of a tar archive, whichever program wrote it: only the fields that say what follows are read.
+"""Parses a header block of a tar archive from any program: only the fields that determine what follows.
 
-Owners, modes, times and device numbers are not: nothing depends on them, so nothing in them is an error.
+Owners, modes, times and device numbers are ignored, so nothing in them is an error.
 https://pubs.opengroup.org/onlinepubs/9699919799/utilities/pax.html#tag_20_92_13_06 and GNU tar's src/tar.h
 """
 
@@ -13,7 +13,7 @@ BLOCK: Final = 512
 _OCTAL = re.compile(rb" *([0-7]*)(?:[ \0].*)?", re.DOTALL)
 _UNSIGNED = struct.Struct("148B8x356B")
 _SIGNED = struct.Struct("148b8x356b")
-"""Of old programs, whose bytes had a sign."""
+"""For old programs, which computed the checksum of signed bytes."""
 _BINARY = 0x80
 _CHECKSUM = slice(148, 156)
 _POSIX_MAGIC, _GNU_MAGIC, _STAR_MAGIC = b"ustar\0", b"ustar  \0", b"tar\0"
@@ -24,16 +24,16 @@ class Header:
     type: bytes
     name: bytes
     link: bytes
-    """What a link points to."""
+    """The target of a link."""
     size: int
-    """Bytes, as stated."""
+    """Bytes, as stated in the header."""
     is_gnu: bool
-    """Whether the fields after the name are GNU tar's own, among them those of sparse files."""
+    """Whether the fields after the name have GNU tar's format, which includes sparse files."""
     block: bytes
 
 
 def read_header(block: bytes) -> Header:
-    """Raises ValueError for a block that is no header."""
+    """Raises ValueError for a block that is not a header."""
     checksum = number(block[_CHECKSUM])
     if all(checksum != sum(summed.unpack(block)) + 8 * ord(" ") for summed in (_UNSIGNED, _SIGNED)):
         raise ValueError("checksum differs")
@@ -55,7 +55,7 @@ def text(field: bytes) -> bytes:
 
 
 def number(field: bytes) -> int:
-    """Octal digits, or GNU tar's binary form for what is too large for them. Raises ValueError for any other."""
+    """Parses octal digits, or GNU tar's binary format for larger numbers. Raises ValueError for anything else."""
     if field[0] == _BINARY:
         return int.from_bytes(field[1:])
     octal = _OCTAL.fullmatch(field)

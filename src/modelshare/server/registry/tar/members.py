@@ -1,6 +1,6 @@
-"""The members of a tar archive, one after the other, as `tar -x` would take them: headers read, nothing written.
+"""Iterates over the members of a tar archive like `tar -x`, without writing anything.
 
-The walk is ours, since `tarfile` would read extended headers of any size into memory and takes damage for the end.
+`tarfile` is not used, since it reads extended headers of any size into memory and treats damage as the end.
 """
 
 import re
@@ -16,7 +16,7 @@ from modelshare.server.registry.tar import pax, sparse
 from modelshare.server.registry.tar.header import BLOCK, Header, read_header, text
 from modelshare.server.registry.tar.stream import CHUNK_BYTES, Stream
 
-_ENTRIES_PER_FILE = 4  # a file may bring its folders
+_ENTRIES_PER_FILE = 4  # a file may come with entries for its folders
 _EXTENSIONS_PER_ENTRY = 2
 _DETAILS, _DETAILS_PER_FILE = 100_000, 64  # records of extended headers, and segments of sparse files
 _MAX_LONG_NAME_BYTES = 64 << 10
@@ -26,7 +26,7 @@ _MAX_TRAILER_BYTES = 1 << 20  # tar pads archives to 10 KiB
 
 _PAX, _SOLARIS_PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK = b"x", b"X", b"g", b"L", b"K"
 _EXTENSIONS: Final = frozenset({_PAX, _SOLARIS_PAX, _GLOBAL_PAX, _LONG_NAME, _LONG_LINK})
-_FILES: Final = frozenset({b"0", b"\0", b"7"})  # 7 asks for contiguous storage, which is the file system's business
+_FILES: Final = frozenset({b"0", b"\0", b"7"})  # 7 is for contiguous storage, which is up to the file system
 _GNU_SPARSE, _HARD_LINK, _SYMBOLIC_LINK, _FOLDER, _GNU_FOLDER = b"S", b"1", b"2", b"5", b"D"
 _DEVICES: Final = frozenset({b"3", b"4", b"6"})
 _VOLUME_LABEL, _CONTINUED, _SOLARIS_ACL = b"V", b"M", b"A"
@@ -48,16 +48,16 @@ class Member:
     `surrogateescape` does it."""
     kind: Kind
     target: str
-    """Of a hard link: the path of an earlier member."""
+    """For a hard link: the path of an earlier member."""
     layout: sparse.Layout
-    """Of the bytes that follow in the archive."""
+    """The layout of the bytes that follow in the archive."""
     is_named_in_utf8: bool
     type: bytes
 
 
 @dataclass(slots=True)
 class _Extended:
-    """What extended headers say about the entry that follows them."""
+    """The contents of extended headers, for the next entry."""
 
     path: bytes | None = None
     link: bytes | None = None
@@ -67,7 +67,7 @@ class _Extended:
 
 @dataclass(slots=True)
 class Members:
-    """Iterate it, and take each member's stored bytes from `stream` (with `content` or `skip`) before the next."""
+    """An iterator over members. Consume each member's bytes with `content` or `skip` before the next one."""
 
     stream: Stream
     max_files: int
@@ -197,7 +197,7 @@ class Members:
             raise ValueError("the size of an entry is ambiguous")
         if kind in {Kind.FILE, Kind.FOLDER, Kind.UNKNOWN}:
             return sparse.whole(stored)
-        return sparse.whole(0)  # whatever size is stated: some programs state the target's
+        return sparse.whole(0)  # ignore the stated size: some programs state the target's
 
     def _refuse_volume(self, key: bytes) -> None:
         if key == b"GNU.volume.label":
@@ -207,7 +207,8 @@ class Members:
         )
 
     def _check_trailer(self) -> None:
-        """Read to the end, so that the packed stream's own checksum is compared; only zeros may follow the end mark."""
+        """Reads to the end, so that the compressed stream's checksum is verified. Only zeros may follow the end
+        mark."""
         left = _MAX_TRAILER_BYTES
         while piece := self.stream.read(CHUNK_BYTES):
             left -= len(piece)
@@ -231,7 +232,7 @@ def _take_record(extended: _Extended, key: bytes, value: bytes) -> None:
 
 
 def _kind(header: Header, name: bytes) -> Kind:
-    """Programs before POSIX mark a folder by nothing but the / at its end."""
+    """The kind of an entry. Programs older than POSIX mark a folder only by a / at the end of its name."""
     if header.type in _FILES or (header.type == _GNU_SPARSE and header.is_gnu):
         return Kind.FOLDER if name.endswith(b"/") else Kind.FILE
     if header.type in {_FOLDER, _GNU_FOLDER}:

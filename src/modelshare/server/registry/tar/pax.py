@@ -1,7 +1,7 @@
-"""Records of extended headers: `LENGTH KEY=VALUE` lines, LENGTH counting the whole line.
+"""Parses records of extended headers: `LENGTH KEY=VALUE` lines, where LENGTH is that of the whole line.
 
-Only those that say what the next entry is are read. Values of all others, such as extended attributes, which may be raw
-bytes of any length, are passed over unseen.
+Only records that determine the next entry are read. The values of others, such as extended attributes, which may be raw
+bytes of any length, are skipped.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def records(stream: Stream, length: int) -> Iterator[tuple[bytes, bytes | None]]
     body = _Body(stream, length)
     while body.left:
         start = body.peek(_MAX_LENGTH_DIGITS + 1 + _MAX_KEY_BYTES + 1)
-        if start.startswith(b"\0"):  # some programs fill the header up with zeros
+        if start.startswith(b"\0"):  # some programs pad the header with zeros
             body.skip(body.left)
             return
         digits, blank, rest = start[: _MAX_LENGTH_DIGITS + 1].partition(b" ")
@@ -55,7 +55,7 @@ def records(stream: Stream, length: int) -> Iterator[tuple[bytes, bytes | None]]
 
 
 class _Body:
-    """The header's bytes, a window of them at a time."""
+    """The header's bytes, read in windows."""
 
     def __init__(self, stream: Stream, length: int) -> None:
         self.left = length

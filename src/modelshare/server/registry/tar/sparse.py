@@ -1,4 +1,4 @@
-"""Sparse files: those whose long runs of zeros were left out by the program that packed them.
+"""Sparse files: tar stores them without their long runs of zeros.
 
 https://www.gnu.org/software/tar/manual/html_section/Sparse-Formats.html
 """
@@ -18,10 +18,10 @@ _MAX_DIGITS = 20
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the stored bytes of a file belong: everything else in it is zero."""
+    """The positions of a file's stored bytes; all other bytes are zero."""
 
     size: int
-    """Of the whole file."""
+    """Of the complete file, in bytes."""
     segments: Sequence[tuple[int, int]]
     """Offset and length, in order."""
     stored: int
@@ -29,17 +29,17 @@ class Layout:
 
 
 class Fields:
-    """What extended headers say about the sparse file that follows."""
+    """Fields of extended headers for the sparse file that follows."""
 
     def __init__(self) -> None:
         self.name: bytes | None = None
         self.major = b""
         self.size = 0
         self.numbers: list[int] = []
-        """Offsets and lengths in turn."""
+        """Offsets and lengths, alternating."""
 
     def add(self, key: bytes, value: bytes) -> None:
-        """Raises ValueError for a value that cannot be."""
+        """Raises ValueError for an invalid value."""
         match key.removeprefix(b"GNU.sparse."):
             case b"name":
                 self.name = value
@@ -56,12 +56,12 @@ class Fields:
 
 
 def whole(size: int) -> Layout:
-    """Of a file that is not sparse."""
+    """The layout of a file that is not sparse."""
     return Layout(size, ((0, size),) if size else (), size)
 
 
 def old_gnu(stream: Stream, header: Header, stored: int) -> Layout:
-    """The map begins in the header and goes on in the blocks after it. Raises ValueError."""
+    """Reads the map from the header and the blocks after it. Raises ValueError."""
     segments, more = _entries(header.block[386:], _OLD_ENTRIES), header.block[482]
     while more:
         block = stream.take(BLOCK)
@@ -73,7 +73,7 @@ def old_gnu(stream: Stream, header: Header, stored: int) -> Layout:
 
 
 def pax(stream: Stream, fields: Fields, stored: int) -> Layout:
-    """The map is in the extended header, or (since version 1.0) before the file's bytes. Raises ValueError."""
+    """Reads the map from the extended header or, since version 1.0, before the file's bytes. Raises ValueError."""
     if fields.major == b"1":
         segments, length = _leading_map(stream, stored)
         return _checked(fields.size, segments, stored - length)
@@ -83,7 +83,7 @@ def pax(stream: Stream, fields: Fields, stored: int) -> Layout:
 
 
 def decimal(value: bytes) -> int:
-    """Raises ValueError unless these are the digits of a number that a file's size can be."""
+    """Parses digits. Raises ValueError unless they are a possible file size."""
     if not value.isdigit() or len(value) > _MAX_DIGITS:
         raise ValueError("not a number")
     return int(value)
@@ -100,7 +100,8 @@ def _entries(fields: bytes, count: int) -> list[tuple[int, int]]:
 
 
 def _leading_map(stream: Stream, stored: int) -> tuple[list[tuple[int, int]], int]:
-    """Decimal lines: how many segments, then each one's offset and length; and the bytes of it, to a whole block."""
+    """The map in decimal lines (the number of segments, then offset and length of each), and its size in whole
+    blocks."""
     lines: list[bytes] = []
     rest, taken = b"", 0
     while not lines or len(lines) <= 2 * decimal(lines[0]):

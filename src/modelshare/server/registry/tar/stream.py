@@ -1,4 +1,4 @@
-"""An archive's bytes as they come out of decompression: in exact pieces, and never more than there may be."""
+"""Reads the decompressed bytes of an archive, up to a limit."""
 
 import bz2
 import gzip
@@ -35,7 +35,7 @@ class Readable(Protocol):
 
 
 def decompressed(name: str, packed: BinaryIO, kind: ArchiveKind) -> Readable:
-    """What `packed` holds. Its first bytes say how it is compressed, as for `tar -x`; else `kind` does."""
+    """Decompresses `packed`. Like `tar -x`, goes by its first bytes, and by `kind` only if they are not conclusive."""
     start = packed.read(_ZSTD_HEADER_BYTES)
     packed.seek(0)
     if start.startswith((_ZIP, _XZ)):
@@ -68,7 +68,7 @@ def _check_window(name: str, start: bytes) -> None:
 
 
 class Stream:
-    """The decompressed bytes of the archive `name`. `limit` bounds them, and what else is made of them."""
+    """The decompressed bytes of the archive `name`. `limit` applies to them and to bytes passed to `charge`."""
 
     def __init__(self, name: str, source: Readable, limit: int) -> None:
         self.name = name
@@ -76,12 +76,12 @@ class Stream:
         self._left = limit
 
     def take(self, length: int) -> bytes:
-        """The next `length` bytes; refuses a stream that ends before."""
+        """The next `length` bytes. Raises ModelRejectedError if the stream ends earlier."""
         pieces = []
         while length:
             piece = self.read(length)
             if not piece:
-                raise self._cut_short()
+                raise self._truncated()
             pieces.append(piece)
             length -= len(piece)
         return b"".join(pieces)
@@ -95,10 +95,10 @@ class Stream:
         try:
             data = self._source.read(min(length, CHUNK_BYTES))
         except EOFError:
-            raise self._cut_short() from None
+            raise self._truncated() from None
         except (OSError, zlib.error, zstandard.ZstdError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's fault, not the archive's
+                raise  # an error of the disk, not of the archive
             raise ModelRejectedError(
                 f"{printable(self.name)} is damaged or of another format; pack it again and push it."
             ) from error
@@ -106,7 +106,7 @@ class Stream:
         return data
 
     def charge(self, length: int) -> None:
-        """Counts bytes that the archive asks for: those in it, and those of holes and links, which are not."""
+        """Counts bytes towards the limit: those in the archive, and those of holes and hard links."""
         self._left -= length
         if self._left < 0:
             raise ModelRejectedError(
@@ -116,5 +116,5 @@ class Stream:
     def damaged(self) -> ModelRejectedError:
         return ModelRejectedError(f"{printable(self.name)} is not a valid tar archive; pack it again and push it.")
 
-    def _cut_short(self) -> ModelRejectedError:
+    def _truncated(self) -> ModelRejectedError:
         return ModelRejectedError(f"{printable(self.name)} is truncated; pack it again and push it.")

@@ -1,4 +1,4 @@
-"""The end of an upload: everything is there, and is what its owner has read."""
+"""Completes an upload: checks that all parts are stored and match the digests that the client computed."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ from modelshare.wire.uploads import FileDigest, Upload, UploadFile, UploadState,
 
 
 async def complete(platform: Platform, caller: Caller, upload_id: str, digests: Sequence[FileDigest]) -> Upload:
-    """Hands the files over to processing. 409 while parts are missing, or where a file is not what `digests` says.
+    """Hands the files over to processing. 409 while parts are missing, or if a file does not match `digests`.
 
-    Completing twice is completing once, with the same files.
+    Safe to repeat with the same files.
     """
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
     if row.state == UploadState.COMPLETED:
-        _compare_again(row, digests)
+        _check_same_digests(row, digests)
     else:
         require_open(row)
         claims = _claims(row, digests)
@@ -39,12 +39,12 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
     return (await view(platform, row)).model_copy(update={"latest_note": note})
 
 
-def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
-    """Raises Conflict where another client completed the upload with other bytes than this one has read."""
+def _check_same_digests(row: UploadRow, digests: Sequence[FileDigest]) -> None:
+    """Raises ConflictError if another client completed the upload with different bytes."""
     known = row.digests or {}
     for digest in digests:
         theirs = known.get(str(digest.n), {})
-        if any(theirs.get(name, value) != value for name, value in _said(digest).items()):
+        if any(theirs.get(name, value) != value for name, value in _given_digests(digest).items()):
             raise ConflictError(
                 f"Another push completed this upload with different bytes in its file {digest.n}. Push again to "
                 "create your own version.",
@@ -53,12 +53,12 @@ def _compare_again(row: UploadRow, digests: Sequence[FileDigest]) -> None:
             )
 
 
-def _said(digest: FileDigest) -> dict[str, str]:
+def _given_digests(digest: FileDigest) -> dict[str, str]:
     return {name: value for name in ("sha256", "parts_sha256") if (value := getattr(digest, name)) is not None}
 
 
 def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:
-    """By number of the file. Raises InvalidRequest."""
+    """The digests by number of the file. Raises InvalidRequestError for a number that does not exist."""
     claims = {digest.n: digest for digest in digests}
     if unknown := claims.keys() - {file.n for file in row.files}:
         raise InvalidRequestError(f"This upload has no file {min(unknown)}.", param="files")
@@ -67,27 +67,28 @@ def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDige
 
 async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims: dict[int, FileDigest]) -> None:
     store = await platform.stores.get(row.storage)
-    begun = [multipart_of(row, file) for file in row.files if file.multipart_id]
+    multiparts = [multipart_of(row, file) for file in row.files if file.multipart_id]
     is_handed_over = False
     try:
-        await _seal(store, begun, sealed=True)
+        await _seal(store, multiparts, sealed=True)
         views = await file_views(store, row)
         _require_all_parts(views)
-        learnt = _compare(row, views, claims)
+        new_digests = _compare(row, views, claims)
         async with platform.database.write() as session:
             await models.lock_model(session, row.model_id)
             locked = await queries.lock_upload(session, row.id)
             if locked.state != UploadState.COMPLETED:
                 require_open(locked)
-                locked.digests = {str(n): _said(claim) for n, claim in claims.items()}
-                await _complete(session, platform, caller, locked, learnt)
+                locked.digests = {str(n): _given_digests(claim) for n, claim in claims.items()}
+                await _complete(session, platform, caller, locked, new_digests)
                 is_handed_over = True
     except BaseException:
-        if not is_handed_over or await _is_open(platform, caller, row):  # it may be, though the commit's answer is lost
-            await _seal(store, begun, sealed=False)
+        # The commit may have succeeded even if it raised. Unsealing a completed upload would let its bytes change.
+        if not is_handed_over or await _is_open(platform, caller, row):
+            await _seal(store, multiparts, sealed=False)
         raise
-    if not is_handed_over:  # another request did it, and has its own seal
-        await _seal(store, begun, sealed=False)
+    if not is_handed_over:  # another request completed the upload, and holds a seal of its own
+        await _seal(store, multiparts, sealed=False)
 
 
 async def _is_open(platform: Platform, caller: Caller, row: UploadRow) -> bool:
@@ -96,7 +97,8 @@ async def _is_open(platform: Platform, caller: Caller, row: UploadRow) -> bool:
 
 
 async def _seal(store: BlobStore, uploads: Sequence[Multipart], *, sealed: bool) -> None:
-    """Into a bucket, parts may go as long as their URLs are valid: there, processing reads everything anew."""
+    """Does nothing for a bucket, which accepts parts as long as their URLs are valid: processing reads all files
+    again."""
     if not store.direct:
         await (store.seal(uploads) if sealed else store.unseal(uploads))
 
@@ -112,19 +114,19 @@ def _require_all_parts(files: Sequence[UploadFile]) -> None:
 
 
 def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, FileDigest]) -> dict[int, str]:
-    """SHA-256 of whole files that processing has to compare. Raises Conflict for the first that is something else."""
-    learnt = {}
+    """Returns the SHA-256 of whole files for processing to verify. Raises ConflictError for the first mismatch."""
+    new_digests = {}
     for file, view_of in zip(row.files, files, strict=True):
         if (claim := claims.get(file.n)) is None:
             continue
         parts = [view_of.parts_sha256[k] for k in sorted(view_of.parts_sha256)]
         if claim.sha256 is None and len(parts) < view_of.parts:
-            raise _needs_whole(file, view_of)
+            raise _no_part_digests(file, view_of)
         known = file.sha256 if file.reused else parts[0] if len(parts) == 1 == view_of.parts else file.sha256
-        is_other = claim.sha256 is not None and known is not None and claim.sha256 != known
+        differs = claim.sha256 is not None and known is not None and claim.sha256 != known
         if parts and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
-            is_other = True
-        if is_other:
+            differs = True
+        if differs:
             raise ConflictError(
                 f"{printable(file.path)} changed while it was being pushed, so the uploaded bytes do not match. "
                 "Push again when no program is writing to it.",
@@ -132,12 +134,12 @@ def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, File
                 param="files",
             )
         if claim.sha256 is not None and not file.reused:
-            learnt[file.n] = claim.sha256
-    return learnt
+            new_digests[file.n] = claim.sha256
+    return new_digests
 
 
-def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
-    """For a claim about parts whose digests the server does not know."""
+def _no_part_digests(file: UploadFileRow, view_of: UploadFile) -> ApiError:
+    """The error for a digest of parts that the server cannot verify."""
     path = printable(file.path)
     if view_of.reused:
         return ConflictError(
@@ -152,12 +154,12 @@ def _needs_whole(file: UploadFileRow, view_of: UploadFile) -> ApiError:
 
 
 async def _complete(
-    session: AsyncSession, platform: Platform, caller: Caller, row: UploadRow, learnt: dict[int, str]
+    session: AsyncSession, platform: Platform, caller: Caller, row: UploadRow, new_digests: dict[int, str]
 ) -> None:
-    assert row.version_id is not None  # noqa: S101 - an open session's version goes only with the session
+    assert row.version_id is not None  # noqa: S101 - the version of an open session is deleted only with the session
     version = await session.get_one(VersionRow, row.version_id)
     row.state = UploadState.COMPLETED
     version.status = ModelStatus.PROCESSING
-    await queries.claim(session, row.id, learnt)
+    await queries.claim(session, row.id, new_digests)
     await versions.request_processing(session, version.id, now=platform.now())
     record(session, "upload.complete", row, caller.actor, platform.now())

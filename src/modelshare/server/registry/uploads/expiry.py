@@ -1,4 +1,4 @@
-"""Sessions that end without a model: cancelled by their owner, or expired."""
+"""Ends upload sessions that were not completed: cancelled by their owner, or expired."""
 
 import uuid
 
@@ -25,7 +25,7 @@ _MAX_AT_ONCE = 100
 
 
 async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
-    """Drops the session with its bytes, its version, and a model that has no other. Safe to repeat."""
+    """Deletes the session's bytes and version, and the model if it has no other version. Safe to repeat."""
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
     closed = await _close(platform, row, UploadState.CANCELLED, caller.actor)
@@ -39,7 +39,7 @@ async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
 
 
 async def end_expired(platform: Platform) -> None:
-    """Ends the sessions whose time is over, each by itself. Run it every minute or so."""
+    """Ends sessions that have expired; an error of one does not affect the others. Run it about every minute."""
     after = uuid.UUID(int=0)
     while True:
         async with platform.database.read() as session:
@@ -59,14 +59,14 @@ async def end_expired(platform: Platform) -> None:
 
 
 async def collect_garbage(platform: Platform) -> None:
-    """Asks for what was left over in the storage to be deleted. Run it every minute or so."""
+    """Enqueues the deletion of garbage that has no job yet. Run it about every minute."""
     async with platform.database.write() as session:
         for project_id in await blobs.projects_with_garbage(session, disposal.COLLECT):
             await disposal.collect_later(session, project_id, now=platform.now())
 
 
 async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: str) -> UploadRow:
-    """Ends the session if it is still open (and, to expire it, still overdue); answers it as it is then."""
+    """Ends the session if it is still open (and, for EXPIRED, still overdue). Returns its current row."""
     now = platform.now()
     async with platform.database.write() as session:
         await models.lock_model(session, row.model_id)
@@ -74,13 +74,13 @@ async def _close(platform: Platform, row: UploadRow, state: UploadState, actor: 
         overdue = state != UploadState.EXPIRED or locked.expires_at <= now
         if locked.state == UploadState.OPEN and overdue:
             locked.state = state
-            await _drop(session, locked, now)
+            await _delete_uploaded(session, locked, now)
             action = "upload.cancel" if state == UploadState.CANCELLED else "upload.expire"
             record(session, action, locked, actor, now)
     return locked
 
 
-async def _drop(session: AsyncSession, row: UploadRow, now: int) -> None:
+async def _delete_uploaded(session: AsyncSession, row: UploadRow, now: int) -> None:
     await disposal.discard_staged(session, row, now=now)
     version_id, row.version_id = row.version_id, None
     await session.flush()

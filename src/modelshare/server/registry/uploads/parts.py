@@ -1,4 +1,4 @@
-"""One part of one file: through this server into the storage, or a URL to send it to the bucket directly."""
+"""Receives a part of a file, or returns a URL for sending it directly to the bucket."""
 
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -17,7 +17,7 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
 
 PART_URL_SECONDS = 3600
-"""How long a presigned PUT is valid: time for 64 MiB over a slow line."""
+"""Validity of a presigned PUT: enough for 64 MiB over a slow connection."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -32,9 +32,9 @@ async def receive(
     sha256: str | None,
     length: int | None,
 ) -> PartDone:
-    """Stores part `k` of file `n` as it streams in. Safe to repeat; a part that is refused changes nothing.
+    """Stores part `k` of file `n` as it streams in. Safe to repeat; a part that is rejected changes nothing.
 
-    `sha256` may be DEFERRED: then nothing is compared here.
+    If `sha256` is DEFERRED, the client compares the digest itself. `length` is the Content-Length, if there is one.
     """
     if sha256 is None or not (_SHA256.fullmatch(sha256.lower()) or sha256 == DEFERRED):
         raise InvalidRequestError(
@@ -56,7 +56,7 @@ async def receive(
 
 
 async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k: int) -> PartUrl:
-    """Where the client PUTs part `k` of file `n`, in the bucket."""
+    """A presigned PUT of part `k` of file `n`, for a bucket."""
     upload, file = await _find(platform, caller, upload_id, n)
     store = await platform.stores.get(upload.storage)
     if not store.direct:
@@ -87,17 +87,17 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
 
 
 async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFileRow]) -> dict[int, Multipart]:
-    """The storage's uploads of the files, by number; begun where that was not done yet."""
+    """The storage's uploads of the files, by number; opens those that do not exist yet."""
     store = await platform.stores.get(upload.storage)
     uploads = {file.n: staging.multipart_of(upload, file) for file in files}
     new = [each for each in uploads.values() if not each.id]
     if not new:
         return uploads
     if store.direct:
-        fresh = [await store.begin(each.key, each.size, each.part_size) for each in new]
+        opened = [await store.begin(each.key, each.size, each.part_size) for each in new]
     else:
-        fresh = await store.begin_all(new)
-    mine = dict(zip((n for n, each in uploads.items() if not each.id), fresh, strict=True))
+        opened = await store.begin_all(new)
+    mine = dict(zip((n for n, each in uploads.items() if not each.id), opened, strict=True))
     async with platform.database.write() as session:
         winners = await queries.begin_files(session, upload.id, {n: each.id for n, each in mine.items()})
     for n, each in mine.items():
@@ -110,7 +110,7 @@ async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFil
 
 
 async def keep_open(platform: Platform, upload: UploadRow) -> None:
-    """Puts off the session's expiry. What came after its end is deleted again."""
+    """Postpones the session's expiry. If the session has ended meanwhile, deletes the new bytes and raises 409."""
     async with platform.database.write() as session:
         row = await queries.lock_upload(session, upload.id)
         if row.state == UploadState.OPEN:

@@ -1,4 +1,4 @@
-"""What opening a session would do, decided from what the project holds now. Changes nothing."""
+"""Plans the opening of an upload session from the project's present state. Changes nothing."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,18 @@ from modelshare.wire.uploads import VersionOpen
 @dataclass(frozen=True, slots=True)
 class UploadPlan:
     model: ModelRow | None
-    """None: it is new."""
+    """None: a new model."""
     storage: str
     """Where the bytes go."""
     resumes: UploadRow | None
-    """The open session of the same push: go on with it."""
+    """The open session of the same push, to resume."""
     version: str
     replaces: VersionRow | None
-    """A failed version whose number is taken over."""
+    """A failed version to delete, since the new one gets its number."""
     reused: frozenset[str]
-    """Digests of files that the project stores already."""
+    """Digests of files that the project already stores."""
     candidates: tuple[str, ...]
-    """Paths without a digest, as long as some stored file."""
+    """Paths of files without a digest whose size equals that of a stored file: worth hashing."""
     bytes_to_send: int
 
 
@@ -46,7 +46,10 @@ async def plan_opening(
     request: VersionOpen,
     files: Sequence[WantedFile],
 ) -> UploadPlan:
-    """For a locked model. Raises Conflict for a version that exists, PermissionDenied where the quota is too small."""
+    """The plan for a locked model.
+
+    Raises ConflictError if the version exists, PermissionDeniedError if the quota is exceeded.
+    """
     resumes = await _same_push(session, model, request, files)
     storage = resumes.storage if resumes else await storages.current_id(session, project_id)
     known = await blobs.stored_blobs(session, project_id, storage, (file.sha256 for file in files if file.sha256))
@@ -87,7 +90,7 @@ async def _same_push(
 def _version(
     model: ModelRow | None, wanted: str | None, deleted: set[str], open_uploads: Mapping[str, uuid.UUID]
 ) -> tuple[str, VersionRow | None]:
-    """The version's number, and the failed version that has it now: it was never ready, so nothing is lost with it."""
+    """The version's number, and the failed version that has it now. That was never ready, so it may be replaced."""
     versions = {row.version: row for row in model.versions} if model else {}
     failed = {name: row for name, row in versions.items() if row.status == ModelStatus.FAILED and row.manifest is None}
     following = next_version((versions.keys() - failed.keys()) | deleted)

@@ -1,4 +1,4 @@
-"""How far a session is. Which parts are there, only the storage knows."""
+"""The progress of a session. Only the storage knows which parts are stored."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from modelshare.server.storage.base import BlobStore, Multipart, Part
 from modelshare.server.storage_errors import MultipartNotFoundError
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
-_MAX_QUESTIONS = 16
-"""To the storage at once."""
+_MAX_REQUESTS = 16
+"""Concurrent requests to the storage."""
 
 
 async def view(platform: Platform, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
-    """The session as its owner sees it. Asks the storage: call it outside of transactions."""
+    """The session as its owner sees it. Reads from the storage: do not call it in a transaction."""
     store = await platform.stores.get(row.storage)
     files = await file_views(store, row)
     done = sum(_bytes_done(file, row.part_size) for file in files)
@@ -37,20 +37,21 @@ async def view(platform: Platform, row: UploadRow, candidates: Sequence[str] = (
 
 
 async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
-    """The session's files, each with its parts that are there."""
-
-    is_over = row.state == UploadState.COMPLETED
-    begun = [multipart_of(row, file) for file in row.files if file.multipart_id and not file.reused and not is_over]
+    """The session's files, each with its stored parts."""
+    is_completed = row.state == UploadState.COMPLETED
+    opened = [
+        multipart_of(row, file) for file in row.files if file.multipart_id and not file.reused and not is_completed
+    ]
     if store.direct:
-        listed = await map_concurrently(lambda whole: _parts(store, whole), begun, limit=_MAX_QUESTIONS)
+        listed = await map_concurrently(lambda whole: _parts(store, whole), opened, limit=_MAX_REQUESTS)
     else:
-        listed = await store.list_parts_of(begun) if begun else []
-    there = {whole.key: parts for whole, parts in zip(begun, listed, strict=True)}
+        listed = await store.list_parts_of(opened) if opened else []
+    stored = {whole.key: parts for whole, parts in zip(opened, listed, strict=True)}
 
     def view_file(file: UploadFileRow) -> UploadFile:
         whole = multipart_of(row, file)
-        is_complete = file.reused or is_over
-        parts = there.get(file.key, [])
+        is_complete = file.reused or is_completed
+        parts = stored.get(file.key, [])
         return UploadFile(
             n=file.n,
             path=file.path,
@@ -65,7 +66,7 @@ async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
 
 
 async def _parts(store: BlobStore, whole: Multipart) -> list[Part]:
-    """Those that are there."""
+    """The stored parts; none for an upload that has ended."""
     try:
         return await store.list_parts(whole)
     except MultipartNotFoundError:

@@ -1,4 +1,4 @@
-"""Every select on upload sessions."""
+"""All queries for upload sessions."""
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -61,13 +61,13 @@ async def open_storages(session: AsyncSession, project_id: str) -> set[str]:
 
 
 async def count_open(session: AsyncSession, project_id: str, limit: int) -> int:
-    """Counts no further than `most`."""
+    """Counts up to `limit`."""
     statement = scoped_to(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
     return await session.scalar(capped_count(statement.with_only_columns(UploadRow.id), limit)) or 0
 
 
 async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UUID) -> list[UploadRow]:
-    """Open sessions of all projects whose time is over, by id."""
+    """Open sessions of all projects that are past their expiry, by ID."""
     statement = select(any_tenant(UploadRow)).where(UploadRow.state == UploadState.OPEN, UploadRow.expires_at <= now)
     return list(await session.scalars(statement.where(UploadRow.id > after).order_by(UploadRow.id).limit(limit)))
 
@@ -75,7 +75,7 @@ async def expired(session: AsyncSession, now: int, limit: int, *, after: uuid.UU
 async def upload_with(
     session: AsyncSession, project_id: str, upload_id: uuid.UUID, numbers: Collection[int]
 ) -> tuple[UploadRow, Sequence[UploadFileRow]] | None:
-    """A session of this project and those of its files."""
+    """A session of this project and its files with these numbers."""
     row = await session.scalar(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id))
     if row is None:
         return None
@@ -84,14 +84,14 @@ async def upload_with(
 
 
 async def begin_files(session: AsyncSession, upload_id: uuid.UUID, ids: Mapping[int, str]) -> dict[int, str]:
-    """Notes the storage's names for files that have none, and answers those that they have then, by number."""
+    """Stores the upload IDs of files that have none yet. Returns the IDs that the files have then, by number."""
     unclaimed = UploadFileRow.multipart_id == "", UploadFileRow.reused.is_(False)
-    this = update(UploadFileRow).where(
+    unopened = update(UploadFileRow).where(
         UploadFileRow.upload_id == upload_id, UploadFileRow.n == bindparam("file"), *unclaimed
     )
     connection = await session.connection()
     rows = [{"file": n, "name": name} for n, name in ids.items()]
-    await connection.execute(this.values(multipart_id=bindparam("name")), rows)
+    await connection.execute(unopened.values(multipart_id=bindparam("name")), rows)
     found = select(UploadFileRow.n, UploadFileRow.multipart_id).where(
         UploadFileRow.upload_id == upload_id, UploadFileRow.n.in_(ids)
     )
@@ -99,7 +99,7 @@ async def begin_files(session: AsyncSession, upload_id: uuid.UUID, ids: Mapping[
 
 
 async def claim(session: AsyncSession, upload_id: uuid.UUID, digests: Mapping[int, str]) -> None:
-    """Notes the SHA-256 that files of the session are to have, by number."""
+    """Stores the expected SHA-256 of files of the session, by number."""
     if digests:
         this = update(UploadFileRow).where(
             UploadFileRow.upload_id == upload_id, UploadFileRow.n == bindparam("file"), UploadFileRow.sha256.is_(None)

@@ -109,7 +109,7 @@ async def put_files(caller: ModelsCaller, platform: PlatformDep, upload_id: str,
 
 @contextmanager
 def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
-    """Straight from the socket, where the server in front can do that."""
+    """The body, read directly from the socket if the web server supports that."""
     check_encoding(request.headers.get("content-encoding", "").encode())
     take_body = request.scope.get("extensions", {}).get(TAKE_BODY)
     body: RequestBody | None = take_body() if take_body is not None else None

@@ -1,4 +1,4 @@
-"""What may be uploaded under which version. Pure."""
+"""Rules for uploads: version numbers, file names, quota. Pure."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +13,8 @@ _CORE = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)")
 FIRST_VERSION = "1.0.0"
 _WEIGHTS = (".gguf", ".safetensors", ".safetensors.index.json")
 _MAX_NAMES = 5
-_MAX_WORK = 10_000_000  # steps of matching, a few hundred nanoseconds each
-_SMALL = 10_000_000  # bytes: below 0.01 GB, gigabytes say little
+_MAX_WORK = 10_000_000  # steps of pattern matching, a few hundred nanoseconds each
+_SMALL = 10_000_000  # bytes; smaller sizes are shown in bytes, not as 0.00 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +27,30 @@ class WantedFile:
 
 
 def wanted_files(request: VersionOpen) -> list[WantedFile]:
-    """The files of a request; an archive is one file until it is unpacked."""
+    """The files of a request. An archive counts as one file until it is unpacked."""
     if request.archive is not None:
         return [WantedFile(request.archive.filename, request.archive.size)]
     return [WantedFile(file.path, file.size, file.sha256) for file in request.files or ()]
 
 
 def selection_of(request: VersionOpen) -> dict[str, list[str]]:
-    """What of an archive is wanted besides the list of what is left out; empty where nothing is said."""
-    said = {"include": request.include, "exclude": request.exclude} if request.archive else {}
-    return {name: patterns for name, patterns in said.items() if patterns}
+    """The include and exclude patterns for an archive; empty without any."""
+    patterns = {"include": request.include, "exclude": request.exclude} if request.archive else {}
+    return {name: given for name, given in patterns.items() if given}
 
 
 def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
-    """Raises Refused where files of these names cannot be a model. Of an archive, that shows when it is unpacked."""
+    """Raises ModelRejectedError if files of these names cannot be a model. An archive is checked when it is
+    unpacked."""
     chosen = Selection.of(exclude=request.exclude or (), include=request.include or ())
     paths = [file.path for file in request.files or ()]
-    judged = paths if request.exclude else [path for path in paths if left_out(path)]  # `include` takes nothing out
-    if sum(map(chosen.work, judged)) > _MAX_WORK:
+    # Without `exclude`, only files on the default list can be left out: `include` does not exclude anything.
+    to_check = paths if request.exclude else [path for path in paths if left_out(path)]
+    if sum(map(chosen.work, to_check)) > _MAX_WORK:
         raise ModelRejectedError("There are too many patterns for so many files; give fewer or simpler ones.")
-    for path in judged:
+    for path in to_check:
         found = chosen.left_out(path)
-        if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and clients of all kinds send it
+        if found is not None and found.reason is not Reason.SYSTEM:  # harmless, and many clients send such files
             raise ModelRejectedError(
                 f"{printable(path)} is left out of models ({found.reason}). Open the upload without it, or list it "
                 "in `include` to publish it anyway."
@@ -58,7 +60,8 @@ def check_names(request: VersionOpen, *, allow_pickle: bool) -> None:
 
 
 def check_named_model(file: str, paths: Sequence[str]) -> None:
-    """Raise `Refused` unless the file that is named as the model is one of these, and may hold weights."""
+    """Raises ModelRejectedError unless `file`, which the push selects as the model, is one of `paths` and has
+    weights."""
     weights = sorted(path for path in paths if path.lower().endswith(_WEIGHTS))
     if file in weights:
         return
@@ -69,7 +72,7 @@ def check_named_model(file: str, paths: Sequence[str]) -> None:
 
 
 def next_version(taken: Iterable[str]) -> str:
-    """The patch version after the highest of `taken`, whatever their pre-release labels say: above them all."""
+    """The patch version after the highest of `taken`, ignoring pre-release labels: higher than all of them."""
     cores = [tuple(map(int, match.groups())) for version in taken if (match := _CORE.match(version))]
     if not cores:
         return FIRST_VERSION
@@ -78,7 +81,7 @@ def next_version(taken: Iterable[str]) -> str:
 
 
 def is_same_push(session: Mapping[str, WantedFile], again: Iterable[WantedFile]) -> bool:
-    """Whether both name the same files: equal paths and sizes, and no digests that differ."""
+    """Whether both have the same files: equal paths and sizes, and no digests that differ."""
     files = list(again)
     return len(files) == len(session) and all(
         (known := session.get(file.path)) is not None
@@ -89,7 +92,7 @@ def is_same_push(session: Mapping[str, WantedFile], again: Iterable[WantedFile])
 
 
 def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
-    """Why `needed` more bytes would be too many, or None."""
+    """Why `needed` more bytes exceed the quota, or None if they do not."""
     if stored + needed <= quota:
         return None
     left = max(0, quota - stored)
@@ -100,7 +103,7 @@ def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
 
 
 def gigabytes(size: int) -> str:
-    """For people; small sizes are exact."""
+    """A size to show to users; exact if it is small."""
     if size == 1:
         return "1 byte"
     return f"{size:,} bytes" if size < _SMALL else f"{size / 1e9:,.2f} GB"

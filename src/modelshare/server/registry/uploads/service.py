@@ -1,4 +1,4 @@
-"""Upload sessions: open and look. The bytes come by `parts`; `completing` ends a session, `closing` ends it early."""
+"""Upload sessions: open, read, list. `parts` receives the bytes; `completing` and `expiry` end a session."""
 
 import asyncio
 import contextlib
@@ -47,13 +47,13 @@ from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import Upload, UploadOpen, UploadState, VersionOpen
 
 _MAX_SESSIONS = 4
-"""Looked at in the storage at once."""
+"""Sessions whose parts are listed in the storage concurrently."""
 
 
 async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -> tuple[Upload, bool]:
-    """A new session, or the open one of the same push; and whether it is new.
+    """Opens a session, or finds the open one of the same push. Also returns whether it is new.
 
-    Everything is checked before the first byte: paths, the version, the quota, the space in storage.
+    Checks the paths, the version, the quota and the free space before the first byte is sent.
     """
 
     async def lock(session: AsyncSession) -> ModelRow | None:
@@ -70,7 +70,7 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
 async def open_version(
     platform: Platform, caller: Caller, model_id: uuid.UUID, request: VersionOpen
 ) -> tuple[Upload, bool]:
-    """As `open_upload`, for a model that exists; 404 when it is not the caller's."""
+    """Like `open_upload`, for an existing model; 404 if it is not the caller's."""
 
     def lock(session: AsyncSession) -> Awaitable[ModelRow]:
         return registry.get_locked(session, caller, model_id)
@@ -121,7 +121,7 @@ async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadR
 
 
 async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
-    """Why the session's version is not the latest, or would not be as things stand."""
+    """Why the session's version is not the latest, or would not become the latest now; None if it is or would."""
     model = await registry.find_any(session, row.model_id)
     version = next((each for each in model.versions if each.id == row.version_id), None) if model else None
     if model is None or version is None:
@@ -136,7 +136,7 @@ def no_such_upload() -> NotFoundError:
 
 
 def require_open(row: UploadRow) -> None:
-    """409 unless parts may still come."""
+    """409 unless the session still accepts parts."""
     if row.state != UploadState.OPEN:
         raise ConflictError(
             f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN
@@ -145,21 +145,21 @@ def require_open(row: UploadRow) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """What is asked for, by whom."""
+    """A request to open a session, and its caller."""
 
     platform: Platform
     caller: Caller
     request: VersionOpen
     files: Sequence[WantedFile]
     lock_model: Callable[[AsyncSession], Awaitable[ModelRow | None]]
-    """Finds the model and locks it; None: it is new."""
+    """Finds the model and locks it; returns None for a new model."""
     name: str = ""
-    """Of a new model."""
+    """The name of a new model."""
 
 
 async def _open(opening: _Opening) -> tuple[Upload, bool]:
     platform = opening.platform
-    async with platform.database.write() as session:  # changes nothing, but looks under the locks of what follows
+    async with platform.database.write() as session:  # read only, but under the locks needed below
         plan = await _plan(session, opening)
     store = await platform.stores.get(plan.storage)
     await store.require_space(plan.bytes_to_send)
@@ -206,7 +206,7 @@ async def _plan(session: AsyncSession, opening: _Opening) -> UploadPlan:
 
 
 async def _check_room(session: AsyncSession, opening: _Opening) -> None:
-    """409 where the project has as many uploads open as it may. It is locked, so that nobody opens another."""
+    """409 if the project has the maximum number of open uploads. Its lock prevents opening another meanwhile."""
     limit = opening.platform.settings.uploads_open_per_project
     if await queries.count_open(session, opening.caller.project, limit) >= limit:
         raise ConflictError(
@@ -216,7 +216,7 @@ async def _check_room(session: AsyncSession, opening: _Opening) -> None:
 
 
 async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, opening: _Opening) -> UploadRow:
-    """Goes on with the session, and takes up what the client has learnt of its files or wishes for it since."""
+    """Reopens the session, updated with the digests and options of this request."""
     platform, spec = opening.platform, opening.request
     version = await session.get_one(VersionRow, row.version_id)
     version.file = spec.file
@@ -242,7 +242,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
         await models.delete_version(session, plan.replaces.id)
     try:
         await session.flush()
-    except IntegrityError as error:  # another model got the name at this moment
+    except IntegrityError as error:  # a concurrent request took the name
         if not is_unique_violation(error):
             raise
         raise ConflictError(
@@ -300,7 +300,7 @@ def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> Uplo
 
 
 def record(session: AsyncSession, action: str, row: UploadRow, actor: str, now: int, **details: Any) -> None:
-    """As `registry.service.record`, for what an upload changes of its model."""
+    """Records a change of an upload in the audit log, and notifies of the change of its model."""
     about = {"model": str(row.model_id), "name": row.model_name, "version": row.version_name}
     Audit(session, row.project_id, actor, now).done(action, f"upload:{row.id}", **about, **details)
     registry.model_changed(session, row.model_id)

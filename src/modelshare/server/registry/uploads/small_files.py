@@ -1,4 +1,4 @@
-"""Many small files in one request: each whole, behind its number, its size and its SHA-256."""
+"""Receives many small complete files in one request, each preceded by its number, size and SHA-256."""
 
 import asyncio
 import hashlib
@@ -18,14 +18,14 @@ from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesD
 
 
 @dataclass(frozen=True, slots=True)
-class _Small:
+class _SmallFile:
     n: int
     content: memoryview
     sha256: str
 
 
 async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: AsyncIterator[bytes]) -> FilesDone:
-    """Stores all of the files or, where one is not as it should be, none. Safe to repeat."""
+    """Stores all of the files, or none if one is invalid. Safe to repeat."""
     files = _split(await _read(chunks))
     upload, rows = await _find(platform, caller, upload_id, files)
     store = await platform.stores.get(upload.storage)
@@ -50,34 +50,34 @@ async def _read(chunks: AsyncIterator[bytes]) -> bytes:
     return bytes(body)
 
 
-def _split(body: bytes) -> list[_Small]:
+def _split(body: bytes) -> list[_SmallFile]:
     files, at, rest = [], 0, memoryview(body)
     while at < len(body):
         if len(body) - at < BATCH_HEAD.size:
-            raise _cut_short()
+            raise _truncated()
         n, size, digest = BATCH_HEAD.unpack_from(body, at)
         at += BATCH_HEAD.size
         if size > len(body) - at:
-            raise _cut_short()
-        files.append(_Small(n, rest[at : at + size], digest.hex()))
+            raise _truncated()
+        files.append(_SmallFile(n, rest[at : at + size], digest.hex()))
         at += size
     if not files or len(files) > BATCH_FILES or len({file.n for file in files}) < len(files):
         raise InvalidRequestError(f"Send 1 to {BATCH_FILES} files per request, each only once.")
     return files
 
 
-def _check_digests(files: Sequence[_Small]) -> None:
+def _check_digests(files: Sequence[_SmallFile]) -> None:
     for file in files:
         if hashlib.sha256(file.content).hexdigest() != file.sha256:
             raise ChecksumMismatchError
 
 
-def _cut_short() -> InvalidRequestError:
+def _truncated() -> InvalidRequestError:
     return InvalidRequestError("The request ends within a file. Send it again.")
 
 
 async def _find(
-    platform: Platform, caller: Caller, upload_id: str, files: Sequence[_Small]
+    platform: Platform, caller: Caller, upload_id: str, files: Sequence[_SmallFile]
 ) -> tuple[UploadRow, list[UploadFileRow]]:
     uid = parse_uuid(upload_id)
     async with platform.database.read() as session:
@@ -94,5 +94,5 @@ async def _find(
             raise ConflictError(f"{printable(each.path)} is already stored and need not be sent.")
         size = len(file.content)
         if not size or size != each.size or size > row.part_size:
-            raise InvalidRequestError(f"{printable(each.path)} must have {size:,} bytes, not {each.size:,}.")
+            raise InvalidRequestError(f"{printable(each.path)} must have {each.size:,} bytes, not {size:,}.")
     return row, list(rows)
