@@ -17,7 +17,7 @@ from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import DeletedVersionRow, GarbageRow, ModelRow
+from modelshare.server.registry.tables import DeletedVersionRow, ModelRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -78,7 +78,6 @@ async def add_what_is_new(database: Database) -> None:
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
                 StorageRow(id=uid(96), project_id="proj_acme", url="s3://weights", created_at=9),
-                GarbageRow(project_id="proj_acme", storage=uid(96).hex, key="x/4"),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}

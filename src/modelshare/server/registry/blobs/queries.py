@@ -67,7 +67,8 @@ async def stored_sizes(session: AsyncSession, project_id: str, storage: str, siz
     found: set[int] = set()
     for batch in _batches(sorted(set(sizes))):
         statement = select(BlobRow.size).where(BlobRow.project_id == project_id, BlobRow.size.in_(batch)).distinct()
-        found.update(await session.scalars(statement.where(BlobRow.storage == storage)))
+        rows = await session.scalars(statement.where(BlobRow.storage == storage))
+        found.update(rows)
     return found
 
 
