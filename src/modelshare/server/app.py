@@ -58,7 +58,9 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.storages.stores import ProjectStores
+from modelshare.server.registry.storages import routes as storages_routes
+from modelshare.server.registry.storages.relay import RelayedFiles
+from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -103,6 +105,7 @@ _ROUTERS: Final = (
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    storages_routes.router,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -158,6 +161,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
+        self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
@@ -208,6 +212,7 @@ class Application:
             at_end("clock", self.clock.stop)
             at_end("keys", self.platform.keys.stop)
             at_end("sessions", self.platform.sessions.stop)
+            at_end("storages", self.platform.stores.close)
             yield self
 
     @asynccontextmanager
@@ -256,6 +261,8 @@ class Application:
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
+            if scope["path"].startswith(signed_urls.PATH) and SEPARATOR in scope["path"]:
+                return self._relayed
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
             if Router.matches_path(scope["path"]):
@@ -316,7 +323,7 @@ def _platform(
         settings=settings,
         database=database,
         store=store,
-        stores=ProjectStores(store),
+        stores=ProjectStores(store, database, settings, clock, secret),
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,

@@ -10,7 +10,8 @@ from typing import Annotated
 from fastapi import Depends
 from pydantic import ValidationError
 
-from modelshare.server.http import Platform, get_platform
+from modelshare.server.http import get_platform
+from modelshare.server.registry.storages.stores import RegistryPlatform
 from modelshare.server.settings import SettingsError
 from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
 
@@ -34,7 +35,7 @@ class TierRegistry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharingPlatform(Platform):
+class SharingPlatform(RegistryPlatform):
     tiers: TierRegistry
 
 

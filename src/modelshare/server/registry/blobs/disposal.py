@@ -10,6 +10,7 @@ from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefix
+from modelshare.server.registry.storages.credentials import forget_unused
 from modelshare.server.registry.tables import GarbageRow, UploadRow
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageError
@@ -88,6 +89,9 @@ async def collect(platform: Platform, lease: Lease) -> None:
         after = rows[-1].id
     if failed is not None:
         raise failed
+    async with platform.database.write() as session:
+        await queries.lock_project(session, project_id)
+        await forget_unused(session, project_id)
 
 
 async def _discard_batch(platform: Platform, project_id: str) -> int:

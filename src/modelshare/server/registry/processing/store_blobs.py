@@ -5,6 +5,7 @@ Only the upload refers to the bytes until the last step, which is one transactio
 """
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from modelshare.server.storage.base import BlobStore, Proof
 from modelshare.server.storage.local import KEEP_FREE
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
+from modelshare.wire.uploads import digest_of_parts
 
 FILES_AT_ONCE = 2
 """Files hashed in parallel, each on one core."""
@@ -52,7 +54,7 @@ async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, uplo
     proofs = await _finish_multiparts(store, upload)
 
     async def receive(file: UploadFileRow) -> ReceivedFile:
-        return await _receive(platform, store, file, proofs.get(file.n))
+        return await _receive(platform, store, upload, file, proofs.get(file.n))
 
     left_out = None
     if upload.archive is not None:
@@ -76,13 +78,19 @@ async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, P
     return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
 
 
-async def _receive(platform: Platform, store: BlobStore, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
+async def _receive(
+    platform: Platform, store: BlobStore, upload: UploadRow, file: UploadFileRow, proof: Proof | None
+) -> ReceivedFile:
     """Hashes the file, unless it was hashed during the upload (`proof`), and compares the digest with the client's."""
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
         return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
     if proof is None:
-        sha256, size = await store.digest(file.key)
+        parts = _PartDigests(upload.part_size)
+        claim = (upload.digests or {}).get(str(file.n), {}).get("parts_sha256")
+        sha256, size = await store.digest(file.key, also=None if claim is None or store.direct else parts.update)
+        if claim is not None and not store.direct and parts.finish() != claim:
+            raise ModelRejectedError(f"{printable(file.path)} changed while it was being pushed. Push it again.")
         proof = Proof(sha256, size, platform.now())
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
@@ -90,6 +98,34 @@ async def _receive(platform: Platform, store: BlobStore, file: UploadFileRow, pr
             f"{printable(file.path)} does not match its announced SHA-256: it has {sha256}. Push it again."
         )
     return ReceivedFile(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))
+
+
+class _PartDigests:
+    """Computes `FileDigest.parts_sha256` of a file that arrives in chunks."""
+
+    def __init__(self, part_size: int) -> None:
+        self._part_size = part_size
+        self._left = part_size
+        self._hash = hashlib.sha256()
+        self._digests: list[str] = []
+
+    def update(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            piece, rest = rest[: self._left], rest[self._left :]
+            self._hash.update(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._end_part()
+
+    def finish(self) -> str:
+        if self._left < self._part_size:
+            self._end_part()
+        return digest_of_parts(self._digests)
+
+    def _end_part(self) -> None:
+        self._digests.append(self._hash.hexdigest())
+        self._hash, self._left = hashlib.sha256(), self._part_size
 
 
 async def _unpack(

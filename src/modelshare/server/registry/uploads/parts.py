@@ -68,7 +68,7 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     begun = await begin(platform, upload, [file])
     signed = store.part_url(begun[n], k, expires_at=expires_at)
     await keep_open(platform, upload)
-    return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=expires_at)
+    return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=signed.expires_at or expires_at)
 
 
 async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> tuple[UploadRow, UploadFileRow]:
