@@ -26,7 +26,7 @@ def _storage() -> None:
 
 
 @app.command("set")
-def set_storage(
+def set_storage(  # noqa: PLR0917 - Typer passes options by name
     url: Annotated[str, typer.Argument(help="Bucket and prefix: s3://BUCKET/PREFIX.")],
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service. Default: AWS.")] = None,
     region: Annotated[str | None, typer.Option(help="Region, such as eu-central-1, or auto for R2.")] = None,

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from modelshare.wire.base import Request, Response, UnixSeconds
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
-Secret = Annotated[str, Field(min_length=1, max_length=2000, repr=False)]
+Secret = Annotated[str | None, Field(min_length=1, max_length=2000, repr=False)]
 
 
 class StorageSet(Request):
@@ -21,8 +21,8 @@ class StorageSet(Request):
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$(?!\n)")] | None = None
     addressing: Literal["path", "virtual"] | None = None
     """Omitted: `path` with an endpoint, `virtual` on AWS."""
-    access_key_id: Secret | None = None
-    secret_access_key: Secret | None = None
+    access_key_id: Secret = None
+    secret_access_key: Secret = None
     role_arn: Annotated[str, Field(pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/[!-~]{1,1500}$(?!\n)")] | None = None
     """A role that the platform assumes with the project's `external_id`, instead of keys."""
     relayed: bool = False

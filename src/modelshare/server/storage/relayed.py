@@ -58,7 +58,7 @@ class RelayedStore(BucketStore):
     ) -> Part:
         _, size = upload.span(number)
         query = {"partNumber": str(number + 1), "uploadId": upload.id}
-        body = _Counted(chunks if isinstance(chunks, AsyncIterator) else _pieces(chunks), size)
+        body = _Counted(chunks if isinstance(chunks, AsyncIterator) else _pieces(chunks), size, sha256)
         headers = {"Content-Length": str(size)}
         try:
             async with self._request("PUT", upload.key, query, headers, sha256, body) as response:
@@ -66,8 +66,6 @@ class RelayedStore(BucketStore):
                     raise body.error
                 if response.status == HTTPStatus.NOT_FOUND:
                     raise MultipartNotFoundError
-                if sha256 is not None and body.sha256 != sha256:
-                    raise ChecksumMismatchError
                 self._require_success(response)
         except OwnStorageError as error:
             raise body.error or error from error
@@ -198,9 +196,13 @@ class _Signer(S3SigV4Auth):  # type: ignore[misc] # botocore has no types
 
 
 class _Counted(AsyncIterator[bytes]):
-    """The body of a part: exactly `size` bytes, hashed on the way. Raises SizeMismatch."""
+    """The body of a part: exactly `size` bytes, hashed on the way. Raises SizeMismatch, ChecksumMismatch.
 
-    def __init__(self, chunks: AsyncIterator[bytes], size: int) -> None:
+    A damaged part is never sent to its end, so that even a bucket that compares no digests does not store it.
+    """
+
+    def __init__(self, chunks: AsyncIterator[bytes], size: int, sha256: str | None) -> None:
+        self._wanted = sha256
         self._chunks = chunks
         self._size = size
         self._seen = 0
@@ -232,6 +234,8 @@ class _Counted(AsyncIterator[bytes]):
         if self._seen > self._size:
             raise SizeMismatchError(self._size, more=True)
         await asyncio.to_thread(self._hash.update, chunk)
+        if self._seen == self._size and self._wanted not in {None, self.sha256}:
+            raise ChecksumMismatchError
         return chunk
 
 

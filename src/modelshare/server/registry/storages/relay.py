@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from typing import Any, Final
 
 from modelshare.server.errors import NotFoundError
@@ -69,8 +70,11 @@ class RelayedFiles:
 
 
 async def _pass_on(source: Any, receive: Receive, send: Send) -> None:
+    # Not every server says 206 with its Content-Range.
+    is_partial = source.status == HTTPStatus.OK and "Content-Range" in source.headers
+    status = HTTPStatus.PARTIAL_CONTENT if is_partial else source.status
     headers = [(name.lower().encode(), source.headers[name].encode()) for name in _PASSED_ON if name in source.headers]
-    await send({"type": "http.response.start", "status": source.status, "headers": [*headers, *_HEADERS]})
+    await send({"type": "http.response.start", "status": int(status), "headers": [*headers, *_HEADERS]})
     gone = asyncio.ensure_future(disconnected(receive))
     try:
         async for chunk in source.content.iter_chunked(CHUNK):

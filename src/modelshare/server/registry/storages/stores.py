@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import time
+import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,7 +14,6 @@ from modelshare.server.cache import NotifiedCache
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.http import Platform
-from modelshare.server.ids import parse_uuid
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.storages import credentials, queries, rules
 from modelshare.server.registry.storages.tables import StorageRow
@@ -97,9 +97,12 @@ class ProjectStores:
             raise StorageUnavailableError("The platform cannot store credentials. Tell its operator.") from error
 
     async def _load(self, storage: str) -> StorageRow | None:
-        storage_id = parse_uuid(storage)
+        try:
+            storage_id = uuid.UUID(hex=storage)
+        except ValueError:
+            return None
         async with self._database.read() as session:
-            return await queries.storage(session, storage_id) if storage_id is not None else None
+            return await queries.storage(session, storage_id)
 
     async def _open(self, storage: str, row: StorageRow) -> Any:
         revision, store = self._opened.get(storage, (0, None))
