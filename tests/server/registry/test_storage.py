@@ -262,5 +262,3 @@ async def test_a_bucket_that_is_away_is_its_owners_and_a_push_resumes(
     checked = (await owner.http.post("/v1/storage/check")).json()
     assert checked["is_working"] is False
     assert [step["state"] for step in checked["checks"][:2]] == ["ok", "failed"]
-
-
