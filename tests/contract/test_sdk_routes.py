@@ -21,6 +21,7 @@ from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch
 from modelshare.wire.models import CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
+from modelshare.wire.storage import StorageSet
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
 from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
@@ -33,6 +34,7 @@ EXAMPLES: dict[Any, Any] = {
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
+    StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),

@@ -15,7 +15,7 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "file_selection", "versions", "inspection.front_matter"),
-        *("storages.stores", "uploads.expiry", "uploads.service"),
+        *("storages.relay", "storages.service", "storages.stores", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},

@@ -81,6 +81,7 @@ from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import static_files
+from modelshare.server.web import storage as storage_pages
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.catalog import routes as catalog_pages
@@ -129,6 +130,7 @@ _ROUTERS: Final = (
     model_list_pages.router,
     model_pages.router,
     model_sharing_pages.router,
+    storage_pages.router,
     webhook_pages.router,
     audit_pages.router,
     platform_pages.router,

@@ -1,5 +1,6 @@
 """`/v1/storage`: a project's models in a bucket of its own, over a real S3 server."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.storages.stores import download_url
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.settings import Settings
+from served import wait_until
 from storage_servers import S3Server, s3_server
 from uploading import PART, error_of, missing, open_upload, processed, send, tiny_model
 
@@ -78,17 +80,11 @@ async def pushed(owner: Tenant, files: dict[str, bytes], name: str = "tiny") -> 
 async def urls(app: Application, model: dict[str, Any]) -> dict[str, str]:
     """What an agent's grant would have, by path."""
     async with app.database.read() as session:
-        found = await models.any_model(session, app_id(model))
+        found = await models.any_model(session, uuid.UUID(model["id"]))
         assert found is not None
         files = await registry.stored_files(session, found.versions[-1].id)
     expires_at = app.platform.now() + 60
     return {each.path: await download_url(app.platform, each, expires_at=expires_at, base_url=BASE) for each in files}
-
-
-def app_id(model: dict[str, Any]) -> Any:
-    import uuid  # noqa: PLC0415
-
-    return uuid.UUID(model["id"])
 
 
 def objects(bucket: Path) -> list[int]:
@@ -152,23 +148,15 @@ async def test_a_storage_that_nothing_uses_any_more_is_forgotten_with_its_keys(
     assert await rows(app) == 1, "its model is still there"
     assert (await owner.http.delete(f"/v1/models/{model['id']}")).status_code in {200, 204}
 
-    async def is_forgotten() -> bool:
-        return await rows(app) == 0 and objects(bucket) == []
+    async def is_forgotten() -> bool | None:
+        return (await rows(app) == 0 and objects(bucket) == []) or None
 
-    await eventually(is_forgotten)
+    await wait_until(is_forgotten)
 
 
 async def rows(app: Application) -> int:
     async with app.database.read() as session:
         return len(list(await session.scalars(select(StorageRow))))
-
-
-async def eventually(condition: Any) -> None:
-    import asyncio  # noqa: PLC0415
-
-    async with asyncio.timeout(60):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 async def test_keys_are_kept_only_for_the_same_place(server: S3Server, owner: Tenant) -> None:

@@ -1,7 +1,6 @@
 """The stores of all storages: the platform's own, and those of projects, opened when they are first needed."""
 
 import asyncio
-import importlib
 import time
 import uuid
 from collections import OrderedDict
@@ -10,6 +9,8 @@ from typing import Any, Final
 
 import structlog
 
+from modelshare import plugins
+from modelshare.plugins import PluginError
 from modelshare.server.cache import NotifiedCache
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
@@ -77,7 +78,7 @@ class ProjectStores:
 
     def own_bucket(self, row: StorageRow) -> Any:
         """The row's bucket with its credentials, as `storage.own_bucket.OwnBucket`. Raises OwnStorageError."""
-        own_bucket = _module("own_bucket")
+        parts = _parts()
         try:
             keys = credentials.unseal(self._keyring, row)
         except SealedError as error:
@@ -85,8 +86,8 @@ class ProjectStores:
             raise OwnStorageError(
                 f"The platform cannot decrypt the credentials of {row.url}. Set them again: `modelshare storage set`."
             ) from error
-        identity = own_bucket.Keys(**keys) if keys else own_bucket.Role(row.role_arn, rules.external_id(row.project_id))
-        return own_bucket.OwnBucket(row.url, identity, self._settings.storage_allow_private)
+        identity = parts.keys(**keys) if keys else parts.role(row.role_arn, rules.external_id(row.project_id))
+        return parts.own(row.url, identity, self._settings.storage_allow_private)
 
     def seal(self, row: StorageRow, access_key_id: str, secret_access_key: str) -> None:
         """Gives the row access keys. It has its id and project. Raises StorageUnavailable."""
@@ -121,14 +122,14 @@ class ProjectStores:
         own = self.own_bucket(row)
         common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
         if row.direct:
-            return _module("s3").S3Store(own=own, **common)
-        return _module("relayed").RelayedStore(own, lambda key: f"{storage}{SEPARATOR}{key}", self._secret, **common)
+            return _parts().direct(own=own, **common)
+        return _parts().relayed(own, lambda key: f"{storage}{SEPARATOR}{key}", self._secret, **common)
 
 
 def options_of(row: StorageRow) -> Any:
     """Where the bucket is, as `storage.bucket.S3Options`."""
     bucket, prefix = rules.split(row.url) or ("", "")
-    return _module("bucket").S3Options(bucket, prefix, row.endpoint or None, row.region, row.addressing)
+    return _parts().options(bucket, prefix, row.endpoint or None, row.region, row.addressing)
 
 
 async def download_url(platform: Platform, file: StoredFile, *, expires_at: int, base_url: str) -> str:
@@ -150,19 +151,19 @@ def not_for_others() -> StorageUnavailableError:
 
 def bucket_check(options: Any, own: Any, *, origin: str, direct: bool) -> Any:
     """As `storage.bucket_check.BucketCheck`."""
-    return _module("bucket_check").BucketCheck(options, own, origin=origin, direct=direct)
+    return _parts().check(options, own, origin=origin, direct=direct)
 
 
 def require_s3() -> None:
     """Raises StorageUnavailable where the platform was installed without S3."""
-    _module("bucket")
+    _parts()
 
 
-def _module(name: str) -> Any:
-    """Imported when it is used: boto3 takes a third of a second, and is not installed everywhere."""
+def _parts() -> Any:
+    """`storage.buckets.Buckets`, loaded when it is used: boto3 is slow to import, and not always installed."""
     try:
-        return importlib.import_module(f"modelshare.server.storage.{name}")
-    except ModuleNotFoundError as error:
+        return plugins.load(plugins.find("modelshare.parts")["buckets"])
+    except PluginError as error:
         raise StorageUnavailableError(
             "This platform was installed without S3. Ask its operator to install `modelshare[s3]`."
         ) from error
