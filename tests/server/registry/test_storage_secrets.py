@@ -1,4 +1,4 @@
-"""The keys of a project's bucket are nowhere to be read: not in the database, logs, answers, errors or the audit log."""
+"""The keys of a project's bucket are nowhere to be read: not in database, logs, answers, errors or audit log."""
 
 import json
 from collections.abc import Iterator
