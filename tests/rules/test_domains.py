@@ -15,7 +15,8 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "file_selection", "licenses", "versions", "inspection.front_matter"),
-        *("signatures.service", "uploads.expiry", "uploads.service"),
+        *("signatures.service", "storages.relay", "storages.service", "storages.stores"),
+        *("uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},

@@ -18,6 +18,7 @@ from modelshare.client.models import Models
 from modelshare.client.platform import Platform
 from modelshare.client.project import OwnProject
 from modelshare.client.signers import Signers
+from modelshare.client.storage import Storage
 from modelshare.client.tiers import Tiers
 from modelshare.client.transport import AsyncHttpTransport, HttpTransport
 from modelshare.client.uploads import Uploads
@@ -39,6 +40,7 @@ class _Resources(Generic[Transport]):
         self.agents: Agents[Transport] = Agents(transport)
         self.usage: Usage[Transport] = Usage(transport)
         self.audit: Audit[Transport] = Audit(transport)
+        self.storage: Storage[Transport] = Storage(transport)
         self.webhooks: Webhooks[Transport] = Webhooks(transport)
         self.platform: Platform[Transport] = Platform(transport)
 

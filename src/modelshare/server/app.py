@@ -59,6 +59,9 @@ from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.signatures import routes as signatures_routes
+from modelshare.server.registry.storages import routes as storages_routes
+from modelshare.server.registry.storages.relay import RelayedFiles
+from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -80,6 +83,7 @@ from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import signers as signer_pages
 from modelshare.server.web import static_files
+from modelshare.server.web import storage as storage_pages
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.catalog import routes as catalog_pages
@@ -105,6 +109,7 @@ _ROUTERS: Final = (
     uploads_routes.router,
     uploads_routes.versions,
     signatures_routes.router,
+    storages_routes.router,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -129,6 +134,7 @@ _ROUTERS: Final = (
     model_list_pages.router,
     model_pages.router,
     model_sharing_pages.router,
+    storage_pages.router,
     webhook_pages.router,
     audit_pages.router,
     platform_pages.router,
@@ -161,6 +167,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
+        self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
@@ -213,6 +220,7 @@ class Application:
             at_end("clock", self.clock.stop)
             at_end("keys", self.platform.keys.stop)
             at_end("sessions", self.platform.sessions.stop)
+            at_end("storages", self.platform.stores.close)
             yield self
 
     @asynccontextmanager
@@ -261,6 +269,8 @@ class Application:
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
+            if scope["path"].startswith(signed_urls.PATH) and SEPARATOR in scope["path"]:
+                return self._relayed
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
             if Router.matches_path(scope["path"]):
@@ -322,6 +332,7 @@ def _platform(
         settings=settings,
         database=database,
         store=store,
+        stores=ProjectStores(store, database, settings, clock, secret),
         authenticate=keys.authenticate,
         authenticate_person=sessions.authenticate,
         find_project=find_project,

@@ -37,6 +37,7 @@ class ErrorCode(StrEnum):
     UPLOAD_NOT_OPEN = "upload_not_open"
     PART_REPLACED = "part_replaced"
     STORAGE_FULL = "storage_full"
+    STORAGE_CHECK_FAILED = "storage_check_failed"
 
 
 class ErrorBody(Response):

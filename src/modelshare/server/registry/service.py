@@ -34,12 +34,17 @@ USAGE_TOPIC = "usage"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a version and its key in storage."""
+    """A file of a version and where its bytes are stored."""
 
     path: str
     size: int
     sha256: str
+    storage: str
+    """PLATFORM or the id of a project's storage."""
     key: str
+    """Where in that storage."""
+    pin: str | None = None
+    """Version id or ETag that the object must still have; None: only the platform writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +156,8 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
     return [
-        StoredFile(row.path, row.size, row.sha256, key)
-        for row, key in await queries.files_with_keys(session, version_id)
+        StoredFile(row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
+        for row, blob in await queries.files_with_blobs(session, version_id)
     ]
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
+from modelshare.server.storage.stores import PLATFORM
 
 
 def _name_key(context: Any) -> str:
@@ -180,10 +181,14 @@ class BlobRow(Table):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     size: Mapped[int]
     key: Mapped[str]
-    """The key in storage."""
+    """Where in that storage."""
     created_at: Mapped[int]
     proven_at: Mapped[int | None]
     """When the server last read the bytes and verified the digest; None for blobs older than this column."""
+    storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
+    """The platform's own, or the id of a row of `storages`."""
+    pin: Mapped[str | None]
+    """Version id or ETag of an object that others can replace; None: only the platform writes it."""
 
 
 class FileRow(Table):
@@ -191,8 +196,10 @@ class FileRow(Table):
 
     __tablename__ = "version_files"
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "sha256"], ["blobs.project_id", "blobs.sha256"]),
-        Index("ix_version_files_blob", "project_id", "sha256"),
+        ForeignKeyConstraint(
+            ["project_id", "storage", "sha256"], ["blobs.project_id", "blobs.storage", "blobs.sha256"]
+        ),
+        Index("ix_version_files_blob", "project_id", "storage", "sha256"),
     )
 
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
@@ -200,6 +207,7 @@ class FileRow(Table):
     project_id: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int]
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
 
 
 class UploadRow(Table):
@@ -228,6 +236,8 @@ class UploadRow(Table):
     expires_at: Mapped[int]
     digests: Mapped[dict[str, Any] | None]
     """Digests from the request that completed it: `FileDigest` by number of the file, without empty fields."""
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    """Where its bytes go: the project's storage when it was opened."""
 
     files: Mapped[list["UploadFileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="UploadFileRow.n")
 
@@ -263,3 +273,4 @@ class GarbageRow(Table):
     project_id: Mapped[str]
     key: Mapped[str]
     """A key in storage or, with `/` at its end, a prefix."""
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)

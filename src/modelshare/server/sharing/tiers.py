@@ -11,7 +11,8 @@ from typing import Annotated
 from fastapi import Depends
 from pydantic import ValidationError
 
-from modelshare.server.http import Platform, get_platform
+from modelshare.server.http import get_platform
+from modelshare.server.registry.storages.stores import RegistryPlatform
 from modelshare.server.settings import SettingsError
 from modelshare.wire import signing
 from modelshare.wire.signers import KEY_ID_PATTERN
@@ -37,7 +38,7 @@ class TierRegistry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharingPlatform(Platform):
+class SharingPlatform(RegistryPlatform):
     tiers: TierRegistry
 
 
