@@ -74,26 +74,10 @@ from modelshare.server.storage import signed_urls
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
-from modelshare.server.web import account as account_pages
-from modelshare.server.web import agents as agents_pages
-from modelshare.server.web import audit as audit_pages
-from modelshare.server.web import endpoints as endpoints_pages
-from modelshare.server.web import keys as key_pages
-from modelshare.server.web import members as member_pages
-from modelshare.server.web import playground as playground_pages
-from modelshare.server.web import signers as signer_pages
-from modelshare.server.web import static_files
-from modelshare.server.web import storage as storage_pages
-from modelshare.server.web import usage as usage_pages
-from modelshare.server.web import webhooks as webhook_pages
-from modelshare.server.web.catalog import routes as catalog_pages
+from modelshare.server.web import routers as pages
 from modelshare.server.web.live import Live
-from modelshare.server.web.models import listing as model_list_pages
-from modelshare.server.web.models import page as model_pages
-from modelshare.server.web.models import sharing as model_sharing_pages
 from modelshare.server.web.page_auth import PagesPlatform
 from modelshare.server.web.pages import error_page
-from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -121,23 +105,7 @@ _ROUTERS: Final = (
     given_up_routes.router,
     webhooks_routes.router,
     health.router,
-    static_files.router,
-    account_pages.router,
-    key_pages.router,
-    signer_pages.router,
-    member_pages.router,
-    endpoints_pages.router,
-    agents_pages.router,
-    playground_pages.router,
-    usage_pages.router,
-    catalog_pages.router,
-    model_list_pages.router,
-    model_pages.router,
-    model_sharing_pages.router,
-    storage_pages.router,
-    webhook_pages.router,
-    audit_pages.router,
-    platform_pages.router,
+    *pages.ROUTERS,
 )
 _BELOW_MODELS: Final = model_paths.below_models(
     route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)

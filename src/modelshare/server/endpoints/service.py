@@ -320,7 +320,7 @@ async def _assess(
         reasons.append(no_such_file(spec.file or "", wanted))
     elif not reasons and wanted is not None:
         required = await _signatures_required(session, caller, model, spec.tier, terms)
-        # What follows the latest version, and was not chosen anew, may stay at an earlier one that is signed.
+        # An endpoint that follows the latest version and does not change it may stay at an earlier, signed version.
         earlier = rules.choosable(ready, shown) if keeps_file and spec.version == "latest" else []
         if all(rules.signature_reason(each, required) for each in [wanted, *earlier]):
             reasons += filter(None, [rules.signature_reason(wanted, required)])

@@ -1,4 +1,4 @@
-"""Every select on signers and signatures."""
+"""Queries of signers and signatures."""
 
 import uuid
 from collections.abc import Collection
@@ -45,7 +45,7 @@ async def delete_signature(session: AsyncSession, version_id: uuid.UUID) -> None
 
 
 async def signed_models(session: AsyncSession, key_id: str) -> list[uuid.UUID]:
-    """Ids of models of whatever projects with versions that claim to be signed with the key, in order."""
+    """IDs of models of all projects with versions that claim to be signed with the key, in order."""
     statement = (
         select(VersionRow.model_id)
         .join(SignatureRow, SignatureRow.version_id == VersionRow.id)

@@ -161,7 +161,7 @@ class ProvenSignature:
 
 
 async def proven(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, ProvenSignature]:
-    """Those of versions of whatever projects, whoever registered their keys."""
+    """Signatures of versions of all projects, regardless of who registered their keys."""
     rows = await queries.proven(session, version_ids) if version_ids else []
     return {row.version_id: ProvenSignature(row.bundle, row.public_key or "") for row in rows}
 
@@ -172,7 +172,7 @@ def digests_of(version: VersionRow) -> dict[str, str]:
 
 
 async def _assess_again(session: AsyncSession, key_id: str) -> None:
-    """What the signatures of this key, which is locked, are worth from now on, of whatever projects."""
+    """Updates the state of all signatures with this key, in all projects. The key must be locked."""
     for model_id in await queries.signed_models(session, key_id):
         await models.lock_model(session, model_id)
         changed = False

@@ -1,4 +1,4 @@
-"""Every select on the storages of projects."""
+"""Queries of the storages of projects."""
 
 import uuid
 
