@@ -57,6 +57,11 @@ _SIGNATURES: Final = [
         r"failed to load model|error loading model",
         "The engine cannot read the model's files; they may be damaged or in a different format.",
     ),
+    (  # what `llamacpp_server` prints itself: llama.cpp may exit before it has written the lines that say why
+        r"the model does not load",
+        "The engine cannot read the model's files; they may be damaged, in a different format, or too large for this "
+        "machine.",
+    ),
 ]
 _PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]
 _PORT: Final = 0
