@@ -29,6 +29,15 @@ class Weights(Protocol):
     ) -> tuple[int, list[WeightsDeletion]]: ...
 
 
+def tier_signers(tier: Tier) -> str | None:
+    """What the tier requires of a version's signature, as `EndpointRow.tier_signers` has it.
+
+    None: nothing. Else the ids of the keys that it allows, with spaces between; none of them: those that each model's
+    owner has registered.
+    """
+    return " ".join(sorted(tier.allowed_signers)) if tier.require_signature else None
+
+
 @dataclass(frozen=True)
 class EndpointPolicy:
     """The platform's tiers, whether endpoints promote models, and the interface to the fleet."""
@@ -37,6 +46,11 @@ class EndpointPolicy:
     promotion: bool
     capacity: Capacity
     weights: Weights
+
+    def tier_signers(self, slug: str) -> str | None:
+        """Of the tier with this slug; see the function of this name."""
+        tier = self.tiers.get(slug)
+        return tier_signers(tier) if tier else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ _CARD_COLUMNS = (
     *(ProjectRow.slug, ProjectRow.name),
     *(VersionRow.architecture, VersionRow.family, VersionRow.format, VersionRow.parameters),
     *(VersionRow.context_length, VersionRow.quantization, VersionRow.task, VersionRow.size_bytes, VersionRow.version),
+    *(VersionRow.signature_state, VersionRow.signer),
     *(ShareRow.audience, ShareRow.role, ShareRow.deployment_count, ShareRow.featured, ShareRow.shared_at),
 )
 """In the order of `CatalogCard`'s fields."""
