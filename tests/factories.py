@@ -6,7 +6,10 @@ import uuid
 from modelshare.server.app import Application
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
 
-MANIFEST = b'{"files":[{"path":"model.gguf","sha256":"%s","size":1000}],"name":"tiny","schema_version":1}'
+MANIFEST = (
+    b'{"created":1,"facts":{},"files":[{"path":"model.gguf","sha256":"%s","size":1000}],"license":null,"name":"tiny",'
+    b'"schema_version":1,"total_bytes":1000,"version":"1.0.0"}'
+)
 
 
 async def make_model(

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 def stalling_after(url: str, sent: int) -> Iterator[str]:
     """The URL of a proxy for the server at `url`, which forwards `sent` bytes towards it and then stalls.
 
-    Responses are forwarded without a limit. Connections are closed at the end of the block.
+    Responses are forwarded without a limit. Once the server has refused a connection, no more are accepted. All are
+    closed at the end of the block.
     """
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -48,16 +49,21 @@ def stalling_after(url: str, sent: int) -> Iterator[str]:
         with contextlib.suppress(OSError):
             while not over.is_set():
                 client, _ = listener.accept()
+                sockets.append(client)
                 server = socket.create_connection(there)
-                sockets.extend((client, server))
+                sockets.append(server)
                 threading.Thread(target=towards, args=(client, server), daemon=True).start()
                 threading.Thread(target=back, args=(server, client), daemon=True).start()
 
-    threading.Thread(target=accept, daemon=True).start()
+    accepting = threading.Thread(target=accept, daemon=True)
+    accepting.start()
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         over.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)  # ends `accept`
+        accepting.join()
         for each in sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

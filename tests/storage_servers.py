@@ -1,6 +1,7 @@
 """A real S3 server for tests of storage: rclone's, which verifies signatures."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -62,3 +63,18 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.02)
     raise RuntimeError("rclone's S3 server does not come up")
+
+
+@contextlib.contextmanager
+def aws_server() -> Iterator[str]:
+    """URL of an S3, IAM and STS server that checks rights (moto); its first requests are not checked."""
+    port = free_port()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    environ = {**os.environ, "INITIAL_NO_AUTH_ACTION_COUNT": "1000000"}
+    with subprocess.Popen(command, env=environ, **quiet) as process:  # type: ignore[call-overload] # by name
+        try:
+            _await_port(port, process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()

@@ -157,7 +157,10 @@ def old_part(content: Dump) -> Dump:
             "uploads.digests",
         ),
         *("model_versions.file", "endpoints.file", "deployments.file", "serving.file"),
+        *("blobs.storage", "blobs.pin", "version_files.storage", "uploads.storage", "garbage.storage"),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
+        *("projects.require_signature", "projects.allowed_signers", "endpoints.tier_signers"),
+        *(f"model_versions.{name}" for name in ("signature_state", "signer", "signature_key", "signature_problem")),
     )
     old = without(content, *added)
     for version in old["model_versions"]:  # since migration 0013, the default is stored as null

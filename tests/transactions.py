@@ -23,7 +23,7 @@ from modelshare.server.accounts import passwords
 from modelshare.server.db import Database
 from modelshare.server.fleet.link import AgentLink
 from modelshare.server.storage.local import FolderStore
-from modelshare.server.storage.s3 import S3Store
+from modelshare.server.storage.s3 import BucketStore
 
 _sessions: ContextVar[tuple[weakref.ref[AsyncSession], ...]] = ContextVar("sessions", default=())
 """Sessions of this task and of its ancestors; their transactions may have ended."""
@@ -41,7 +41,7 @@ def watched() -> Iterator[list[str]]:
     with pytest.MonkeyPatch.context() as patch:
         for method in ("read", "write"):
             patch.setattr(Database, method, _noting(getattr(Database, method), found))
-        for kind in (FolderStore, S3Store):
+        for kind in (FolderStore, BucketStore):
             for name, method in vars(kind).items():
                 if not name.startswith("_") and (inspect.iscoroutinefunction(method) or name == "local_copy"):
                     patch.setattr(kind, name, _outside(method, found))

@@ -6,14 +6,28 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.agents import ask, pids_under, read_stream, ready, running_agent, tiny_gguf, wanted
 from agent.peer import Peer
 from agent.support import Storage, wait_until
 from modelshare.demo.tiny_model import REPLY
+from modelshare.wire import signing
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Answer, Cancel, Chunk, Credit, Desired, Head, Released, Report
+from modelshare.wire.link import (
+    Answer,
+    Cancel,
+    Chunk,
+    Credit,
+    DeploymentSignature,
+    Desired,
+    DesiredDeployment,
+    Head,
+    Released,
+    Report,
+)
+from signing_keys import private_key, public_pem
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +73,26 @@ async def test_from_the_wish_to_the_answer_to_the_deletion(peer: Peer, storage: 
 
         await peer.send(Desired(3, [], unconfirmed=["dep_1", "dep_of_an_earlier_run"]))
         assert {(await peer.expect(Released)).deployment_id for _ in range(2)} == {"dep_1", "dep_of_an_earlier_run"}
+
+
+async def test_nothing_is_fetched_or_loaded_under_a_wrong_signature(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    files = {file.path: file.sha256 for file in storage.manifest()}
+    good = signing.sign(private_key(), files, "tiny")
+    wrong = signing.sign(private_key(), dict.fromkeys(files, "0" * 64), "tiny")
+
+    def signed(bundle: bytes) -> DesiredDeployment:
+        signature = DeploymentSignature(bundle, [public_pem(private_key())])
+        return msgspec.structs.replace(wanted(storage), signature=signature)
+
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(signed(wrong))
+        failed = await peer.expect(Report, lambda one: one.phase == Phase.FAILED)
+        assert "model.gguf is changed since it was signed" in (failed.reason or "")
+        assert storage.requests == []
+        await peer.want(signed(good), revision=2)
+        await ready(peer)
 
 
 async def test_what_is_still_here_is_not_said_to_be_deleted(peer: Peer, storage: Storage, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from modelshare.wire.uploads import Upload
 from programs import MODELSHARE, Server, serving, stop, wait_until
 from shell import Shell, shell, write_model
 from stalling import stalling_after
-from storage_servers import free_port, s3_server
+from storage_servers import s3_server
 from uploading import PART, tar_of, tiny_model
 
 SIZE = 16 * PART
@@ -242,18 +242,21 @@ def test_a_quota_is_told_before_the_first_byte(server: Server, tmp_path: Path, l
 
 
 def test_a_push_outlives_a_restart_of_the_server(tmp_path: Path, large: Path) -> None:
-    port = free_port()
+    """It stalls until the server is killed; the next one listens where the push goes on sending."""
     settings = {"uploads_part_size": str(PART)}
-    with serving(tmp_path / "platform", port=port, **settings) as before:
+    with serving(tmp_path / "platform", port=0, **settings) as before:
         project, platform_key = before.project("acme"), before.platform_key
-        here = shell(before.url, project.api_key, tmp_path / "here")
-        words = [*MODELSHARE, "push", str(large), "--jobs", "2", "--json"]
-        push = subprocess.Popen(words, env=here.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        with before.client(project) as client:
+        with stalling_after(before.url, SIZE // 2) as url, before.client(project) as client:
+            here = shell(url, project.api_key, tmp_path / "here")
+            words = [*MODELSHARE, "push", str(large), "--jobs", "2", "--json"]
+            push = subprocess.Popen(
+                words, env=here.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
             wait_until(lambda: any(upload.bytes_done for upload in client.uploads.list()), "the first part is there")
-        os.killpg(before.process.pid, signal.SIGKILL)
-        before.process.wait()
+            os.killpg(before.process.pid, signal.SIGKILL)
+            before.process.wait()
     try:
+        port = int(url.rpartition(":")[2])
         with serving(tmp_path / "platform", port=port, platform_key=platform_key, **settings):
             stdout, stderr = push.communicate(timeout=120)
         assert push.returncode == 0, stderr

@@ -138,9 +138,12 @@ async def test_what_was_given_up_can_be_tried_again_and_is_seen_until_it_is_done
     database: Database, clock: Clock, again_and_again: bool
 ) -> None:
     tries: list[str] = []
+    looked = asyncio.Event()
 
     async def work(lease: Lease) -> None:
         tries.append(lease.subject)
+        if len(tries) > 1:
+            await looked.wait()
         if again_and_again or len(tries) == 1:
             raise RuntimeError(f"fail {len(tries)}\nwith \x1b[31m a \0 second line " + "x" * 1000)
 
@@ -162,6 +165,7 @@ async def test_what_was_given_up_can_be_tried_again_and_is_seen_until_it_is_done
             assert await try_again(session, row.id, now=int(clock())) is not None
             await session.execute(update(JobRow).values(attempts=MAX_ATTEMPTS - 1))
         assert await given_up_now(database) == []
+        looked.set()
         await wait_until(lambda: has_tried(2))
         left = await given_up_now(database)
         assert [each.error[:20] for each in left] == (["RuntimeError: fail 2"] if again_and_again else [])

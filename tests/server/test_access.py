@@ -15,6 +15,7 @@ PUBLIC = {
     ("get", "/v1/tiers"),
     ("get", "/v1/catalog/models"),
     ("get", "/v1/catalog/models/{model_id}"),
+    ("get", "/v1/catalog/models/{model_id}/bom"),
     ("post", "/v1/enroll"),
     ("post", "/v1/agent/deployments/{deployment_id}/grant"),
     ("get", "/v1/agent/status"),

@@ -20,7 +20,8 @@ from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
-from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, StagedFileRow
+from modelshare.server.registry.storages.tables import StorageRow
+from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, SignatureRow, SignerRow, StagedFileRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -85,7 +86,10 @@ async def add_what_is_new(database: Database) -> None:
                 EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
                 DraftRow(name="n", name_key="n", branch="main", tree={}, announced={}, commit="c", **ahead),
                 StagedFileRow(sha256="s", size=1, key="k", multipart_id="m", part_size=5, **ahead),
-                XorbRow(id=uid(96), name_key="n", generation="1", xorb="x", size=1, is_stored=True, **ahead, **place),
+                XorbRow(id=uid(97), name_key="n", generation="1", xorb="x", size=1, is_stored=True, **ahead, **place),
+                SignerRow(project_id="proj_acme", name="release", public_key="pem", key_id="0" * 64, created_at=9),
+                SignatureRow(version_id=uid(20), bundle=b"{}", key_id="0" * 64),
+                StorageRow(id=uid(96), project_id="proj_acme", url="s3://weights", created_at=9),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -201,7 +205,7 @@ async def test_models_whose_names_differ_in_case_only_stay(settings: Settings) -
 
 
 async def twins(settings: Settings) -> tuple[Tenant, dict[str, uuid.UUID]]:
-    """A project and its models `Tiny`, `tiny` and `TINY`, as they could be before 0013, at the revision before 0020."""
+    """A project and its models `Tiny`, `tiny` and `TINY`, as they could be before 0013, at the revision before 0021."""
     app = create_app(settings)
     async with app.running():
         owner = await new_tenant(app, "acme")
@@ -214,13 +218,13 @@ async def twins(settings: Settings) -> tuple[Tenant, dict[str, uuid.UUID]]:
             await connection.execute(
                 text("UPDATE models SET name = :twin WHERE name = :name"), {"twin": twin, "name": name}
             )
-    await migrations.upgrade(database, "0017")
+    await migrations.upgrade(database, "0020")
     await database.close()
     return owner, {"Tiny": ids["Tiny"], "tiny": ids["b"], "TINY": ids["c"]}
 
 
 async def test_models_whose_names_differ_in_case_only_are_told_and_stay(settings: Settings) -> None:
-    """0020: which of them OCI clients can name; only their owner can say what the others are to be called."""
+    """0021: which of them OCI clients can name; only their owner can say what the others are to be called."""
     await twins(settings)
     database = Database(settings.database)
     with structlog.testing.capture_logs() as logs:
@@ -231,7 +235,7 @@ async def test_models_whose_names_differ_in_case_only_are_told_and_stay(settings
 
 
 async def test_a_name_without_regard_to_case_is_handed_on(settings: Settings) -> None:
-    """To the oldest model of that name: by 0020 where it became free before, and since then as soon as it does."""
+    """To the oldest model of that name: by 0021 where it became free before, and since then as soon as it does."""
     owner, ids = await twins(settings)
     database = Database(settings.database)
     async with database.engine.begin() as connection:

@@ -11,6 +11,7 @@ from modelshare.agent.main import run
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import config
+from modelshare.wire import signing
 
 app = typer.Typer(add_completion=False)
 JOIN_KEY = "MODELSHARE_JOIN_KEY"
@@ -56,6 +57,15 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
             "external engine, give its real limit: requests that queue inside it are served in order of arrival.",
         ),
     ] = None,
+    signer: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Public key (PEM): serve only models that are signed with it, whatever the platform says; repeat for "
+            "more.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as lines of JSON.")] = False,
 ) -> None:
     """Run your project's models on this machine. The agent only connects outwards and opens no port to the network.
@@ -76,8 +86,16 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         external_url=external_url,
         parallel=parallel,
         json_logs=json,
+        signers=tuple(map(_public_key, signer or ())),
     )
     raise typer.Exit(code)
+
+
+def _public_key(path: Path) -> signing.PublicKey:
+    try:
+        return signing.read_public_key(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, signing.UnusableKeyError) as error:
+        raise CommandError(f"{path}: {error}", ExitCode.USAGE) from error
 
 
 def _read(path: Path) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from modelshare.agent import signatures
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
@@ -20,6 +21,7 @@ from modelshare.agent.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import MAX_INTEGER, MAX_TEXT, DesiredDeployment, Report
+from modelshare.wire.signing import PublicKey
 from modelshare.wire.text import plain
 
 _log = logging.getLogger(__name__)
@@ -76,6 +78,8 @@ class DeploymentContext:
     loads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     """One at a time: engines that load concurrently misjudge how much accelerator memory is free."""
     retry_first: float = RETRY_FIRST
+    signers: tuple[PublicKey, ...] = ()
+    """Keys of which one has to have signed every model; none: what the server says counts."""
 
 
 class Deployment:
@@ -161,6 +165,7 @@ class Deployment:
         """Pulls the files, starts an engine and serves; returns why it stopped serving."""
         context = self._context
         self._enter(Phase.WAITING)
+        await in_thread(None, signatures.check, self.wanted, context.signers)
         await in_thread(None, context.cache.hold, self._holding)
         pulled = await self._pull()
         layout = lay_out(self.wanted)

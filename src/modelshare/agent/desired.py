@@ -17,7 +17,8 @@ class Changes:
     restart: tuple[DesiredDeployment, ...] = ()
     """Running, but with other settings than desired."""
     update: tuple[DesiredDeployment, ...] = ()
-    """Running as desired, except for facts that need no other engine: its public name, its concurrency."""
+    """Running as desired, except for facts that need no other engine: its public name, its concurrency, its signature.
+    """
     release: tuple[str, ...] = ()
     """No longer desired; running, or left over from an earlier run."""
 
@@ -38,4 +39,6 @@ def plan(
 
 
 def _same_engine(old: DesiredDeployment, new: DesiredDeployment) -> bool:
-    return old == msgspec.structs.replace(new, served_name=old.served_name, max_concurrent=old.max_concurrent)
+    """A signature that comes or goes changes no byte: it is looked at before the next load."""
+    unchanged = {field: getattr(old, field) for field in ("served_name", "max_concurrent", "signature")}
+    return old == msgspec.structs.replace(new, **unchanged)

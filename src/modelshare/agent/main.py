@@ -24,6 +24,7 @@ from modelshare.agent.logs import log_to_stderr
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.wiring import Agent
 from modelshare.wire.agents import Enroll
+from modelshare.wire.signing import PublicKey
 
 T = TypeVar("T")
 
@@ -40,17 +41,19 @@ def run(
     external_url: str | None = None,
     parallel: int | None = None,
     json_logs: bool = False,
+    signers: tuple[PublicKey, ...] = (),
 ) -> int:
     """Runs the agent and returns its exit code: 0 after SIGTERM or SIGINT, 1 if it cannot continue.
 
     `url` is the server's address. `join_key` (`msj_...`) is needed only for the first start on a data folder. `name`
     defaults to the machine's name. `engine` is the only engine to use; by default it is chosen for each model.
     `external_url` is the OpenAI base URL of an engine that is already running. `parallel` is the number of sequences
-    that an engine processes at once.
+    that an engine processes at once. With `signers`, only models that one of these keys signed are served.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
-    options = Options(url, join_key, data_dir.resolve(), name or socket.gethostname(), engine, external_url, parallel)
+    machine = name or socket.gethostname()
+    options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, parallel, signers)
     try:
         with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_main(options))
@@ -68,7 +71,7 @@ async def _main(options: "Options") -> None:
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
         if (identity := await _unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
-        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http)
+        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http, signers=options.signers)
         linking = asyncio.create_task(agent.link.run())
         try:
             await _unless_stopping(stopping, asyncio.shield(linking))
@@ -114,6 +117,7 @@ class Options:
     engine: str | None
     external_url: str | None
     parallel: int | None
+    signers: tuple[PublicKey, ...]
 
 
 def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -18,6 +18,7 @@ from modelshare.agent.relay import EngineRelay
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
+from modelshare.wire.signing import PublicKey
 from modelshare.wire.verdict import Verdict
 
 
@@ -32,7 +33,10 @@ class Agent:
         engines: EngineSource,
         http: aiohttp.ClientSession,
         engine_http: aiohttp.ClientSession,
+        *,
+        signers: tuple[PublicKey, ...] = (),
     ) -> None:
+        """`signers`: see `DeploymentContext`."""
         api = ServerApi(http, url, identity.token)
         self.link = Link(url, identity.token, self)
         self._fleet_status = FleetStatus(api, identity, data_dir)
@@ -42,7 +46,7 @@ class Agent:
         cache = Cache(data_dir)
         self._puller = Puller(cache, http)
         memory = RamBudget(memory_bytes())
-        context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post)
+        context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post, signers=signers)
         self._deployments = Deployments(context, self.link.post)
         self._relay = EngineRelay(engine_http, self._deployments.serving)
 

@@ -37,6 +37,9 @@ ENTRIES = (
         PUBLISH,
         "Share a model in the catalog, with everyone or with certain projects. The weights stay yours.",
     ),
+    Entry("sign", PUBLISH, "Sign a version with your key, from the digests of its files."),
+    Entry("signers", PUBLISH, "Add, list and remove the public keys that sign your models; require signatures."),
+    Entry("bom", PUBLISH, "Say what a model is made of: an AI bill of materials, or the EU AI Act's Annex XII."),
     Entry("unshare", PUBLISH, "Remove a model from the catalog. Existing endpoints keep serving."),
     Entry(
         "recall",
@@ -61,8 +64,10 @@ ENTRIES = (
     Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
     Entry("webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),
+    Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, and check it."),
     Entry("serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", OPERATE, "Run the platform with two projects and a tiny model, to try it out."),
+    Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),
     Entry(
         "projects",
         OPERATE,

@@ -12,9 +12,10 @@ from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import number, size, when, yes
 from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
-from modelshare.cli.resolve_model import own_model
+from modelshare.cli.resolve_model import own_model, own_version
 from modelshare.client import Client
 from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
+from modelshare.wire.signers import Signature
 
 app = typer.Typer(add_completion=False)
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or OWNER/NAME.")]
@@ -161,6 +162,26 @@ def edit_version(
         print_message(f"Notes of {version} saved." if found.version_notes else f"Notes of {version} removed.")
 
 
+@app.command()
+def signature(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Model ID or name. Default: latest version.")],
+    output: Annotated[Path | None, typer.Option(help="File to write to, such as model.sig. Default: stdout.")] = None,
+    json: Json = False,
+) -> None:
+    """Fetch a version's signature: with the files, `model_signing verify` needs nothing else."""
+    with Client() as client:
+        found, version = own_version(client, model)
+        bundle = client.models.signature(found.id, version)
+    if output is None:
+        typer.echo(bundle)
+    else:
+        output.write_bytes(bundle)
+        if json:
+            print_json({"file": str(output)})
+        else:
+            print_message(f"Wrote {output}.")
+
+
 @app.command("delete-version")
 def delete_version(
     model: Model, version: VersionArgument, dry_run: DryRun = False, yes: Yes = False, json: Json = False
@@ -218,6 +239,7 @@ def _print(model: ExtendedModel, *, json: bool) -> None:
             ("tags", ", ".join(model.tags)),
             ("description", model.description),
             ("manifest", model.manifest_digest),
+            ("signature", _signature(model.signature)),
             ("shared", _shared(model)),
             ("role", model.catalog_role),
             ("endpoints", str(model.deployment_count) if model.is_shared else None),
@@ -239,6 +261,10 @@ def _print_deletion(name: str, preview: VersionDeletion) -> None:
 def _choice(choice: ModelChoice) -> str:
     words = (choice.quantization, choice.parameters and f"{number(choice.parameters)} parameters")
     return ", ".join([choice.file, *(word for word in words if word), size(choice.size_bytes)])
+
+
+def _signature(signature: Signature) -> str:
+    return f"valid, by {signature.signer}" if signature.signer else signature.state.replace("_", " ")
 
 
 def _shared(model: ExtendedModel) -> str:

@@ -18,6 +18,16 @@ def own_model(client: Client, text: str) -> ExtendedModel:
         raise CommandError(f"{what}. `modelshare models list` lists your models.") from None
 
 
+def own_version(client: Client, text: str) -> tuple[ExtendedModel, str]:
+    """The project's model and the version that `MODEL@VERSION` means; the model's present one where none is named."""
+    named, _, version = text.partition("@")
+    model = own_model(client, named)
+    wanted = version or model.version
+    if wanted is None:
+        raise CommandError(f"{model.name} has no version yet. Push one: `modelshare push PATH`.")
+    return model, wanted
+
+
 def any_model(client: Client, text: str) -> str:
     """The ID of a model in the project or the catalog.
 

@@ -61,6 +61,10 @@ def patch(path: str, answer: type[Shape], body: BaseModel) -> Call[Shape]:
     return Call("PATCH", path, answer.model_validate_json, body=body)
 
 
+def put(path: str, answer: type[Shape], body: BaseModel) -> Call[Shape]:
+    return Call("PUT", path, answer.model_validate_json, body=body)
+
+
 def delete(path: str) -> Call[None]:
     return Call("DELETE", path, _nothing)
 

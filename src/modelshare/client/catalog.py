@@ -1,11 +1,13 @@
 """`/v1/catalog`: the public catalog; with a key also the models that are shared with its project."""
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic_core import from_json
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
 from modelshare.wire.base import PAGE_LIMIT_DEFAULT
-from modelshare.wire.models import CatalogModel, CatalogModelDetail, CatalogPage, CatalogRole
+from modelshare.wire.models import BomFormat, CatalogModel, CatalogModelDetail, CatalogPage, CatalogRole
 from modelshare.wire.sharing import Claim
 
 BASE = "/v1/catalog/models"
@@ -55,6 +57,11 @@ class Catalog(Resource[Transport]):
     def get(self, model_id: str) -> Call[CatalogModelDetail]:
         """The model's card, facts, manifest and digest. `model_id` is an id or `owner/name`."""
         return get(at(BASE, model_id), CatalogModelDetail)
+
+    @sent
+    def bom(self, model_id: str, *, format: BomFormat = BomFormat.CYCLONEDX) -> Call[dict[str, Any]]:  # noqa: A002 - the contract's name
+        """What the model is made of: a CycloneDX document, or the fields of `wire.models.AnnexXii`."""
+        return Call("GET", at(BASE, model_id, "bom"), from_json, {"format": format}, repeatable=True)
 
     @sent
     def claim(self, token: str) -> Call[CatalogModelDetail]:

@@ -16,6 +16,9 @@ from modelshare.client.join_keys import JoinKeys
 from modelshare.client.keys import Keys
 from modelshare.client.models import Models
 from modelshare.client.platform import Platform
+from modelshare.client.project import OwnProject
+from modelshare.client.signers import Signers
+from modelshare.client.storage import Storage
 from modelshare.client.tiers import Tiers
 from modelshare.client.transport import AsyncHttpTransport, HttpTransport
 from modelshare.client.uploads import Uploads
@@ -31,10 +34,13 @@ class _Resources(Generic[Transport]):
         self.catalog: Catalog[Transport] = Catalog(transport)
         self.tiers: Tiers[Transport] = Tiers(transport)
         self.keys: Keys[Transport] = Keys(transport)
+        self.project: OwnProject[Transport] = OwnProject(transport)
+        self.signers: Signers[Transport] = Signers(transport)
         self.join_keys: JoinKeys[Transport] = JoinKeys(transport)
         self.agents: Agents[Transport] = Agents(transport)
         self.usage: Usage[Transport] = Usage(transport)
         self.audit: Audit[Transport] = Audit(transport)
+        self.storage: Storage[Transport] = Storage(transport)
         self.webhooks: Webhooks[Transport] = Webhooks(transport)
         self.platform: Platform[Transport] = Platform(transport)
 

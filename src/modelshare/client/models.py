@@ -1,10 +1,16 @@
 """`/v1/models`: the project's models, their versions, and sharing."""
 
+from typing import Any
+
+from pydantic_core import from_json
+
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import (
+    BomFormat,
     CatalogFootprint,
     ExtendedModel,
+    Manifest,
     ModelPatch,
     SharedModel,
     UnsharePreview,
@@ -114,6 +120,28 @@ class Models(Resource[Transport]):
     def update_version(self, model_id: str, version: str, *, version_notes: str | None) -> Call[Version]:
         """Edits a version's notes; None removes them."""
         return patch(at(BASE, model_id, "versions", version), Version, VersionPatch(version_notes=version_notes))
+
+    @sent
+    def manifest(self, model_id: str, version: str) -> Call[Manifest]:
+        """The files of a ready version with their digests, and what was read from them."""
+        return get(at(BASE, model_id, "versions", version, "manifest"), Manifest)
+
+    @sent
+    def sign(self, model_id: str, version: str, signature: bytes) -> Call[Version]:
+        """Stores a signature of the version (`modelshare.wire.signing.sign` makes one from its manifest)."""
+        path = at(BASE, model_id, "versions", version, "signature")
+        return Call("POST", path, Version.model_validate_json, repeatable=True, raw=signature)
+
+    @sent
+    def signature(self, model_id: str, version: str) -> Call[bytes]:
+        """The version's signature: a `model.sig`. Raises NotFoundError if it has none."""
+        return Call("GET", at(BASE, model_id, "versions", version, "signature"), bytes, repeatable=True)
+
+    @sent
+    def bom(self, model_id: str, version: str, *, format: BomFormat = BomFormat.CYCLONEDX) -> Call[dict[str, Any]]:  # noqa: A002 - the contract's name
+        """What a ready version is made of: a CycloneDX document, or the fields of `wire.models.AnnexXii`."""
+        path = at(BASE, model_id, "versions", version, "bom")
+        return Call("GET", path, from_json, {"format": format}, repeatable=True)
 
     @sent
     def delete_version(self, model_id: str, version: str) -> Call[None]:

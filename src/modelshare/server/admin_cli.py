@@ -6,7 +6,7 @@ import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -17,10 +17,13 @@ from modelshare.server import migrations, recovery, settings
 from modelshare.server.db import Database
 from modelshare.server.errors import ApiError
 from modelshare.server.migrations import SchemaTooNewError
+from modelshare.server.sealing import SealedError
 
 db = typer.Typer(add_completion=False)
 admin = typer.Typer(add_completion=False)
+secrets = typer.Typer(add_completion=False)
 
+Result = TypeVar("Result")
 DataDir = Annotated[
     Path | None, typer.Option(file_okay=False, help="Folder for the database and the weights. Default: ./data.")
 ]
@@ -41,6 +44,25 @@ def _db() -> None:
 @admin.callback()
 def _admin() -> None:
     """Administer the platform from the server's machine."""
+
+
+@secrets.callback()
+def _secrets() -> None:
+    """Manage the keys that encrypt secrets in the database."""
+
+
+@secrets.command()
+def rotate(data_dir: DataDir = None, database_url: DatabaseUrl = None, json: Json = False) -> None:
+    """Encrypt all secrets in the database again, with a new key. The server may keep running.
+
+    With the setting `secret_keys`, its first key is the new one: put it there and restart all processes first. Without
+    it, a new key is created in the data folder.
+    """
+    count = _run(recovery.rotate_secrets(load_settings(data_dir=data_dir, database_url=database_url)))
+    if json:
+        print_json({"encrypted": count})
+    else:
+        print_message(f"Encrypted {count} secret(s) with the newest key.")
 
 
 @db.command()
@@ -105,13 +127,13 @@ def settings_errors() -> Iterator[None]:
         raise CommandError(str(error), ExitCode.USAGE) from error
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
     try:
         with settings_errors():
-            asyncio.run(work)
+            return asyncio.run(work)
     except ApiError as error:
         raise CommandError(error.message) from error
-    except SchemaTooNewError as error:
+    except (SchemaTooNewError, SealedError) as error:
         raise CommandError(str(error)) from error
 
 

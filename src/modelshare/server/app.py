@@ -61,6 +61,10 @@ from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniff
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.processing import jobs as processing_jobs
+from modelshare.server.registry.signatures import routes as signatures_routes
+from modelshare.server.registry.storages import routes as storages_routes
+from modelshare.server.registry.storages.relay import RelayedFiles
+from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
 from modelshare.server.router import routes as router_routes
@@ -73,24 +77,10 @@ from modelshare.server.storage import signed_urls
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
-from modelshare.server.web import account as account_pages
-from modelshare.server.web import agents as agents_pages
-from modelshare.server.web import audit as audit_pages
-from modelshare.server.web import endpoints as endpoints_pages
-from modelshare.server.web import keys as key_pages
-from modelshare.server.web import members as member_pages
-from modelshare.server.web import playground as playground_pages
-from modelshare.server.web import static_files
-from modelshare.server.web import usage as usage_pages
-from modelshare.server.web import webhooks as webhook_pages
-from modelshare.server.web.catalog import routes as catalog_pages
+from modelshare.server.web import routers as pages
 from modelshare.server.web.live import Live
-from modelshare.server.web.models import listing as model_list_pages
-from modelshare.server.web.models import page as model_pages
-from modelshare.server.web.models import sharing as model_sharing_pages
 from modelshare.server.web.page_auth import PagesPlatform
 from modelshare.server.web.pages import error_page
-from modelshare.server.web.platform import routes as platform_pages
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -105,6 +95,8 @@ _ROUTERS: Final = (
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    signatures_routes.router,
+    storages_routes.router,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -117,21 +109,7 @@ _ROUTERS: Final = (
     given_up_routes.router,
     webhooks_routes.router,
     health.router,
-    static_files.router,
-    account_pages.router,
-    key_pages.router,
-    member_pages.router,
-    endpoints_pages.router,
-    agents_pages.router,
-    playground_pages.router,
-    usage_pages.router,
-    catalog_pages.router,
-    model_list_pages.router,
-    model_pages.router,
-    model_sharing_pages.router,
-    webhook_pages.router,
-    audit_pages.router,
-    platform_pages.router,
+    *pages.ROUTERS,
 )
 _BELOW_MODELS: Final = model_paths.below_models(
     route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)
@@ -161,6 +139,7 @@ class Application:
         self._api = RequestId(Head(BodyLimit(api(), MAX_BODY, unlimited=unlimited)))
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
+        self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
@@ -207,11 +186,14 @@ class Application:
             at_end("database", self.database.close)
             await migrations.upgrade(self.database)
             await installation.check_secret(self.settings, self.database)
+            async with self.database.write() as session:
+                await endpoints.note_tiers(session, self.platform.tiers)
             await self.database.start()
             await self.clock.start()
             at_end("clock", self.clock.stop)
             at_end("keys", self.platform.keys.stop)
             at_end("sessions", self.platform.sessions.stop)
+            at_end("storages", self.platform.stores.close)
             yield self
 
     @asynccontextmanager
@@ -260,6 +242,8 @@ class Application:
 
     def _route(self, scope: Scope) -> ASGIApp:
         if scope["type"] == "http":
+            if scope["path"].startswith(signed_urls.PATH) and SEPARATOR in scope["path"]:
+                return self._relayed
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
             if scope["path"].startswith(hugging_face.PREFIX):
@@ -309,6 +293,7 @@ def _platform(
     store = open_store(settings.storage_url, data_dir=settings.data_dir, secret=secret, clock=clock)
     search.follow_changes(database)
     endpoints.follow_changes(database)
+    fleet.follow_changes(database)
     oci.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
@@ -323,6 +308,7 @@ def _platform(
         settings=settings,
         database=database,
         store=store,
+        stores=ProjectStores(store, database, settings, clock, secret),
         authenticate=keys.authenticate,
         authenticate_hash=keys.authenticate_hash,
         authenticate_person=sessions.authenticate,

@@ -74,8 +74,7 @@ class Loop:
         """`every`: seconds from the end of one round to the next; None: only when woken.
 
         `rest`: minimum seconds between rounds, even if it is woken. `retry`: maximum seconds until the next attempt
-        after
-        a failed round; default: `every`.
+        after a failed round; default: `every`.
         """
         self._chore = Chore(name, work, slow)
         self._every = every

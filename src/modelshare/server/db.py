@@ -256,8 +256,7 @@ def scoped_to(table: type[Row], project_id: str) -> Select[Row]:
 
 def any_tenant(table: type[Row]) -> type[Row]:
     """The table with the rows of all projects: for work of the platform, or for rows that the caller may access by
-    other
-    means, such as a token or a model that they may see.
+    other means, such as a token or a model that they may see.
     """
     return table
 

@@ -306,6 +306,7 @@ _UNAVAILABLE: Final = {
         30,
     ),
     Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
+    Outage.OWN_STORAGE_AWAY: ("The storage of a project is unavailable.", 30),
     # Rolled back because of another request, so this one can be repeated unchanged.
     Outage.COLLISION: ("This was changed by another request; try again.", 1),
 }

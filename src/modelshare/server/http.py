@@ -33,6 +33,7 @@ from modelshare.server.proven import proven
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage.stores import Stores
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
@@ -109,6 +110,8 @@ class Platform:
     settings: Settings
     database: Database
     store: BlobStore
+    """The platform's own. What belongs to a model may lie elsewhere: see `stores`."""
+    stores: Stores
     authenticate: Callable[[str, str], Awaitable[Caller | None]]
     """By a key's value and the address from which it is used."""
     authenticate_hash: Callable[[str, str], Awaitable[Caller | None]]

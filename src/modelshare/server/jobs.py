@@ -2,9 +2,8 @@
 
 A job is enqueued in the transaction of the change that needs it. A worker takes a lease (a token and an expiry), works
 outside of transactions, and checks the token when it finishes: a worker whose lease has expired changes nothing. Jobs
-of
-a killed process are run again when their lease expires, or when the process restarts. A job whose last attempt failed
-leaves a row with the reason, for the platform's operator.
+of a killed process are run again when their lease expires, or when the process restarts. A job whose last attempt
+failed leaves a row with the reason, for the platform's operator.
 """
 
 import asyncio
@@ -151,8 +150,7 @@ async def lease_is_valid(session: AsyncSession, lease: Lease) -> bool:
 
 async def finish(session: AsyncSession, lease: Lease) -> None:
     """Ends the job, if the worker still has the lease. Handlers may call it in the transaction in which they find that
-    no
-    work is left.
+    no work is left.
     """
     await session.execute(delete(JobRow).where(*_held(lease)))
 

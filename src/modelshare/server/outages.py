@@ -28,6 +28,8 @@ class Outage(StrEnum):
     DISK_FULL = "disk_full"
     """The database's, or that of the storage."""
     STORAGE_AWAY = "storage_away"
+    OWN_STORAGE_AWAY = "own_storage_away"
+    """A storage that belongs to a project, which its owner has to restore."""
     COLLISION = "collision"
     """The database undid it for the sake of another transaction; it can be sent again as it is."""
 

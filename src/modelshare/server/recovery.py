@@ -8,6 +8,8 @@ from modelshare.server import installation, migrations
 from modelshare.server.accounts import passwords, people
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
+from modelshare.server.registry.storages import credentials
+from modelshare.server.sealing import Keyring
 from modelshare.server.settings import Settings, SettingsError
 
 
@@ -26,6 +28,17 @@ async def replace_secret(settings: Settings) -> None:
     """Has the database be used with the secret of these settings, made where it is lost. Nobody may use it now."""
     async with _existing(settings) as database:
         await installation.replace_secret(settings, database)
+
+
+async def rotate_secrets(settings: Settings) -> int:
+    """Encrypts all secrets in the database with the newest key, created where the settings give none; how many."""
+    keyring = Keyring(settings)
+    async with _existing(settings) as database:
+        keyring.add_key()
+        async with database.write() as session:
+            count = await credentials.seal_again(session, keyring)
+    keyring.forget_old()
+    return count
 
 
 @asynccontextmanager

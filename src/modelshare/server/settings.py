@@ -52,6 +52,11 @@ class Settings(BaseModel):
     """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or a plug-in's; None is a folder in the data folder."""
     secret: SecretStr | None = None
     """Signs download links. Processes behind one load balancer need the same; None makes one in the data folder."""
+    secret_keys: SecretStr | None = None
+    """Encrypt secrets in the database: keys of 64 hex digits, the first encrypts, all decrypt. None creates a key file
+    in the data folder."""
+    storage_allow_private: bool = False
+    """Whether projects' own storages may use http and private addresses, including those of this machine."""
     tiers_file: Path | None = None
     """Replaces the tiers that come with the package."""
 

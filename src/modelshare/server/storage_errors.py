@@ -11,6 +11,7 @@ StorageError
 │   └── PartReplacedError    a newer request is sending the same part
 ├── StorageFullError
 ├── StorageUnavailableError  the store is not responding, or not correctly
+│   └── OwnStorage      the same, for the storage of a project
 └── StorageSettingError      the `storage` setting is invalid
 
 Each message is shown to the user who sent the request.
@@ -82,6 +83,12 @@ class StorageFullError(StorageError, OutageError):
 
 class StorageUnavailableError(StorageError, OutageError):
     outage: ClassVar[Outage] = Outage.STORAGE_AWAY
+
+
+class OwnStorageError(StorageUnavailableError):
+    """A project's own storage; the message names it, so that it is for members of that project only."""
+
+    outage: ClassVar[Outage] = Outage.OWN_STORAGE_AWAY
 
 
 class StorageSettingError(StorageError):

@@ -25,6 +25,7 @@ class ErrorCode(StrEnum):
     MODEL_IN_USE = "model_in_use"
     VERSION_IN_USE = "version_in_use"
     MODEL_RECALLED = "model_recalled"
+    SIGNATURE_REQUIRED = "signature_required"
     ENDPOINT_NOT_FOUND = "endpoint_not_found"
     ENDPOINT_INACTIVE = "endpoint_inactive"
     MODEL_LOADING = "model_loading"
@@ -36,6 +37,7 @@ class ErrorCode(StrEnum):
     UPLOAD_NOT_OPEN = "upload_not_open"
     PART_REPLACED = "part_replaced"
     STORAGE_FULL = "storage_full"
+    STORAGE_CHECK_FAILED = "storage_check_failed"
 
 
 class ErrorBody(Response):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, IPvAnyNetwork
 
 from modelshare.wire.base import SLUG_PATTERN, EndpointSlug, Request, Response, Seconds, UnixSeconds
+from modelshare.wire.signers import KeyId
 from modelshare.wire.text import Name
 
 ProjectSlug = Annotated[str, Field(pattern=SLUG_PATTERN, min_length=1, max_length=40)]
@@ -45,6 +46,17 @@ class ProjectPatch(Request):
     """None means the platform's default."""
 
 
+class ProjectSettings(Request):
+    """What a project's owners change of it; what is not sent stays as it is."""
+
+    require_signature: bool | None = None
+    """True: the project shares versions that are signed by one of its signers only, and deploys signed versions only.
+    """
+    allowed_signers: Annotated[list[KeyId], Field(max_length=100)] | None = None
+    """Ids of the keys (`key_id` of signers) whose signatures count for what the project deploys of others; empty: those
+    that each model's owner has registered."""
+
+
 class Project(Response):
     object: Literal["project"] = "project"
     id: str
@@ -52,6 +64,8 @@ class Project(Response):
     name: str
     slug: str
     quota_bytes: int | None = None
+    require_signature: bool = False
+    allowed_signers: list[str] = Field(default_factory=list)
     created_at: UnixSeconds
 
 

@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Meta
 
 from modelshare.wire.agents import Phase
+from modelshare.wire.signing import MAX_BUNDLE
 from modelshare.wire.text import PLAIN, PLAIN_PATH, plain
 
 PROTOCOL: Final = 2
@@ -127,6 +128,14 @@ class DeploymentFile(msgspec.Struct, frozen=True):
     sha256: Sha256
 
 
+class DeploymentSignature(msgspec.Struct, frozen=True):
+    """The signature of a version's files: checked before an engine is given any of them."""
+
+    bundle: Annotated[bytes, Meta(max_length=MAX_BUNDLE)]
+    keys: Annotated[list[Annotated[str, Meta(max_length=4096)]], Meta(max_length=100)]
+    """Public keys in PEM form: one of them has to have signed."""
+
+
 class DesiredDeployment(msgspec.Struct, frozen=True):
     """A deployment that the agent is to run: a model version, served under `served_name`."""
 
@@ -148,6 +157,8 @@ class DesiredDeployment(msgspec.Struct, frozen=True):
     weights: Annotated[list[Path], Meta(max_length=10_000)] = []
     """The paths of the weight files to open, in order: a split GGUF begins with its first part. Empty if an older
     server does not send them."""
+    signature: DeploymentSignature | None = None
+    """None if the version is not signed, or if an older server does not send it."""
 
 
 # --- agent to server ---------------------------------------------------------------------------------------------

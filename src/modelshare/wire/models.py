@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimLinkWithToken, RecallNotice
+from modelshare.wire.signers import Signature
 from modelshare.wire.text import Line, Text, check_name
 
 MODEL_NAME_PATTERN = r"^(?!.*(--|\.\.))[A-Za-z0-9_]([A-Za-z0-9_.\-]{0,94}[A-Za-z0-9_])?$(?!\n)"
@@ -88,6 +89,8 @@ class ExtendedModel(Model):
     version: str | None
     version_notes: str | None = None
     manifest_digest: str | None
+    signature: Signature = Field(default_factory=Signature)
+    """Of this version."""
     is_shared: bool
     is_listed: bool
     """Whether the catalog shows it. A shared model is hidden while no version of it is ready, for example because its
@@ -131,6 +134,9 @@ class Version(Response):
     """The owner's notes."""
     size_bytes: int | None
     manifest_digest: str | None
+    signature: Signature = Field(default_factory=Signature)
+    signature_problem: str | None = None
+    """Why its signature is invalid."""
     created_at: UnixSeconds
 
 
@@ -210,6 +216,19 @@ class ManifestFile(Response):
     sha256: str
 
 
+class Manifest(Response):
+    """What names a version's bytes for ever: its files, and what was read from them."""
+
+    name: str
+    version: str
+    files: list[ManifestFile]
+    facts: dict[str, Any]
+    license: str | None
+    created: UnixSeconds
+    total_bytes: int
+    schema_version: int
+
+
 class CatalogModel(Response):
     """A catalog entry: facts from the manifest, but not where the weights are stored."""
 
@@ -232,6 +251,7 @@ class CatalogModel(Response):
     task: str | None
     size_bytes: int
     version: str
+    signature: Signature = Field(default_factory=Signature)
     audience: Audience = Audience.PUBLIC
     """`targeted`: you see it because it is shared with your project; the public does not."""
     catalog_role: CatalogRole
@@ -241,8 +261,47 @@ class CatalogModel(Response):
     shared_at: UnixSeconds
 
 
+class License(Response):
+    """What a licence's name stands for."""
+
+    spdx: str | None
+    """SPDX expression; None for a licence that SPDX does not list."""
+    name: str
+    restricts_use: bool | None
+    """Whether it says what the model may not be used for; None where that is not known."""
+
+
+class AnnexField(Response):
+    number: str
+    """As the annex counts: 1(a) to 2(c)."""
+    title: str
+    value: str | None
+    """What the platform knows."""
+    gap: str | None
+    """Where it knows nothing: what to add, and where."""
+
+
+class AnnexXii(Response):
+    """What providers of AI systems are told of a model, after Annex XII of Regulation (EU) 2024/1689."""
+
+    object: Literal["model.annex_xii"] = "model.annex_xii"
+    model: str
+    version: str
+    manifest_digest: str
+    fields: list[AnnexField]
+
+
+class BomFormat(StrEnum):
+    CYCLONEDX = "cyclonedx"
+    """CycloneDX 1.6, as JSON."""
+    ANNEX_XII = "annex-xii"
+    """The eleven items of Annex XII of the EU AI Act."""
+
+
 class CatalogModelDetail(CatalogModel):
     card: str | None
+    license_details: License | None = None
+    """None where no licence is stated."""
     manifest: dict[str, Any]
     manifest_digest: str
     versions: list[Version]

@@ -45,3 +45,8 @@ class Tier(Response):
     price_per_million_tokens: float | None = None
     may_evict: bool
     """Shared tiers may evict a model for capacity; `self_hosted` never does."""
+    require_signature: bool = False
+    """Only versions that are signed may be deployed on it."""
+    allowed_signers: list[str] = Field(default_factory=list)
+    """Ids of the keys whose signatures count; none: those that each model's owner has registered. In the tiers file
+    also public keys in PEM form."""

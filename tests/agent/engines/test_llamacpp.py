@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
 from modelshare.agent.engines import llamacpp, parameters
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
 from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.diagnosis import NOT_LOADED, PORT_TAKEN, diagnose
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
@@ -205,6 +207,40 @@ async def test_a_taken_port_is_no_failure(chat_gguf: Path, state_dir: Path, star
         )
 
         assert (await ask(engine, **HELLO))[0]["choices"]
+
+
+async def test_without_llama_cpps_log_a_taken_port_is_told_from_a_bad_file(chat_gguf: Path, tmp_path: Path) -> None:
+    """The process may exit before llama.cpp has written its log."""
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"no GGUF at all")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port_taken = diagnose([await own_line(chat_gguf, taken.getsockname()[1])], 1)
+    not_loaded = diagnose([await own_line(bad, free_port())], 1)
+
+    assert port_taken.port_taken
+    assert not not_loaded.port_taken
+    assert "cannot read the model's files" in not_loaded.reason
+
+
+async def own_line(model: Path, port: int) -> str:
+    """Starts llama.cpp's program, which fails, and returns the line that it prints apart from llama.cpp's log."""
+    words = ("-m", "modelshare.agent.engines.llamacpp_server", "--model", str(model), "--alias", "x")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *words, "--port", str(port), "--context", "64"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "ENGINE_API_KEY": "key"},
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    errors = await process.stderr.read()
+    assert await process.wait() == 1
+    process.stdin.close()
+    (line,) = (line for line in errors.decode().splitlines() if line.startswith((PORT_TAKEN, NOT_LOADED)))
+    return line
 
 
 @pytest.mark.parametrize("damage", ["no GGUF at all", "cut"])

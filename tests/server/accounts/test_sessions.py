@@ -213,15 +213,15 @@ async def test_what_is_taken_away_here_is_refused_elsewhere(
 
 
 async def test_what_a_lost_notification_would_have_told_is_seen_after_a_second(
-    app: Application, book: SessionAuthenticator, settings: Settings, clock: Clock
+    app: Application, settings: Settings, clock: Clock
 ) -> None:
+    deaf = Database(settings.database)  # it does not listen, so that not even a late notification reaches it
+    book = SessionAuthenticator(deaf, app.platform.clock)
     person = await new_person(app, "ada")
     token = await sign_in(app, person)
     assert await book.person(token) == person
-    deaf = Database(settings.database)
-    async with deaf.write() as session:
-        await session.execute(text("DELETE FROM sessions"))
-    await deaf.close()
+    await close(app, token)
     assert await book.person(token) == person
     clock.now += CACHE_SECONDS
     assert await book.person(token) is None
+    await deaf.close()

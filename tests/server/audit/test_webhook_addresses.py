@@ -12,6 +12,7 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from clock import Clock
+from modelshare.server import public_addresses
 from modelshare.server.audit.webhooks import sending
 from modelshare.server.audit.webhooks.sending import Message, Outcome, Sender
 from receiver import Receiver, Reply, receiving
@@ -59,14 +60,14 @@ def receiver() -> Iterator[Receiver]:
 def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every address that a socket was made for."""
     made: list[str] = []
-    check = sending._public_socket
+    check = public_addresses.public_socket
 
     def watching(info: tuple[object, ...]) -> socket.socket:
         connection = check(info)
         made.append(str(info[4][0]))  # type: ignore[index] # the socket's address
         return connection
 
-    monkeypatch.setattr(sending, "_public_socket", watching)
+    monkeypatch.setattr(sending, "public_socket", watching)
     return made
 
 

@@ -240,9 +240,8 @@ async def test_tags_are_listed_in_pages(owner: Tenant, model: Any) -> None:
 
 async def test_nothing_refers_to_a_manifest(owner: Tenant, model: Any) -> None:
     answer = await owner.http.get(f"/v2/{REPOSITORY}/referrers/sha256:{'0' * 64}")
-    index = "application/vnd.oci.image.index.v1+json"
-    assert answer.headers["Content-Type"] == index
-    assert answer.json() == {"schemaVersion": 2, "mediaType": index, "manifests": []}
+    assert answer.headers["Content-Type"] == artifact.INDEX_TYPE
+    assert answer.json() == {"schemaVersion": 2, "mediaType": artifact.INDEX_TYPE, "manifests": []}
 
 
 async def test_whoever_pushes_is_told_how(anonymous: httpx.AsyncClient, owner: Tenant) -> None:
@@ -307,8 +306,7 @@ async def test_an_endpoints_token_reads_what_the_endpoint_runs(
     for name in ("acme/other", "borg/tiny"):
         other = {"Authorization": f"Bearer {await token(anonymous, secret, name)}"}
         assert error_of(await anonymous.get(f"/v2/{name}/tags/list", headers=other), 404, "NAME_UNKNOWN")
-    off = await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})
-    assert off.status_code == 200
+    assert (await deployer.http.patch("/v1/endpoints/chat", json={"is_active": False})).status_code == 200
     url = f"/v2/{REPOSITORY}/manifests/latest"
     assert error_of(await anonymous.get(url, headers=bearer), 404, "NAME_UNKNOWN")
     assert (await deployer.http.delete("/v1/endpoints/chat")).status_code == 204

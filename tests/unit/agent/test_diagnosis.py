@@ -18,6 +18,10 @@ from modelshare.agent.engines.diagnosis import diagnose
         ("error loading model: key not found in model: llama.block_count", "not state its llama.block_count, which"),
         ("gguf_init_from_reader: invalid magic characters: 'hell', expected 'GGUF'", "cannot read the model's files"),
         ("safetensors_rust.SafetensorError: Error while deserializing header", "cannot read the model's files"),
+        (
+            "The model does not load: Failed to init server, please check the input params.",
+            "too large for this machine",
+        ),
         ("vllm cannot be started: Permission denied", "vllm cannot be started: Permission denied;"),
     ],
 )

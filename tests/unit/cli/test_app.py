@@ -12,6 +12,7 @@ import modelshare
 from modelshare.cli.app import ENTRIES, Entry, app, load
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import retry
+from signing_keys import private_key, private_pem, public_pem
 
 CLOSED = "http://127.0.0.1:1"
 """Nothing listens on port 1."""
@@ -82,6 +83,8 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(entry: Entry) -> None
 ARGUMENTS = {
     "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
+    "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
+    "models signature": ["m"], "bom": ["m"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
     "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],
@@ -101,7 +104,12 @@ ONLINE = [command for command in LEAVES if command[0] not in OFFLINE]
 
 @pytest.mark.parametrize("command", ONLINE, ids=" ".join)
 @pytest.mark.parametrize("json", [[], ["--json"]], ids=["words", "json"])
-def test_every_command_says_when_the_platform_is_not_there(command: tuple[str, ...], json: list[str]) -> None:
+def test_every_command_says_when_the_platform_is_not_there(
+    command: tuple[str, ...], json: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "KEY.pem").write_bytes(private_pem(private_key()))
+    (tmp_path / "KEY.pub").write_text(public_pem(private_key()))
+    monkeypatch.chdir(tmp_path)
     result = runner.invoke(app, [*command, *ARGUMENTS.get(" ".join(command), []), *json])
     assert result.exit_code == ExitCode.UNREACHABLE
     assert result.stdout == ""

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+# Printed by our own child processes and read here: llama.cpp may exit before its log says why.
+PORT_TAKEN: Final = "Address already in use"
+NOT_LOADED: Final = "The model does not load"
+NOT_STARTED: Final = "cannot be started"
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
@@ -19,7 +24,7 @@ class Diagnosis:
 # The first match counts: an engine that runs out of memory also logs that it could not load the model.
 _SIGNATURES: Final = [
     (
-        r"address already in use|errno 98\b|couldn't bind (?:http )?server socket|failed to bind",
+        rf"{PORT_TAKEN}|errno 98\b|couldn't bind (?:http )?server socket|failed to bind",
         "Another program took the port that was assigned to the engine.",
     ),
     (
@@ -36,7 +41,7 @@ _SIGNATURES: Final = [
         r"missing dependencies for serving",
         "The engine is not fully installed; run pip install 'transformers[serving]'.",
     ),
-    (r"^(\S+) cannot be started: (.+)$", "{0} cannot be started: {1}; check the engine's path."),
+    (rf"^(\S+) {NOT_STARTED}: (.+)$", "{0} cannot be started: {1}; check the engine's path."),
     (
         r"unknown model architecture: '?([\w.-]+)|model architectures \['?([\w.-]+)'?\] (?:are|is) not supported|"
         r"unrecognized model|does not recognize this architecture",
@@ -56,6 +61,11 @@ _SIGNATURES: Final = [
         r"corrupted or incomplete|failed to read|tensor '.*' not found|missing tensor|does not appear to have a file|"
         r"failed to load model|error loading model",
         "The engine cannot read the model's files; they may be damaged or in a different format.",
+    ),
+    (  # last, since it says less than llama.cpp's log
+        NOT_LOADED,
+        "The engine cannot read the model's files; they may be damaged, in a different format, or too large for this "
+        "machine.",
     ),
 ]
 _PATTERNS: Final = [(re.compile(pattern, re.IGNORECASE | re.MULTILINE), text) for pattern, text in _SIGNATURES]

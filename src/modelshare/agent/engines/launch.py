@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from modelshare.agent.engines import lifeline
+from modelshare.agent.engines.diagnosis import NOT_STARTED
 
 
 def wrapped(command: Sequence[str]) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def main(command: Sequence[str]) -> int:
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603  the agent's own recipe
     except OSError as error:
-        print(f"{command[0]} cannot be started: {error.strerror}", flush=True)  # noqa: T201  the agent reads it
+        print(f"{command[0]} {NOT_STARTED}: {error.strerror}", flush=True)  # noqa: T201  the agent reads it
         return 127
     returncode = program.wait()
     return 128 - returncode if returncode < 0 else returncode

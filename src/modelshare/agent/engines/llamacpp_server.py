@@ -18,6 +18,7 @@ from typing import Any
 import xllamacpp
 
 from modelshare.agent.engines import lifeline
+from modelshare.agent.engines.diagnosis import NOT_LOADED, PORT_TAKEN
 
 _MAX_BATCH = 8192
 """Maximum tokens of one input to an embedding model. It is computed in one batch, whose buffers grow with it."""
@@ -32,9 +33,8 @@ def main() -> None:
     except RuntimeError as error:
         # Exit normally, so that llama.cpp's log is flushed; its last lines may still be lost.
         taken = _is_taken(arguments.host, arguments.port)
-        raise SystemExit(
-            f"The model failed to load: {error}" if taken else f"The model does not load: {error}"
-        ) from error
+        # A line of its own even if llama.cpp's thread is in the middle of one.
+        raise SystemExit(f"\n{PORT_TAKEN if taken else f'{NOT_LOADED}: {arguments.model}: {error}'}") from error
     for number in (signal.SIGTERM, signal.SIGINT):  # after Server(), which installs handlers of its own
         signal.signal(number, lambda *_: stop.set())
     print("READY", server.listening_address, flush=True)  # noqa: T201  for people who run it by hand

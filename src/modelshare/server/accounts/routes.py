@@ -1,4 +1,4 @@
-"""`/v1/keys` and `/v1/platform/projects`."""
+"""`/v1/keys`, `/v1/project` and `/v1/platform/projects`."""
 
 from fastapi import APIRouter
 
@@ -13,6 +13,7 @@ from modelshare.wire.keys import (
     Project,
     ProjectCreate,
     ProjectPatch,
+    ProjectSettings,
     ProjectWithKey,
 )
 
@@ -42,6 +43,23 @@ async def rotate_key(caller: KeysCaller, session: WriteSession, platform: Platfo
 async def revoke_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
     """Revokes the key and all its values, immediately and on every process."""
     await service.revoke_key(session, caller, key_id, now=platform.now())
+
+
+@router.get("/v1/project", tags=["project"])
+async def get_own_project(caller: KeysCaller, session: ReadSession) -> Project:
+    """Returns the project with its settings."""
+    return await service.own_project(session, caller)
+
+
+@router.patch("/v1/project", tags=["project"])
+async def change_own_project(
+    caller: KeysCaller, session: WriteSession, platform: PlatformDep, body: ProjectSettings
+) -> Project:
+    """Sets whether the project shares and deploys signed versions only, and whose signatures count for deploying.
+
+    It concerns what is shared and deployed from now on; endpoints that run keep the version they serve.
+    """
+    return await service.change_settings(session, caller, body, now=platform.now())
 
 
 @router.get("/v1/platform/projects", tags=["platform"])

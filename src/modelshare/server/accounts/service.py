@@ -26,6 +26,7 @@ from modelshare.wire.keys import (
     Project,
     ProjectCreate,
     ProjectPatch,
+    ProjectSettings,
     ProjectWithKey,
     Scope,
 )
@@ -74,6 +75,35 @@ async def change_project(
     )
     project.quota_bytes = request.quota_bytes
     return project_view(project)
+
+
+async def own_project(session: AsyncSession, caller: Caller) -> Project:
+    """The caller's own project."""
+    row = await queries.project(session, caller.project)
+    if row is None:
+        raise _no_project()
+    return project_view(row)
+
+
+async def change_settings(session: AsyncSession, caller: Caller, request: ProjectSettings, *, now: int) -> Project:
+    """What the project requires of signatures, from now on. Endpoints that run go on."""
+    row = await queries.lock_project(session, caller.project)
+    if row is None:
+        raise _no_project()
+    before = row.require_signature, row.allowed_signers
+    if request.require_signature is not None:
+        row.require_signature = request.require_signature
+    if request.allowed_signers is not None:
+        row.allowed_signers = sorted(set(request.allowed_signers))
+    if before != (row.require_signature, row.allowed_signers):
+        Audit(session, row.id, caller.actor, now).done(
+            "project.change_signatures",
+            f"project:{row.id}",
+            slug=row.slug,
+            required=row.require_signature,
+            allowed_signers=row.allowed_signers,
+        )
+    return project_view(row)
 
 
 async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> str:
@@ -193,7 +223,15 @@ def quota_of(project: ProjectRow, settings: Settings) -> int:
 
 
 def project_view(row: ProjectRow) -> Project:
-    return Project(id=row.id, name=row.name, slug=row.slug, quota_bytes=row.quota_bytes, created_at=row.created_at)
+    return Project(
+        id=row.id,
+        name=row.name,
+        slug=row.slug,
+        quota_bytes=row.quota_bytes,
+        require_signature=row.require_signature,
+        allowed_signers=row.allowed_signers,
+        created_at=row.created_at,
+    )
 
 
 async def _new_key(session: AsyncSession, project: ProjectRow, request: KeyCreate, *, now: int) -> tuple[KeyRow, str]:

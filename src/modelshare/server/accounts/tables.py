@@ -2,10 +2,10 @@
 
 import uuid
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from modelshare.server.db import Table
+from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id, new_project_id
 
 
@@ -21,6 +21,10 @@ class ProjectRow(Table):
     quota_bytes: Mapped[int | None]
     """None: the platform's default."""
     created_at: Mapped[int]
+    require_signature: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It shares and deploys signed versions only."""
+    allowed_signers: Mapped[list[str]] = mapped_column(JsonColumn, default=list, server_default="[]")
+    """Ids of the keys whose signatures count for what it deploys of others; none: those of each model's owner."""
 
 
 class KeyRow(Table):

@@ -38,8 +38,7 @@ class Audit:
         """`action` reads `subject.verb`, `target` reads `subject:<id>`.
 
         If `events.OF_ACTIONS` has an event for the action, it is sent to webhooks. If `propagation.rules.ACTIONS` has
-        the
-        action, every process confirms that it applies the change.
+        the action, every process confirms that it applies the change.
         """
         entry = self._entry(action, target, AuditOutcome.DONE, reason, details)
         project_changed(self.session, self.project_id)

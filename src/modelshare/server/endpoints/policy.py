@@ -20,14 +20,22 @@ class Capacity(Protocol):
 
 class Weights(Protocol):
     """Returns the number of agents of other projects that have a model's weights or have not confirmed their deletion,
-    and
-    the requests to delete them: all since `since` and unconfirmed older ones, or with None only unconfirmed ones.
+    and the requests to delete them: all since `since` and unconfirmed older ones, or with None only unconfirmed ones.
     Implemented by the fleet.
     """
 
     async def __call__(
         self, session: AsyncSession, model: ModelRow, *, since: int | None
     ) -> tuple[int, list[WeightsDeletion]]: ...
+
+
+def tier_signers(tier: Tier) -> str | None:
+    """What the tier requires of a version's signature, as `EndpointRow.tier_signers` has it.
+
+    None: nothing. Else the ids of the keys that it allows, with spaces between; none of them: those that each model's
+    owner has registered.
+    """
+    return " ".join(sorted(tier.allowed_signers)) if tier.require_signature else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class EndpointPolicy:
     promotion: bool
     capacity: Capacity
     weights: Weights
+
+    def tier_signers(self, slug: str) -> str | None:
+        """Of the tier with this slug; see the function of this name."""
+        tier = self.tiers.get(slug)
+        return tier_signers(tier) if tier else None
 
 
 @dataclass(frozen=True, kw_only=True)

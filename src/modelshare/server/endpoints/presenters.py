@@ -51,17 +51,21 @@ def progress_of(row: EndpointRow) -> EndpointProgress | None:
 def resolved(row: EndpointRow) -> VersionRow | None:
     """The ready version that the endpoint should serve.
 
-    An endpoint that follows the latest version and selects a file stays at the last version that has this file.
+    An endpoint that follows the latest version stays at the last version that has the file it selects, and a signature
+    where one is required.
     """
     wanted = version_choice.wanted(row)
-    if wanted is None or file_selection.find(wanted, row.file):
+    if wanted is None or _suits(row, wanted):
         return wanted
     if row.version is not None:
         return None
-    earlier = [
-        each for each in version_choice.choosable(row) if each.id < wanted.id and file_selection.find(each, row.file)
-    ]
+    earlier = [each for each in version_choice.choosable(row) if each.id < wanted.id and _suits(row, each)]
     return earlier[-1] if earlier else None
+
+
+def _suits(row: EndpointRow, version: VersionRow) -> bool:
+    has_file = file_selection.find(version, row.file) is not None
+    return has_file and version_choice.signature_reason(row, version) is None
 
 
 def serves(row: EndpointRow) -> FileSelection | None:
@@ -75,6 +79,8 @@ def _stays(row: EndpointRow, version: VersionRow | None) -> str | None:
     latest = version_choice.wanted(row) if row.version is None else None
     if version is None or latest is None or latest is version:
         return None
+    if (reason := version_choice.signature_reason(row, latest)) is not None:
+        return f"{reason.message} The endpoint stays at {version.version}. {reason.fix}"
     return (
         f"Version {latest.version} does not contain the model `{row.file}`, so the endpoint stays at "
         f"{version.version}. Choose another `file` to follow it."

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
@@ -13,6 +13,7 @@ from modelshare.server.db import any_tenant, capped_count, for_key_share, for_up
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
+from modelshare.wire.endpoints import EndpointStatus
 
 _COUNTS: Final = [
     *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated)
@@ -20,13 +21,10 @@ _COUNTS: Final = [
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
-    return _with_model(statement.options(joinedload(EndpointRow.project)))
-
-
-def _with_model(statement: Select[EndpointRow]) -> Select[EndpointRow]:
     """With everything that determines which version it should serve, and until when."""
     model = joinedload(EndpointRow.model)
     return statement.options(
+        joinedload(EndpointRow.project),
         model.joinedload(ModelRow.project),
         model.selectinload(ModelRow.versions),
         joinedload(EndpointRow.model_recall),
@@ -99,7 +97,7 @@ async def active(session: AsyncSession, ids: Collection[uuid.UUID] | None) -> li
     statement = select(any_tenant(EndpointRow)).where(EndpointRow.is_active, EndpointRow.model_id.is_not(None))
     if ids is not None:
         statement = statement.where(EndpointRow.id.in_(ids))
-    return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
+    return list(await session.scalars(_whole(statement).order_by(EndpointRow.id)))
 
 
 async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> dict[str, int]:
@@ -116,7 +114,7 @@ async def followers(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -
 async def active_of(session: AsyncSession, model_id: uuid.UUID) -> list[EndpointRow]:
     """Active endpoints of a model, with everything that determines which version each gets."""
     statement = select(any_tenant(EndpointRow)).where(EndpointRow.model_id == model_id, EndpointRow.is_active)
-    return list(await session.scalars(_with_model(statement).order_by(EndpointRow.id)))
+    return list(await session.scalars(_whole(statement).order_by(EndpointRow.id)))
 
 
 async def recalled(session: AsyncSession, ids: Collection[uuid.UUID], now: int) -> set[uuid.UUID]:
@@ -138,15 +136,13 @@ async def lock_active_of_others(session: AsyncSession, model_id: uuid.UUID, owne
     return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
 
-async def lock_inactive_of_others(
-    session: AsyncSession, model_id: uuid.UUID, owner_id: str, reason: str
-) -> list[EndpointRow]:
-    """Like `lock_active_of_others`, for endpoints that are inactive for this reason."""
+async def lock_stopped_of_others(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> list[EndpointRow]:
+    """Like `lock_active_of_others`, for endpoints that a recall stopped: only those are inactive for a reason."""
     statement = select(EndpointRow).where(
         EndpointRow.model_id == model_id,
-        ~EndpointRow.is_active,
+        EndpointRow.status == EndpointStatus.INACTIVE,
         EndpointRow.project_id != owner_id,
-        EndpointRow.status_reason == reason,
+        EndpointRow.status_reason.is_not(None),
     )
     return list(await session.scalars(for_update(statement.order_by(EndpointRow.id))))
 
@@ -214,3 +210,9 @@ async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit
     added = {count.key: least(count, limit) + statement.excluded[count.key] for count in _COUNTS}
     key = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id]
     await session.execute(statement.on_conflict_do_update(index_elements=key, set_=added))
+
+
+async def note_tier(session: AsyncSession, tier: str, signers: str | None) -> None:
+    """Has every endpoint of the tier say what the tier requires of signatures now."""
+    changed = EndpointRow.tier == tier, EndpointRow.tier_signers.is_distinct_from(signers)
+    await session.execute(update(any_tenant(EndpointRow)).where(*changed).values(tier_signers=signers))

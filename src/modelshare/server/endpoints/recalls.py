@@ -85,9 +85,8 @@ async def _cancel(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *,
     if own.recall is not None and own.recall.stopped_at is None:
         await _tell_all(session, own, "endpoint.recall_cancel", caller, None, now=now)
     elif own.recall is not None:
-        stopped_for = rules.recalled(own.recall.reason).message
         model = own.model
-        for row in await queries.lock_inactive_of_others(session, model.id, model.project_id, stopped_for):
+        for row in await queries.lock_stopped_of_others(session, model.id, model.project_id):
             row.status_reason = None
             record(session, "endpoint.recall_cancel", row, caller.actor_in(row.project_id), now)
     return own._replace(recall=None)

@@ -1,5 +1,7 @@
 """Why an endpoint cannot be created or changed: as reasons of `explain`, and as errors of routes."""
 
+from typing import Final
+
 from modelshare.server.errors import (
     ApiError,
     AuditedRefusal,
@@ -12,6 +14,8 @@ from modelshare.server.registry import file_selection
 from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.endpoints import Reason
 from modelshare.wire.errors import ErrorCode
+
+_FORBIDDEN: Final = {"recall": ErrorCode.MODEL_RECALLED, "signature": ErrorCode.SIGNATURE_REQUIRED}
 
 
 def refused(reason: Reason, refusal: AuditedRefusal | None) -> ApiError:
@@ -26,8 +30,8 @@ def refused(reason: Reason, refusal: AuditedRefusal | None) -> ApiError:
             return ConflictError(text, code=ErrorCode.SLUG_TAKEN, param="slug")
         case "status":
             return ConflictError(text, param="model", refusal=refusal)
-        case "recall":
-            return PermissionDeniedError(text, code=ErrorCode.MODEL_RECALLED, param="model", refusal=refusal)
+        case "recall" | "signature":
+            return PermissionDeniedError(text, code=_FORBIDDEN[reason.rule], param="model", refusal=refusal)
         case _:
             return PermissionDeniedError(text, code=ErrorCode.TIER_NOT_ALLOWED, param="tier", refusal=refusal)
 

@@ -11,11 +11,12 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from modelshare.server.accounts import service as accounts
 from modelshare.server.audit import events
 from modelshare.server.audit.service import Audit, emit, project_changed
 from modelshare.server.db import Database, any_tenant, is_unique_violation, notify
-from modelshare.server.endpoints import queries
-from modelshare.server.endpoints.policy import EndpointPolicy
+from modelshare.server.endpoints import queries, version_choice
+from modelshare.server.endpoints.policy import EndpointPolicy, tier_signers
 from modelshare.server.endpoints.presenters import resolved, served_name
 from modelshare.server.endpoints.refusals import absent, no_such_file, refused, slug_taken
 from modelshare.server.endpoints.rules import Intent, came_to_shared_tier, counts_as_new
@@ -29,6 +30,8 @@ from modelshare.server.registry.service import MODELS_TOPIC, EndpointCounts
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing import last_shown, rules
 from modelshare.server.sharing import service as sharing
+from modelshare.server.sharing.rules import SignatureRequirement
+from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.sharing.topics import SHARES_TOPIC
 from modelshare.wire.endpoints import (
     EndpointCreate,
@@ -117,6 +120,7 @@ async def create(
         slug=spec.slug,
         model_id=model.id,
         tier=spec.tier,
+        tier_signers=terms.tier_signers(spec.tier),
         version=None if spec.version == "latest" else spec.version,
         file=spec.file,
         is_active=True,
@@ -187,6 +191,7 @@ async def change(
                 AuditedRefusal("endpoint.change", f"endpoint:{row.id}"),
             )
     row.tier, row.version, row.file = after.tier, None if version == "latest" else version, file
+    row.tier_signers = terms.tier_signers(after.tier)
     if after.is_active != before.is_active:
         row.is_active = after.is_active
         row.status = EndpointStatus.PROVISIONING if after.is_active else EndpointStatus.INACTIVE
@@ -239,6 +244,12 @@ async def recount(
         actor=actor,
         now=now,
     )
+
+
+async def note_tiers(session: AsyncSession, tiers: TierRegistry) -> None:
+    """Has endpoints say what their tiers require of signatures: the tiers file may have changed."""
+    for tier in tiers:
+        await queries.note_tier(session, tier.slug, tier_signers(tier))
 
 
 async def lock(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:
@@ -307,7 +318,20 @@ async def _assess(
         reasons.append(rules.no_such_version(spec.version, names, has_latest=has_latest))
     elif not reasons and not keeps_file and wanted is not None and file_selection.find(wanted, spec.file) is None:
         reasons.append(no_such_file(spec.file or "", wanted))
+    elif not reasons and wanted is not None:
+        required = await _signatures_required(session, caller, model, spec.tier, terms)
+        # An endpoint that follows the latest version and does not change it may stay at an earlier, signed version.
+        earlier = rules.choosable(ready, shown) if keeps_file and spec.version == "latest" else []
+        if all(rules.signature_reason(each, required) for each in [wanted, *earlier]):
+            reasons += filter(None, [rules.signature_reason(wanted, required)])
     return _Assessment(model, reasons)
+
+
+async def _signatures_required(
+    session: AsyncSession, caller: Caller, model: ModelRow, tier: str, terms: EndpointPolicy
+) -> list[SignatureRequirement]:
+    deployer = (await accounts.find_projects(session, [caller.project]))[caller.project]
+    return version_choice.requirements(deployer, model.project, tier, terms.tier_signers(tier))
 
 
 async def _locked(session: AsyncSession, caller: Caller, slug: str) -> tuple[ModelRow | None, EndpointRow]:

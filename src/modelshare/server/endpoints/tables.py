@@ -42,6 +42,8 @@ class EndpointRow(Table):
     created_at: Mapped[int]
     file: Mapped[str | None]
     """A file that selects one of the version's models; None for the version's own."""
+    tier_signers: Mapped[str | None]
+    """The signature that its tier requires of a version, in the form of `policy.tier_signers`; None: nothing."""
 
     project: Mapped[ProjectRow] = relationship(lazy="raise")
     model: Mapped[ModelRow | None] = relationship(lazy="raise")

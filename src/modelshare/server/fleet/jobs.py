@@ -89,8 +89,7 @@ class _Plan:
         """The part of the plan that concerns these endpoints and versions, and the agents that `other` locks.
 
         If a change of what an endpoint serves is left out, deployments of its versions are kept: the endpoint may need
-        what
-        it is recorded to serve at any time.
+        what it is recorded to serve at any time.
         """
         agents, locked = other.agents, other.locked
         serving = {

@@ -18,6 +18,8 @@ from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
+from modelshare.server.registry.signatures import service as signatures
+from modelshare.server.registry.signatures.service import ProvenSignature
 from modelshare.wire.agents import AgentState, Capabilities, Phase
 from modelshare.wire.link import (
     MAX_DEPLOYMENTS,
@@ -25,6 +27,7 @@ from modelshare.wire.link import (
     MAX_INTEGER,
     MAX_NAME,
     DeploymentFile,
+    DeploymentSignature,
     Desired,
     DesiredDeployment,
     Hello,
@@ -108,9 +111,11 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
     """The agent's desired state, as far as it fits into one frame."""
     found: list[DesiredDeployment] = []
     size = 0
-    for row in await queries.deployments_of(session, [agent_id]):
+    rows = await queries.deployments_of(session, [agent_id])
+    signed = await signatures.proven(session, {row.version_id for row in rows})
+    for row in rows:
         try:
-            one = _wanted(row)
+            one = _wanted(row, signed.get(row.version_id))
             data = encode(Desired(0, [one]))
             decode_from_server(data)
         except (DecodeError, ValueError, LookupError, TypeError, OverflowError) as error:
@@ -160,7 +165,7 @@ def _emit(session: AsyncSession, event: str, row: AgentRow, now: int) -> None:
         emit(session, project_id=row.project_id, now=now, event=event, data=data)
 
 
-def _wanted(row: DeploymentRow) -> DesiredDeployment:
+def _wanted(row: DeploymentRow, signature: ProvenSignature | None) -> DesiredDeployment:
     version, model = row.version, file_selection.find(row.version, row.file)
     if model is None:
         raise LookupError(f"version {version.version} does not contain the model {row.file}")
@@ -182,6 +187,7 @@ def _wanted(row: DeploymentRow) -> DesiredDeployment:
         max_concurrent=row.max_concurrent,
         root=model.root,
         weights=list(model.weights),
+        signature=DeploymentSignature(signature.bundle, [signature.public_key]) if signature else None,
     )
 
 

@@ -25,6 +25,7 @@ from modelshare.server.http import (
 )
 from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
+from modelshare.server.registry.storages.stores import download_url
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -82,19 +83,18 @@ async def agent_status(
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
-async def issue_grant(
-    request: Request, session: WriteSession, platform: PlatformDep, base_url: BaseUrl, deployment_id: str
-) -> Grant:
+async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl, deployment_id: str) -> Grant:
     """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
     for new ones.
     """
-    agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
-    if agent is None:
-        raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
-    proven(request.scope)
-    granted = await service.issue_grant(
-        session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
-    )
+    async with platform.database.write() as session:
+        agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
+        if agent is None:
+            raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
+        proven(request.scope)
+        granted = await service.issue_grant(
+            session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
+        )
     return Grant(
         deployment_id=deployment_id,
         manifest_digest=granted.manifest_digest,
@@ -103,7 +103,7 @@ async def issue_grant(
                 path=file.path,
                 size=file.size,
                 sha256=file.sha256,
-                url=platform.store.get_url(file.key, expires_at=granted.expires_at, base_url=base_url),
+                url=await download_url(platform, file, expires_at=granted.expires_at, base_url=base_url),
             )
             for file in granted.files
         ],
@@ -211,8 +211,7 @@ async def delete_version(
     """Deletes a version that is neither the latest nor in use, or one that failed, and frees its share of the quota.
 
     409 `version_in_use` says what uses it. If the version is still being uploaded, the upload is cancelled. The number
-    of
-    a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
+    of a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
     """
     if dry_run:
         async with platform.database.read() as session:

@@ -10,13 +10,13 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import Audit
-from modelshare.server.db import advisory_lock, notify
+from modelshare.server.db import Database, advisory_lock, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthenticatedError
 from modelshare.server.fleet import queries, rules, weight_deletions
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
-from modelshare.server.fleet.topics import AGENTS_TOPIC
+from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
@@ -24,6 +24,7 @@ from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.signatures.service import SIGNATURES_TOPIC
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.wire.agents import (
@@ -43,6 +44,16 @@ from modelshare.wire.base import Page
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 
 _ANOTHER_KEY: Final = "create another one, on the Agents page or with `modelshare join-keys create`"
+
+
+def follow_changes(database: Database) -> None:
+    """Agents that hold a version are told when its signature, or what that is worth, changes."""
+
+    async def changed(session: AsyncSession, version_id: str) -> None:
+        for agent_id in await queries.agents_with(session, uuid.UUID(version_id)):
+            notify(session, DESIRED_TOPIC, str(agent_id))
+
+    database.before_commit(SIGNATURES_TOPIC, changed)
 
 
 async def create_join_key(
@@ -179,8 +190,7 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
     agent's project.
 
     404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
-    uses
-    that version now. A grant expires at a recall's deadline at the latest.
+    uses that version now. A grant expires at a recall's deadline at the latest.
     """
     uid = parse_uuid(deployment_id)
     row = await queries.deployment(session, agent.id, uid) if uid else None

@@ -97,8 +97,8 @@ class Connection(Overdue, asyncio.Protocol):
         """Returns True to keep the other half open.
 
         Some clients close their half after the last request, and wait for the answer. A client that has disconnected
-        looks
-        the same, but resets the connection when something is sent. Closing during a stream counts as disconnecting.
+        looks the same, but resets the connection when something is sent. Closing during a stream counts as
+        disconnecting.
         """
         last = self._pipeline[-1] if self._pipeline else self._exchange
         if last is None or not last.complete or last.is_open_ended:

@@ -20,6 +20,7 @@ from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.storages import stores
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import service as sharing
 from modelshare.wire import hub_tokens
@@ -89,6 +90,8 @@ class ReadableVersion:
     version: VersionRow
     files: tuple[StoredFile, ...]
     """By path."""
+    ends_at: int | None = None
+    """When a recall ends it, in Unix seconds."""
 
     @property
     def commit(self) -> str:
@@ -171,7 +174,14 @@ async def with_files(session: AsyncSession, found: ReadableModel, version: Versi
     if found.file is not None:
         model = file_selection.find(version, found.file)
         files = model.needed(files) if model else []
-    return ReadableVersion(found.model, version, tuple(files))
+    return ReadableVersion(found.model, version, tuple(files), found.ends_at)
+
+
+async def download_url(platform: Platform, version: ReadableVersion, file: StoredFile, *, base_url: str) -> str:
+    """Where the bytes are fetched from for the next minutes."""
+    until = platform.now() + platform.settings.grants_seconds
+    expires_at = until if version.ends_at is None else min(until, version.ends_at)
+    return await stores.download_url(platform, file, expires_at=expires_at, base_url=base_url)
 
 
 def record_pull(

@@ -9,6 +9,7 @@ from sqlalchemy.orm import joinedload
 from modelshare.server.db import any_tenant, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
+from modelshare.server.storage.stores import PLATFORM
 
 
 async def token(session: AsyncSession, token_hash: str) -> EndpointTokenRow | None:
@@ -64,7 +65,9 @@ async def set_stored(session: AsyncSession, xorb_id: uuid.UUID) -> None:
 
 
 async def xorb_bytes(session: AsyncSession, project_id: str) -> int:
-    return int(await session.scalar(select(func.sum(XorbRow.size)).where(XorbRow.project_id == project_id)) or 0)
+    """On the platform's storage."""
+    of_project = select(func.sum(XorbRow.size)).where(XorbRow.project_id == project_id)
+    return int(await session.scalar(of_project.where(XorbRow.storage == PLATFORM)) or 0)
 
 
 async def expired_xorbs(session: AsyncSession, now: int, limit: int) -> list[XorbRow]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.ids import new_id
+from modelshare.server.storage.stores import PLATFORM
 
 
 class EndpointTokenRow(Table):
@@ -66,6 +67,8 @@ class XorbRow(Table):
     generation: Mapped[str]
     xorb: Mapped[str]
     """The client's name of it, a hash."""
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    """The project's storage when it was announced."""
     size: Mapped[int]
     key: Mapped[str]
     multipart_id: Mapped[str]

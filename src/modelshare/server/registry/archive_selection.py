@@ -14,8 +14,7 @@ class ArchiveSelection:
     """Selects files during one pass over an archive, and records what it left out.
 
     Patterns are relative to the single top-level folder, which is known only after a pass. The first pass therefore
-    leaves
-    out files that match a pattern with or without their first folder, and a second pass decides.
+    leaves out files that match a pattern with or without their first folder, and a second pass decides.
     """
 
     def __init__(self, selection: Selection | None = None, *, top: str | None = None) -> None:

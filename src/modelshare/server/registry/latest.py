@@ -1,8 +1,7 @@
 """Decides which version is the latest. Pure.
 
 Unless a user chooses a version, `latest` only moves to a higher release. A pre-release is the latest only while there
-is
-no release, or if it was chosen. The order in which versions become ready does not matter: concurrent pushes have the
+is no release, or if it was chosen. The order in which versions become ready does not matter: concurrent pushes have the
 same result as the same pushes one after the other.
 """
 

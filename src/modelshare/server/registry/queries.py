@@ -116,15 +116,20 @@ async def staged_upload(session: AsyncSession, version_id: uuid.UUID) -> UploadR
     return await session.scalar(statement)
 
 
-async def files_with_keys(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, str]]:
-    """A version's files, ordered by path, each with its key in storage."""
+async def files_with_blobs(session: AsyncSession, version_id: uuid.UUID) -> list[tuple[FileRow, BlobRow]]:
+    """A version's files, ordered by path, each with its blob."""
+    same = (
+        (BlobRow.project_id == FileRow.project_id)
+        & (BlobRow.storage == FileRow.storage)
+        & (BlobRow.sha256 == FileRow.sha256)
+    )
     statement = (
-        select(FileRow, BlobRow.key)
-        .join(BlobRow, (BlobRow.project_id == FileRow.project_id) & (BlobRow.sha256 == FileRow.sha256))
+        select(FileRow, any_tenant(BlobRow))
+        .join(BlobRow, same)
         .where(FileRow.version_id == version_id)
         .order_by(FileRow.path)
     )
-    return [(row, key) for row, key in await session.execute(statement)]
+    return [(row, blob) for row, blob in await session.execute(statement)]
 
 
 async def delete_version(session: AsyncSession, version_id: uuid.UUID | None) -> None:

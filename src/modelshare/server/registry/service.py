@@ -24,6 +24,7 @@ from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
+from modelshare.wire.signers import Signature, SignatureState
 
 MODELS_TOPIC = "models"
 """Notification that a model or its versions changed; the subject is the model's ID."""
@@ -33,12 +34,17 @@ USAGE_TOPIC = "usage"
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a version and its key in storage."""
+    """A file of a version and where its bytes are stored."""
 
     path: str
     size: int
     sha256: str
+    storage: str
+    """PLATFORM or the id of a project's storage."""
     key: str
+    """Where in that storage."""
+    pin: str | None = None
+    """Version id or ETag that the object must still have; None: only the platform writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +172,8 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
     return [
-        StoredFile(row.path, row.size, row.sha256, key)
-        for row, key in await queries.files_with_keys(session, version_id)
+        StoredFile(row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
+        for row, blob in await queries.files_with_blobs(session, version_id)
     ]
 
 
@@ -226,8 +232,14 @@ def version_view(row: VersionRow) -> Version:
         version_notes=row.notes,
         size_bytes=row.size_bytes,
         manifest_digest=row.manifest_digest,
+        signature=signature_view(row),
+        signature_problem=row.signature_problem,
         created_at=row.created_at,
     )
+
+
+def signature_view(row: VersionRow) -> Signature:
+    return Signature(state=SignatureState(row.signature_state), signer=row.signer)
 
 
 def manifest_of(row: VersionRow) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id
+from modelshare.server.storage.stores import PLATFORM
 
 
 def _name_key(context: Any) -> str:
@@ -80,6 +81,8 @@ class VersionRow(Table):
         CheckConstraint("status IN ('uploading', 'processing', 'ready', 'failed')", name="status"),
         CheckConstraint("status <> 'ready' OR manifest IS NOT NULL", name="ready_has_manifest"),
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
+        CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
+        CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -111,6 +114,14 @@ class VersionRow(Table):
     """Why it did not become the latest when it became ready."""
     notes: Mapped[str | None]
     """The owner's notes about this version."""
+    signature_state: Mapped[str] = mapped_column(default="none", server_default="none")
+    """`wire.signers.SignatureState`, judged by the signers of the model's project; see `signatures.service`."""
+    signer: Mapped[str | None]
+    """The name of the signer of a valid signature in the model's project."""
+    signature_key: Mapped[str | None]
+    """The id of the key that is proven to have signed all files, whichever project registered it."""
+    signature_problem: Mapped[str | None]
+    """Why the signature is invalid."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
@@ -127,6 +138,40 @@ class DeletedVersionRow(Table):
     deleted_at: Mapped[int]
 
 
+class SignerRow(Table):
+    """A public key whose signatures a project vouches for."""
+
+    __tablename__ = "signers"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        UniqueConstraint("project_id", "key_id"),
+        Index("ix_signers_key_id", "key_id"),
+    )
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
+    name: Mapped[str]
+    public_key: Mapped[str]
+    """PEM."""
+    key_id: Mapped[str]
+    """`wire.signing.key_id`."""
+    created_at: Mapped[int]
+
+
+class SignatureRow(Table):
+    """A version's signature. What it is worth, the version's own columns say."""
+
+    __tablename__ = "version_signatures"
+    __table_args__ = (Index("ix_version_signatures_key_id", "key_id"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    bundle: Mapped[bytes] = mapped_column(LargeBinary)
+    key_id: Mapped[str]
+    """The key that it claims to be made with."""
+    public_key: Mapped[str | None]
+    """That key in PEM form, once somebody has registered it."""
+
+
 class BlobRow(Table):
     """Stored bytes of a project, by digest. Not shared between projects: knowing a digest must not give access."""
 
@@ -136,10 +181,14 @@ class BlobRow(Table):
     sha256: Mapped[str] = mapped_column(primary_key=True)
     size: Mapped[int]
     key: Mapped[str]
-    """The key in storage."""
+    """Where in that storage."""
     created_at: Mapped[int]
     proven_at: Mapped[int | None]
     """When the server last read the bytes and verified the digest; None for blobs older than this column."""
+    storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
+    """The platform's own, or the id of a row of `storages`."""
+    pin: Mapped[str | None]
+    """Version id or ETag of an object that others can replace; None: only the platform writes it."""
 
 
 class FileRow(Table):
@@ -147,8 +196,10 @@ class FileRow(Table):
 
     __tablename__ = "version_files"
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "sha256"], ["blobs.project_id", "blobs.sha256"]),
-        Index("ix_version_files_blob", "project_id", "sha256"),
+        ForeignKeyConstraint(
+            ["project_id", "storage", "sha256"], ["blobs.project_id", "blobs.storage", "blobs.sha256"]
+        ),
+        Index("ix_version_files_blob", "project_id", "storage", "sha256"),
     )
 
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
@@ -156,6 +207,7 @@ class FileRow(Table):
     project_id: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[int]
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
 
 
 class UploadRow(Table):
@@ -184,6 +236,8 @@ class UploadRow(Table):
     expires_at: Mapped[int]
     digests: Mapped[dict[str, Any] | None]
     """Digests from the request that completed it: `FileDigest` by number of the file, without empty fields."""
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    """Where its bytes go: the project's storage when it was opened."""
 
     files: Mapped[list["UploadFileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="UploadFileRow.n")
 
@@ -218,10 +272,12 @@ class StagedFileRow(Table):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
     sha256: Mapped[str] = mapped_column(primary_key=True)
     """The client's claim; checked by processing."""
+    storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
+    """The project's storage when the file was announced."""
     id: Mapped[uuid.UUID] = mapped_column(unique=True, default=new_id)
     size: Mapped[int]
     key: Mapped[str]
-    """Where in storage the bytes gather, with nothing else beside them."""
+    """Where in that storage; no other file has this prefix."""
     multipart_id: Mapped[str]
     part_size: Mapped[int]
     expires_at: Mapped[int]
@@ -237,3 +293,4 @@ class GarbageRow(Table):
     project_id: Mapped[str]
     key: Mapped[str]
     """A key in storage or, with `/` at its end, a prefix."""
+    storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)

@@ -138,8 +138,7 @@ class RequestRelay:
         """Relays, and tries another target while nothing has been answered: after a broken connection or a refusal.
 
         `find_targets` returns new ones when called again: an agent may learn of a new version before this process, and
-        stop
-        a deployment to which requests are still being sent.
+        stop a deployment to which requests are still being sent.
         """
         self._body_bytes = len(body)
         for _ in range(_SEARCHES):

@@ -58,8 +58,7 @@ class Reply:
         """Ends an incomplete stream of events with an error event, as OpenAI's clients expect it.
 
         Other answers cannot contain an error: this raises `error`, and the server drops the connection, so that the
-        client
-        does not mistake a part for the whole answer.
+        client does not mistake a part for the whole answer.
         """
         if not self._events:
             raise error

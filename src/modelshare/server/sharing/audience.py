@@ -93,8 +93,7 @@ async def claim(session: AsyncSession, caller: Caller, token: str, *, now: int) 
     """Adds the caller's project to the audience of the link's model. Returns the model's ID.
 
     A project that already sees the model does not count as a use. 404 for a link that is unknown, revoked, expired or
-    used
-    up.
+    used up.
     """
     found = await queries.link_by_hash(session, secret_hash(token))  # only to find the model to lock
     model = await registry.find_any(session, found.model_id, lock=True) if found else None

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from modelshare.server.registry import file_selection
-from modelshare.server.registry.service import current, manifest_of, resolve, version_view
+from modelshare.server.registry import file_selection, licenses
+from modelshare.server.registry.service import current, manifest_of, resolve, signature_view, version_view
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.rules import ModelFacts, allowed_tiers, status_of
 from modelshare.server.sharing.search import Found
@@ -18,11 +18,13 @@ from modelshare.wire.models import (
     CatalogRole,
     ExtendedModel,
     FacetCount,
+    License,
     Model,
     ModelChoice,
     ModelStatus,
 )
 from modelshare.wire.sharing import Audience, RecallNotice
+from modelshare.wire.signers import Signature, SignatureState
 
 
 class OwnModel(NamedTuple):
@@ -44,6 +46,9 @@ def facts_of(own: OwnModel) -> ModelFacts:
         size_bytes=(version.size_bytes or 0) if version else 0,
         audience=Audience(share.audience) if share else None,
         is_recalled=recall is not None,
+        lacks_signature=model.project.require_signature
+        and version is not None
+        and version.signature_state != SignatureState.VALID,
     )
 
 
@@ -94,6 +99,7 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         version=version.version if version else None,
         version_notes=version.notes if version else None,
         manifest_digest=version.manifest_digest if version else None,
+        signature=signature_view(version) if version else Signature(),
         is_shared=share is not None,
         is_listed=is_listed(own),
         audience=Audience(share.audience) if share else None,
@@ -102,8 +108,14 @@ def extended_view(own: OwnModel, *, card: bool = True) -> ExtendedModel:
         deployment_count=share.deployment_count if share else 0,
         featured=share.featured if share else False,
         recall=notice(recall) if recall else None,
-        warnings=list(version.facts.get("warnings", ())) if version else [],
+        warnings=_warnings(version) if version else [],
     )
+
+
+def _warnings(version: VersionRow) -> list[str]:
+    problem = version.signature_problem
+    invalid = [f"The signature is invalid: {problem}. Sign it again with `modelshare sign`."] if problem else []
+    return [*version.facts.get("warnings", ()), *invalid]
 
 
 def _choice_view(choice: Mapping[str, Any]) -> ModelChoice:
@@ -121,7 +133,8 @@ def catalog_view(card: CatalogCard, tiers: TierRegistry) -> CatalogModel:
     """A card of the public catalog."""
     role = CatalogRole(card.role)
     shown = card._asdict() | {"id": str(card.id), "size_bytes": card.size_bytes or 0}
-    return CatalogModel(**shown, catalog_role=role, allowed_tiers=allowed_tiers(role, tiers))
+    signature = Signature(state=SignatureState(card.signature_state), signer=card.signer)
+    return CatalogModel(**shown, signature=signature, catalog_role=role, allowed_tiers=allowed_tiers(role, tiers))
 
 
 def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers: TierRegistry) -> CatalogModelDetail:
@@ -134,11 +147,17 @@ def catalog_detail(share: ShareRow, model: ModelRow, version: VersionRow, tiers:
     return CatalogModelDetail(
         **catalog_view(card_of(share, model, version), tiers).model_dump(),
         card=model.card,
+        license_details=_license_view(model.license),
         manifest=manifest_of(version),
         manifest_digest=version.manifest_digest or "",
         versions=ready,
         choices=[_choice_view(choice) for choice in file_selection.choices(version)],
     )
+
+
+def _license_view(stated: str | None) -> License | None:
+    found = licenses.describe(stated)
+    return License(spdx=found.spdx, name=found.name, restricts_use=found.restricts_use) if found else None
 
 
 def catalog_page(found: Found, tiers: TierRegistry) -> CatalogPage:

@@ -1,11 +1,12 @@
 """`/v1/models` with sharing, `/v1/catalog` with claims, `/v1/tiers`."""
 
 import uuid
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
 from pydantic import Field
 
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import (
     EndpointsCaller,
     ModelId,
@@ -24,17 +25,21 @@ from modelshare.server.http import (
 from modelshare.server.paging import PagingDep
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
-from modelshare.server.registry.service import version_view
-from modelshare.server.sharing import audience, presenters, search, service
+from modelshare.server.registry.service import version_of, version_view
+from modelshare.server.registry.tables import ModelRow, VersionRow
+from modelshare.server.sharing import audience, presenters, provenance, search, service
 from modelshare.server.sharing.search import ANYBODY, Filters, SearchQuery, Sort, Viewer
 from modelshare.server.sharing.tiers import SharingPlatformDep
 from modelshare.wire.base import Page
 from modelshare.wire.models import (
+    AnnexXii,
+    BomFormat,
     CatalogModelDetail,
     CatalogPage,
     CatalogRole,
     ExtendedModel,
     FeatureRequest,
+    Manifest,
     Model,
     ModelPatch,
     SharedModel,
@@ -69,6 +74,9 @@ async def _any_model_id(platform: PlatformDep, model_id: ModelReference) -> uuid
     return found or unknown_model(model_id)
 
 
+_BOM: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The document", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
 CatalogModelId = Annotated[uuid.UUID, Depends(_catalog_model_id)]
 """The ID of a model of any project. The catalog decides whether the viewer may see it."""
 AnyModelId = Annotated[uuid.UUID, Depends(_any_model_id)]
@@ -121,6 +129,36 @@ async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSe
     """Lists the model's versions, newest first."""
     own = await service.get(session, caller, model_id)
     return Page(data=[version_view(row) for row in reversed(own.model.versions)])
+
+
+@router.get("/v1/models/{model_id}/versions/{version}/manifest", response_model=Manifest)
+async def get_manifest(caller: ModelsCaller, model_id: ModelId, session: ReadSession, version: str) -> Response:
+    """Returns the manifest of a ready version in its canonical form, whose SHA-256 is its digest."""
+    found = version_of(await registry.get(session, caller, model_id), version)
+    if found.manifest is None:
+        raise ConflictError(f"Version {version} is {found.status}. A version has a manifest once it is ready.")
+    return Response(found.manifest, media_type="application/json")
+
+
+@router.get("/v1/models/{model_id}/versions/{version}/bom", response_model=None, responses=_BOM)
+async def get_bom(
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: ReadSession,
+    version: str,
+    format: BomFormat = BomFormat.CYCLONEDX,  # noqa: A002 - the contract's name
+) -> dict[str, Any] | AnnexXii:
+    """Returns what a ready version is made of: an AI bill of materials (CycloneDX), or the EU AI Act's Annex XII."""
+    model = await registry.get(session, caller, model_id)
+    found = version_of(model, version)
+    if found.manifest is None:
+        raise ConflictError(f"Version {version} is {found.status}. Ask again once it is ready.")
+    return _bom(model, found, format)
+
+
+def _bom(model: ModelRow, version: VersionRow, kind: BomFormat) -> dict[str, Any] | AnnexXii:
+    make = provenance.cyclonedx if kind is BomFormat.CYCLONEDX else provenance.annex_xii
+    return make(model, version)
 
 
 @router.post("/v1/models/{model_id}/versions/{version}/promote")
@@ -248,3 +286,15 @@ async def get_catalog_model(
 ) -> CatalogModelDetail:
     """Returns a model of the catalog: card, facts, role and manifest. No key needed for public models."""
     return await service.catalog_model(session, viewer, model_id, platform.tiers)
+
+
+@public.get("/v1/catalog/models/{model_id}/bom", tags=["catalog"], response_model=None, responses=_BOM)
+async def get_catalog_bom(
+    viewer: ViewerDep,
+    model_id: CatalogModelId,
+    session: ReadSession,
+    format: BomFormat = BomFormat.CYCLONEDX,  # noqa: A002 - the contract's name
+) -> dict[str, Any] | AnnexXii:
+    """Returns what a model of the catalog is made of: an AI bill of materials, or the EU AI Act's Annex XII."""
+    _, model, version = await service.catalog_entry(session, viewer, model_id)
+    return _bom(model, version, format)

@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 from modelshare.wire.endpoints import Reason
 from modelshare.wire.models import CatalogRole, ModelStatus
 from modelshare.wire.sharing import Audience
+from modelshare.wire.signers import SignatureState
 from modelshare.wire.tiers import SELF_HOSTED, Tier
 from modelshare.wire.units import size
 
@@ -42,6 +43,8 @@ class ModelFacts:
     """Of the requested version."""
     audience: Audience | None
     is_recalled: bool = False
+    lacks_signature: bool = False
+    """Its owner's project requires signatures, and the version that stands for the model has no valid one."""
 
     @property
     def in_catalog(self) -> bool:
@@ -63,8 +66,7 @@ def status_of(version_status: ModelStatus, active_endpoints: int) -> ModelStatus
 
 def is_visible(relation: Relation, facts: ModelFacts) -> bool:
     """The owner and the platform always see a model, invited projects while it is in the catalog, and others while it
-    is
-    public.
+    is public.
     """
     return relation in _PLATFORM or _is_shared_with(relation, facts)
 
@@ -123,6 +125,60 @@ class ReadyVersion(Protocol):
 AnyVersion = TypeVar("AnyVersion", bound=ReadyVersion)
 
 
+class SignedVersion(Protocol):
+    """A version, as far as requirements of signatures need to know it."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def signature_state(self) -> str: ...
+    @property
+    def signer(self) -> str | None: ...
+    @property
+    def signature_key(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRequirement:
+    """Somebody who lets only signed versions be deployed."""
+
+    of: str
+    """Who: `Your project`, say."""
+    remedy: str
+    """What else than a signature helps, as a part of a sentence."""
+    allowed: frozenset[str] = frozenset()
+    """Ids of the keys whose signatures count; none: those that the model's owner has registered."""
+
+    def is_met(self, version: SignedVersion) -> bool:
+        if self.allowed:
+            return version.signature_key in self.allowed
+        return version.signature_state == SignatureState.VALID
+
+
+def signature_reason(version: SignedVersion, requirements: Iterable[SignatureRequirement]) -> Reason | None:
+    """The first requirement that the version does not meet."""
+    for each in requirements:
+        if not each.is_met(version):
+            return Reason(
+                rule="signature",
+                message=f"{each.of} requires a signature, and version {version.version} {_unsigned(version)}.",
+                fix=f"Ask the model's owner to sign it (`modelshare sign`), or {each.remedy}.",
+            )
+    return None
+
+
+def _unsigned(version: SignedVersion) -> str:
+    match SignatureState(version.signature_state):
+        case SignatureState.NONE:
+            return "has none"
+        case SignatureState.INVALID:
+            return "has an invalid one"
+        case SignatureState.UNKNOWN_SIGNER:
+            return "is signed with a key that its owner's project has not registered"
+        case SignatureState.VALID:
+            return f"is signed by {version.signer}, which is not among the allowed signers"
+
+
 def choosable(ready: Iterable[AnyVersion], shown: LastShown | None) -> list[AnyVersion]:
     """The versions that may be selected for an endpoint."""
     return [each for each in ready if shown is None or each.id in shown.versions]
@@ -149,6 +205,11 @@ def share_refusal(facts: ModelFacts | None) -> str | None:
         return "There is no such model in your project. GET /v1/models lists yours."
     if facts.is_recalled:
         return "This model is being recalled and cannot be shared. Cancel the recall first."
+    if facts.status in SHAREABLE and facts.lacks_signature:
+        return (
+            "Your project requires signatures, and this version has no valid one. Sign it with `modelshare sign`, "
+            "or turn that off with `modelshare signers require --off`."
+        )
     if facts.status in SHAREABLE:
         return None
     if facts.status is ModelStatus.FAILED:

@@ -18,7 +18,7 @@ from modelshare.server.ids import parse_uuid
 from modelshare.server.paging import Paging
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import EndpointCounts
-from modelshare.server.registry.tables import ModelRow
+from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import audience, last_shown, queries, rules, search
 from modelshare.server.sharing.audience import Changed
 from modelshare.server.sharing.presenters import OwnModel, catalog_detail, facts_of
@@ -63,12 +63,19 @@ async def catalog_model(
     session: AsyncSession, viewer: Viewer, model_id: uuid.UUID, tiers: TierRegistry
 ) -> CatalogModelDetail:
     """A model of the catalog. 404 if the viewer cannot see it."""
+    return catalog_detail(*await catalog_entry(session, viewer, model_id), tiers)
+
+
+async def catalog_entry(
+    session: AsyncSession, viewer: Viewer, model_id: uuid.UUID
+) -> tuple[ShareRow, ModelRow, VersionRow]:
+    """The rows of a model of the catalog, with its latest version. 404 if the viewer cannot see it."""
     found = await search.get(session, viewer, model_id)
     if found is None:
         raise NotFoundError(
             "There is no such model in the catalog; its owner may have unshared it.", code=ErrorCode.MODEL_NOT_FOUND
         )
-    return catalog_detail(*found, tiers)
+    return found
 
 
 async def find_visible(session: AsyncSession, caller: Caller, text: str) -> ModelRow | None:
@@ -113,8 +120,7 @@ async def share(
     """Shares the model in the catalog, with the audience in `spec`. Returns the claim link if that requests one.
 
     Without `spec`, a model that is not shared yet becomes public, and a shared one does not change. Sharing again with
-    the
-    same audience changes nothing; with another one, it keeps role, count and time. 400 if it may not be shared.
+    the same audience changes nothing; with another one, it keeps role, count and time. 400 if it may not be shared.
     """
     model = await registry.find(session, caller, model_id, lock=True)
     own = await _own(session, model) if model else None

@@ -1,5 +1,6 @@
 """The tiers of the platform, from the package's TOML file or the operator's."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,11 @@ from typing import Annotated
 from fastapi import Depends
 from pydantic import ValidationError
 
-from modelshare.server.http import Platform, get_platform
+from modelshare.server.http import get_platform
+from modelshare.server.registry.storages.stores import RegistryPlatform
 from modelshare.server.settings import SettingsError
+from modelshare.wire import signing
+from modelshare.wire.signers import KEY_ID_PATTERN
 from modelshare.wire.tiers import SELF_HOSTED, Tier, TierCategory
 
 
@@ -34,7 +38,7 @@ class TierRegistry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharingPlatform(Platform):
+class SharingPlatform(RegistryPlatform):
     tiers: TierRegistry
 
 
@@ -49,7 +53,7 @@ def load(file: Path | None) -> TierRegistry:
         else:
             text = file.read_text(encoding="utf-8")
         content = tomllib.loads(text)
-        return TierRegistry([Tier(slug=slug, **fields) for slug, fields in content.items()])
+        return TierRegistry([_with_key_ids(Tier(slug=slug, **fields)) for slug, fields in content.items()])
     except OSError as error:
         raise SettingsError(f"Cannot read the tiers file {file}: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, TypeError) as error:
@@ -57,3 +61,18 @@ def load(file: Path | None) -> TierRegistry:
     except ValidationError as error:
         first = error.errors()[0]
         raise SettingsError(f"Invalid `{first['loc'][0]}` in the tiers file: {first['msg']}.") from error
+
+
+def _with_key_ids(tier: Tier) -> Tier:
+    """With the id of each key that is given itself."""
+    try:
+        ids = [_key_id(each) for each in tier.allowed_signers]
+    except signing.UnusableKeyError as error:
+        raise SettingsError(
+            f"Invalid `allowed_signers` of the tier `{tier.slug}` in the tiers file: {error}"
+        ) from error
+    return tier.model_copy(update={"allowed_signers": ids})
+
+
+def _key_id(text: str) -> str:
+    return text if re.match(KEY_ID_PATTERN, text) else signing.key_id(signing.read_public_key(text))

@@ -48,7 +48,7 @@ class Multipart:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A stored part. `etag` identifies its content: the SHA-256 in a folder, often an MD5 in a bucket."""
+    """A stored part. `etag` identifies its content: a ServedStore's is the SHA-256, or empty where it is not known."""
 
     number: int
     size: int
@@ -71,6 +71,8 @@ class SignedPut:
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    expires_at: int | None = None
+    """Unix seconds, where it is earlier than was asked for."""
 
 
 class Inflow(Protocol):
@@ -126,9 +128,15 @@ class Store(Protocol):
         """Raises StorageFullError if `size` more bytes do not fit."""
         ...
 
-    async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+    async def digest(
+        self,
+        key: str,
+        *,
+        progress: Callable[[int], None] | None = None,
+        also: Callable[[bytes], None] | None = None,
+    ) -> tuple[str, int]:
         """Reads the whole blob; returns its SHA-256 in hex and its size. Calls `progress` with the bytes read so
-        far."""
+        far. `also` gets the content in chunks, in a thread."""
         ...
 
     def reader(self, key: str) -> RangeReader:

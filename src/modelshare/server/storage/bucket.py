@@ -20,9 +20,11 @@ from botocore.exceptions import (
 )
 
 from modelshare.server.storage.base import check_key
+from modelshare.server.storage.own_bucket import NO_IDENTITY, OwnBucket
 from modelshare.server.storage_errors import (
     BlobNotFoundError,
     MultipartNotFoundError,
+    OwnStorageError,
     StorageError,
     StorageFullError,
     StorageSettingError,
@@ -75,20 +77,22 @@ class S3Options:
         return cls(parts.netloc, prefix, endpoint, region, "path" if addressing == "path" else "virtual")
 
 
-def open_client(options: S3Options) -> Any:
-    """Returns a boto3 client, which is thread-safe."""
+def open_client(options: S3Options, own: OwnBucket | None = None) -> Any:
+    """Returns a boto3 client, which is thread-safe. `own`: a project's bucket, instead of the platform's."""
     config = Config(
         signature_version="s3v4",
         s3={"addressing_style": options.addressing},
         # Newer checksums only where S3 itself requires them: other servers reject unknown ones.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        retries={"mode": "standard", "total_max_attempts": 5},
+        retries={"mode": "standard", "total_max_attempts": 5 if own is None else 3},
         connect_timeout=10,
         read_timeout=60,
         max_pool_connections=32,
     )
-    with bucket_errors():
+    with bucket_errors(own):
+        if own is not None:
+            return own.client(options, config)
         return Session().client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
 
 
@@ -98,6 +102,7 @@ class ObjectReader:
     bucket: str
     name: str
     size: int
+    own: OwnBucket | None = None
 
     def read_at(self, offset: int, length: int) -> bytes:
         span = range(offset, min(offset + length, self.size))
@@ -114,7 +119,7 @@ class ObjectReader:
         raise AssertionError("the last attempt returns or raises")
 
     def _read(self, span: range) -> bytes:
-        with bucket_errors():
+        with bucket_errors(self.own):
             response = self.client.get_object(
                 Bucket=self.bucket, Key=self.name, Range=f"bytes={span.start}-{span.stop - 1}"
             )
@@ -128,20 +133,28 @@ class ObjectReader:
 
 
 @contextlib.contextmanager
-def bucket_errors() -> Iterator[None]:
+def bucket_errors(own: OwnBucket | None = None) -> Iterator[None]:
     """Translates botocore's errors into ours. The originals name buckets and hosts, so they are kept only as the
     cause."""
     try:
         yield
     except ClientError as error:
-        raise _translate(error) from error
+        raise _translate(error, own) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
+        if own is not None:
+            raise OwnStorageError(NO_IDENTITY) from error
         raise StorageUnavailableError("The server has no keys for its bucket. The operator should set them.") from error
-    except (BotoCoreError, Boto3Error) as error:
+    except (BotoCoreError, Boto3Error, OSError) as error:
+        if own is not None:
+            raise OwnStorageError(own.unreachable(error)) from error
         raise StorageUnavailableError("The bucket is not responding. Try again later.") from error
 
 
-def _translate(error: ClientError) -> StorageError:
-    if (storage_error := _CODES.get(error.response["Error"]["Code"])) is not None:
+def _translate(error: ClientError, own: OwnBucket | None) -> StorageError:
+    code = error.response["Error"]["Code"]
+    storage_error = _CODES.get(code)
+    if own is not None and storage_error in {None, StorageFullError}:
+        return OwnStorageError(own.rejected(code))
+    if storage_error is not None:
         return storage_error()
     return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

@@ -10,10 +10,15 @@ from modelshare.server.storage.base import RangeReader
 
 
 async def sha256_of(
-    reader: RangeReader, *, step: int, ahead: int, progress: Callable[[int], None] | None = None
+    reader: RangeReader,
+    *,
+    step: int,
+    ahead: int,
+    progress: Callable[[int], None] | None = None,
+    also: Callable[[bytes], None] | None = None,
 ) -> tuple[str, int]:
     """Returns SHA-256 (hex) and size. Keeps at most `ahead + 1` chunks of `step` bytes; stops promptly when
-    cancelled."""
+    cancelled. `also` gets every chunk, in order, in a thread."""
     hasher = hashlib.sha256()
     done = 0
     offsets = iter(range(0, reader.size, step))
@@ -30,6 +35,8 @@ async def sha256_of(
             reads.popleft()
             reads.extend(start(1))
             await asyncio.to_thread(hasher.update, chunk)
+            if also is not None:
+                await asyncio.to_thread(also, chunk)
             done += len(chunk)
             if progress is not None:
                 progress(done)

@@ -7,7 +7,8 @@ ranges); anything else is sent in chunks read ahead by a thread.
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
@@ -84,6 +85,38 @@ class _Download:
         return _start(206, headers | {"Content-Range": content_range})
 
 
+def verify_link(state: LinkState, scope: Scope) -> None:
+    """Raises ApiError unless the request's link is valid."""
+    match state:
+        case LinkState.UNSIGNED:
+            raise UnauthenticatedError("This link is not signed. Request a grant and use its URL unchanged.")
+        case LinkState.FORGED:
+            raise PermissionDeniedError("This download link was modified. Use the grant's URL unchanged.")
+        case LinkState.EXPIRED:
+            raise PermissionDeniedError("This download link has expired. Request a new grant.")
+        case LinkState.VALID:
+            proven(scope)
+
+
+def require_reading(scope: Scope) -> None:
+    if scope["method"] not in {"GET", "HEAD"}:
+        raise MethodNotAllowedError("A download link accepts only GET and HEAD.")
+
+
+@asynccontextmanager
+async def answering_errors(send: Send) -> AsyncIterator[None]:
+    """Answers errors of the block, which has not answered anything yet."""
+    try:
+        yield
+    except ApiError as error:
+        await _send_error(error, send)
+    except (OSError, StorageError) as error:
+        if (outage := unavailable(error)) is None:
+            raise
+        outages.report("a download failed", error)
+        await _send_error(outage, send)
+
+
 class BlobFiles:
     """The ASGI app."""
 
@@ -91,16 +124,10 @@ class BlobFiles:
         self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
+        download = None
+        async with answering_errors(send):
             download = await self._open(scope)
-        except ApiError as error:
-            await _send_error(error, send)
-            return
-        except (OSError, StorageError) as error:
-            if (outage := unavailable(error)) is None:
-                raise
-            outages.report("a download failed", error)
-            await _send_error(outage, send)
+        if download is None:
             return
         await send(download.start())
         if scope["method"] == "HEAD":
@@ -111,8 +138,7 @@ class BlobFiles:
             await _send_chunks(download, receive, send)
 
     async def _open(self, scope: Scope) -> _Download:
-        if scope["method"] not in {"GET", "HEAD"}:
-            raise MethodNotAllowedError("A download link accepts only GET and HEAD.")
+        require_reading(scope)
         path = self._path(scope)
         status = await asyncio.to_thread(path.stat)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
@@ -126,36 +152,28 @@ class BlobFiles:
 
     def _path(self, scope: Scope) -> Path:
         key = scope["path"].partition(PATH)[2]
-        match self._store.check_link(key, scope["query_string"]):
-            case LinkState.UNSIGNED:
-                raise UnauthenticatedError("This link is not signed. Request a grant and use its URL unchanged.")
-            case LinkState.FORGED:
-                raise PermissionDeniedError("This download link was modified. Use the grant's URL unchanged.")
-            case LinkState.EXPIRED:
-                raise PermissionDeniedError("This download link has expired. Request a new grant.")
-            case LinkState.VALID:
-                proven(scope)
-                try:
-                    return self._store.path(key)
-                except (BlobNotFoundError, InvalidKeyError) as error:
-                    raise NotFoundError(str(BlobNotFoundError())) from error
+        verify_link(self._store.check_link(key, scope["query_string"]), scope)
+        try:
+            return self._store.path(key)
+        except (BlobNotFoundError, InvalidKeyError) as error:
+            raise NotFoundError(str(BlobNotFoundError())) from error
 
 
 async def _send_chunks(download: _Download, receive: Receive, send: Send) -> None:
     """Reads one chunk ahead of the client, and stops when the client disconnects."""
     file = await asyncio.to_thread(os.open, download.path, os.O_RDONLY)
     reading = _read(file, download.span, download.span.start)
-    disconnected = asyncio.ensure_future(_disconnected(receive))
+    gone = asyncio.ensure_future(disconnected(receive))
     try:
         for next_offset in [*range(download.span.start, download.span.stop, CHUNK)[1:], None]:
             chunk = await reading
-            if disconnected.done():
+            if gone.done():
                 return
             if next_offset is not None:
                 reading = _read(file, download.span, next_offset)
             await send({"type": "http.response.body", "body": chunk, "more_body": next_offset is not None})
     finally:
-        disconnected.cancel()
+        gone.cancel()
         reading.add_done_callback(lambda _: os.close(file))
 
 
@@ -164,7 +182,7 @@ def _read(file: int, span: range, offset: int) -> "asyncio.Future[bytes]":
     return asyncio.get_running_loop().run_in_executor(None, os.pread, file, length, offset)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

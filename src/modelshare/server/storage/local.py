@@ -201,9 +201,15 @@ class FolderStore:
         if usage.free - size < self._keep_free:
             raise StorageFullError
 
-    async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+    async def digest(
+        self,
+        key: str,
+        *,
+        progress: Callable[[int], None] | None = None,
+        also: Callable[[bytes], None] | None = None,
+    ) -> tuple[str, int]:
         reader = await asyncio.to_thread(self.reader, key)
-        return await sha256_of(reader, step=_HASH_STEP, ahead=2, progress=progress)
+        return await sha256_of(reader, step=_HASH_STEP, ahead=2, progress=progress, also=also)
 
     def reader(self, key: str) -> "FileReader":
         path = self.path(key)

@@ -19,11 +19,16 @@ from modelshare import private_files
 from modelshare.server.storage.base import Multipart, Part, SignedPut, check_key
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
+from modelshare.server.storage.own_bucket import OwnBucket, RoleCredentials
 from modelshare.server.storage.stores import StorageContext
 from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
 
 LONGEST_LINK = 7 * 24 * 3600
 """Seconds; the maximum of Signature Version 4 (AWS, "Authenticating requests: using query parameters")."""
+_BEFORE_END = 60
+"""Seconds before the end of a session at which the last of its URLs expire."""
+_RENEWAL_WINDOW = 15 * 60 + 1
+"""Seconds before the end of a session from which botocore renews it while it signs, which would block."""
 _HASH_STEP = 8 << 20
 _HASH_AHEAD = 4
 """Concurrent reads: a single download from a bucket is much slower than hashing."""
@@ -34,40 +39,38 @@ def open_bucket(url: str, context: StorageContext) -> "S3Store":
     return S3Store(S3Options.parse(url), scratch=context.data_dir / "scratch", clock=context.clock)
 
 
-class S3Store:
-    direct: Literal[True] = True
+class BucketStore:
+    """What direct and relayed buckets have in common."""
 
-    def __init__(self, options: S3Options, *, scratch: Path, clock: Callable[[], float] = time.time) -> None:
-        """`scratch` is a folder for temporary local copies."""
+    def __init__(
+        self,
+        options: S3Options,
+        *,
+        scratch: Path,
+        clock: Callable[[], float] = time.time,
+        own: OwnBucket | None = None,
+    ) -> None:
+        """`scratch` is a folder for temporary local copies. `own`: a project's bucket, instead of the platform's."""
+        self._options = options
+        self._own = own
         self._bucket = options.bucket
         self._prefix = f"{options.prefix}/" if options.prefix else ""
         self._scratch = scratch
         self._clock = clock
-        self._client = open_client(options)
+        self._client = open_client(options, own)
 
-    @property
-    def origin(self) -> str:
-        url = urlsplit(self._sign("upload_part", int(self._clock()), Key="origin", UploadId="origin", PartNumber=1))
-        return f"{url.scheme}://{url.netloc}"
+    async def renew(self) -> None:
+        """Sees to it that signing does not have to wait for new credentials. Call it before."""
+        credentials = self._credentials()
+        if isinstance(credentials, RoleCredentials) and credentials.seconds_left() < _RENEWAL_WINDOW:
+            with bucket_errors(self._own):
+                await asyncio.to_thread(credentials.get_frozen_credentials)
 
     async def begin(self, key: str, size: int, part_size: int) -> Multipart:
         answer = await self._call(
             "create_multipart_upload", Key=self._name(key), ContentType="application/octet-stream"
         )
         return Multipart(key, answer["UploadId"], size, part_size)
-
-    def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
-        _, size = upload.span(number)
-        params: dict[str, Any] = {
-            "Key": self._name(upload.key),
-            "UploadId": upload.id,
-            "PartNumber": number + 1,
-            "ContentLength": size,  # signed, so the bucket rejects any other length
-        }
-        headers = {"Content-Length": str(size)}
-        if md5 is not None:
-            params["ContentMD5"] = headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
-        return SignedPut(self._sign("upload_part", expires_at, **params), headers)
 
     async def put_part(self, upload: Multipart, number: int, data: bytes) -> None:
         await self._call(
@@ -91,19 +94,26 @@ class S3Store:
     async def require_space(self, size: int) -> None:
         """Does nothing: a bucket has no size limit."""
 
-    async def digest(self, key: str, *, progress: Callable[[int], None] | None = None) -> tuple[str, int]:
+    async def digest(
+        self,
+        key: str,
+        *,
+        progress: Callable[[int], None] | None = None,
+        also: Callable[[bytes], None] | None = None,
+    ) -> tuple[str, int]:
         reader = await asyncio.to_thread(self.reader, key)
-        return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress)
+        return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress, also=also)
 
     def reader(self, key: str) -> ObjectReader:
         try:
-            with bucket_errors():
+            with bucket_errors(self._own):
                 head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except BlobNotFoundError:
-            with bucket_errors():  # raises if the bucket itself is missing, which looks the same in a response to HEAD
+            with bucket_errors(self._own):
+                # Raises if the bucket itself is missing, which looks the same in a response to HEAD.
                 self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
             raise
-        return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"])
+        return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"], self._own)
 
     @contextlib.asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
@@ -112,9 +122,6 @@ class S3Store:
             path = Path(folder) / "blob"
             await asyncio.to_thread(self._download, self._name(key), path)
             yield path
-
-    def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
-        return self._sign("get_object", expires_at, Key=self._name(key), ResponseContentDisposition="attachment")
 
     async def check(self) -> None:
         await self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
@@ -125,26 +132,21 @@ class S3Store:
     async def delete_prefix(self, prefix: str) -> None:
         await asyncio.to_thread(self._delete_prefix, f"{self._name(prefix)}/")
 
+    def _credentials(self) -> Any:
+        return self._client._request_signer._credentials  # noqa: SLF001 - a client shows them nowhere else
+
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    def _sign(self, operation: str, expires_at: int, **params: Any) -> str:
-        seconds = min(max(1, expires_at - int(self._clock())), LONGEST_LINK)
-        with bucket_errors():
-            url: str = self._client.generate_presigned_url(
-                operation, Params={"Bucket": self._bucket, **params}, ExpiresIn=seconds
-            )
-        return url
-
     async def _call(self, operation: str, **params: Any) -> Any:
-        with bucket_errors():
+        with bucket_errors(self._own):
             return await asyncio.to_thread(getattr(self._client, operation), Bucket=self._bucket, **params)
 
     def _list_parts(self, upload: Multipart) -> list[Part]:
         pages = self._client.get_paginator("list_parts").paginate(
             Bucket=self._bucket, Key=self._name(upload.key), UploadId=upload.id
         )
-        with bucket_errors():
+        with bucket_errors(self._own):
             found = [part for page in pages for part in page.get("Parts", ())]
         parts = (Part(part["PartNumber"] - 1, part["Size"], part["ETag"]) for part in found)
         return [part for part in parts if part.number < upload.count and part.size == upload.span(part.number)[1]]
@@ -162,7 +164,7 @@ class S3Store:
         if missing := [number for number in range(upload.count) if number not in stored]:
             raise PartsMissingError(missing)
         where = {"Bucket": self._bucket, "Key": self._name(upload.key)}
-        with bucket_errors():
+        with bucket_errors(self._own):
             if not parts:  # S3 cannot complete an upload without parts
                 self._client.put_object(**where, Body=b"")
                 self._client.abort_multipart_upload(**where, UploadId=upload.id)
@@ -175,16 +177,16 @@ class S3Store:
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._name(upload.key), UploadId=upload.id)
 
     def _upload(self, name: str, path: Path) -> None:
-        with bucket_errors():
+        with bucket_errors(self._own):
             self._client.upload_file(str(path), self._bucket, name)
 
     def _download(self, name: str, path: Path) -> None:
-        with bucket_errors():
+        with bucket_errors(self._own):
             self._client.download_file(self._bucket, name, str(path))
 
     def _delete_prefix(self, prefix: str) -> None:
         where = {"Bucket": self._bucket, "Prefix": prefix}
-        with bucket_errors():
+        with bucket_errors(self._own):
             for page in self._client.get_paginator("list_multipart_uploads").paginate(**where):
                 for upload in page.get("Uploads", ()):
                     self._client.abort_multipart_upload(
@@ -194,3 +196,45 @@ class S3Store:
             for page in self._client.get_paginator("list_objects_v2").paginate(**where):
                 for entry in page.get("Contents", ()):
                     self._client.delete_object(Bucket=self._bucket, Key=entry["Key"])
+
+
+class S3Store(BucketStore):
+    direct: Literal[True] = True
+
+    @property
+    def origin(self) -> str:
+        url = urlsplit(self._sign("upload_part", int(self._clock()), Key="origin", UploadId="origin", PartNumber=1))
+        return f"{url.scheme}://{url.netloc}"
+
+    def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
+        _, size = upload.span(number)
+        params: dict[str, Any] = {
+            "Key": self._name(upload.key),
+            "UploadId": upload.id,
+            "PartNumber": number + 1,
+            "ContentLength": size,  # signed, so the bucket rejects any other length
+        }
+        headers = {"Content-Length": str(size)}
+        if md5 is not None:
+            params["ContentMD5"] = headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        url = self._sign("upload_part", expires_at, **params)
+        return SignedPut(url, headers, int(self._clock()) + self._seconds(expires_at))
+
+    def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
+        return self._sign("get_object", expires_at, Key=self._name(key), ResponseContentDisposition="attachment")
+
+    def _sign(self, operation: str, expires_at: int, **params: Any) -> str:
+        seconds = self._seconds(expires_at)
+        with bucket_errors(self._own):
+            url: str = self._client.generate_presigned_url(
+                operation, Params={"Bucket": self._bucket, **params}, ExpiresIn=seconds
+            )
+        return url
+
+    def _seconds(self, expires_at: int) -> int:
+        """How long a URL is valid: never longer than the session that signs it, whatever the URL says."""
+        seconds = min(max(1, expires_at - int(self._clock())), LONGEST_LINK)
+        credentials = self._credentials()
+        if isinstance(credentials, RoleCredentials):
+            seconds = min(seconds, max(1, int(credentials.seconds_left()) - _BEFORE_END))
+        return seconds

@@ -12,6 +12,8 @@ from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageSettingError
 
 GROUP: Final = "modelshare.storages"
+PLATFORM: Final = "platform"
+"""The name of the platform's own storage; any other storage is a project's and named by its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,14 @@ class StorageType(Protocol):
 
     def __call__(self, url: str, context: StorageContext) -> BlobStore:
         """Raises StorageSettingError for an invalid URL."""
+        ...
+
+
+class Stores(Protocol):
+    """The store of every storage."""
+
+    async def get(self, storage: str) -> BlobStore:
+        """`storage`: PLATFORM or a project's storage. Call it outside of transactions. Raises StorageUnavailable."""
         ...
 
 

@@ -2,9 +2,8 @@
 
 The transaction of such a change notifies of its audit entry last (`db.CONFIRM_TOPIC`). A process that receives this has
 received all notifications before it; it waits until the cached data is dropped, and writes a confirmation. Changes
-whose
-notification was lost are found in the audit log, immediately after a lost connection or at the next heartbeat; the
-process then drops all cached data, and confirms.
+whose notification was lost are found in the audit log, immediately after a lost connection or at the next heartbeat;
+the process then drops all cached data, and confirms.
 """
 
 import asyncio

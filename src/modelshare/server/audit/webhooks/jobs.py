@@ -2,8 +2,7 @@
 
 One job per webhook, not per delivery: a slow or dead address occupies only one slot of the worker, however many
 deliveries it has, and other tenants' webhooks have the rest. Adding deliveries, enqueueing the job and ending it
-require
-the webhook's lock, so that no delivery is missed.
+require the webhook's lock, so that no delivery is missed.
 """
 
 import asyncio

@@ -3,16 +3,14 @@
 import base64
 import hmac
 import json
-import re
 import uuid
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
+from modelshare.server import public_addresses
 from modelshare.server.audit.events import TYPES
-from modelshare.server.audit.webhooks.addresses import is_public
 from modelshare.wire.backoff import Uniform, delay
 from modelshare.wire.webhooks import SECRET_PREFIX
 
@@ -32,10 +30,8 @@ _MAX_DELAY: Final = 6 * 3600
 _MAX_PAUSE: Final = 3600
 _JITTER: Final = (0.8, 1.2)
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
-_URL: Final = re.compile(r"[!-~]+")
-_NOT_IN_URLS: Final = frozenset('\\"<>^`{|}')
-_NUMBER: Final = re.compile(r"\d+|0x[0-9a-f]*")
-"""The last part of a host that is an IPv4 address in any notation (WHATWG URL)."""
+_EXAMPLE: Final = "https://example.org/hooks/modelshare"
+_LIMITS: Final = "Webhooks can only be sent to public addresses."
 
 
 def unknown_events(events: Collection[str]) -> list[str]:
@@ -55,46 +51,22 @@ def matches_event(events: Collection[str], type_: str) -> bool:
 
 def url_refusal(url: str, *, allow_private: bool) -> str | None:
     """Why a webhook cannot have this URL, judging by its text; the address is checked again for each connection."""
-    if not _URL.fullmatch(url) or _NOT_IN_URLS & set(url):
-        return (
-            "Write the URL in ASCII without spaces: an international domain name as `xn--…`, other characters as `%XX`."
-        )
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "Invalid URL. Use one such as https://example.org/hooks/modelshare."
-    if parts.scheme not in ({"http", "https"} if allow_private else {"https"}):
-        return "Use an https:// URL, such as https://example.org/hooks/modelshare."
-    if not parts.hostname or port == 0:
-        return "The URL has no host. Use one such as https://example.org/hooks/modelshare."
+    if refusal := public_addresses.url_refusal(url, allow_private=allow_private, example=_EXAMPLE, limits=_LIMITS):
+        return refusal
+    parts = urlsplit(url)
     if "@" in parts.netloc or parts.fragment:
         return "Remove the user name, password and `#…` from the URL. Verify the signature of deliveries instead."
-    return _host_refusal(parts, allow_private=allow_private)
-
-
-def _host_refusal(parts: SplitResult, *, allow_private: bool) -> str | None:
-    host = parts.hostname or ""
-    if ":" not in host and not _NUMBER.fullmatch(host.rstrip(".").rpartition(".")[2]):
-        return None
-    try:
-        address = str(IPv6Address(host) if ":" in host else IPv4Address(host))
-    except ValueError:
-        return "Write an IP address in its usual form, such as 203.0.113.7."
-    if not allow_private and not is_public(address):
-        return not_public(host)
     return None
 
 
 def not_public(host: str) -> str:
     """The message for an address that webhooks must not reach. It does not reveal what the name resolves to."""
-    return f"`{host}` is not a public address. Webhooks can only be sent to public addresses."
+    return public_addresses.not_public(host, _LIMITS)
 
 
 def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:
     """The key that signs a webhook's deliveries. Derived from the platform's secret, so that it need not be stored.
-    `number`
-    counts the webhook's secrets, from 1.
+    `number` counts the webhook's secrets, from 1.
     """
     return hmac.digest(platform_secret, f"modelshare webhook {number} {webhook_id}".encode(), "sha256")
 

@@ -5,7 +5,6 @@ Every connection's actual IP address is checked, so that DNS rebinding does not 
 
 import importlib
 import os
-import socket
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 
 from modelshare import __version__
 from modelshare.server.audit.webhooks import rules
-from modelshare.server.audit.webhooks.addresses import is_public
+from modelshare.server.public_addresses import NotPublicError, public_socket
 from modelshare.wire.webhooks import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
 
 if TYPE_CHECKING:
@@ -53,10 +52,6 @@ class Outcome:
     def is_gone(self) -> bool:
         """Whether the receiver asked for no further deliveries (410)."""
         return self.status == HTTPStatus.GONE
-
-
-class NotPublicError(OSError):
-    """A connection to an address that is not public."""
 
 
 class Sender:
@@ -109,7 +104,7 @@ class Sender:
                     force_close=True,
                     use_dns_cache=False,
                     resolver=self._resolver,
-                    socket_factory=None if self._allow_private else _public_socket,
+                    socket_factory=None if self._allow_private else public_socket,
                 ),
                 timeout=http.ClientTimeout(total=self._seconds, sock_connect=_CONNECT_SECONDS),
                 cookie_jar=http.DummyCookieJar(),
@@ -135,14 +130,6 @@ class Sender:
             why = os.strerror(cause.errno) if cause is not None and cause.errno else "it cannot be reached"
             return f"No connection to `{host}`: {why}."
         return f"`{host}` closed the connection before it answered."
-
-
-def _public_socket(info: tuple[Any, ...]) -> socket.socket:
-    """A socket for this address, before it connects. Raises NotPublicError unless the address is public."""
-    family, kind, protocol, _, address = info
-    if not is_public(address[0]):
-        raise NotPublicError("not a public address")
-    return socket.socket(family, kind, protocol)
 
 
 async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:

@@ -21,7 +21,7 @@ from modelshare.server.hub.tables import DraftRow
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import VersionRow
-from modelshare.server.registry.uploads import completing, service
+from modelshare.server.registry.uploads import ahead, completing, service
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.semver import is_version
 from modelshare.wire.uploads import UploadOpen
@@ -247,6 +247,7 @@ async def _publish(platform: Platform, caller: Caller, branch: Branch, row: Draf
         request = UploadOpen.model_validate(fields)
     except ValidationError as error:
         raise refusal_of(dict(error.errors()[0])) from error
+    await ahead.bring(platform, caller, {entry.sha256: entry.size for entry in tree.values() if entry.size})
     upload, _ = await service.open_upload(platform, caller, request)
     await completing.complete(platform, caller, upload.id, ())
     async with platform.database.write() as session:

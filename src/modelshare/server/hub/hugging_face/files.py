@@ -6,10 +6,11 @@ from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
-from modelshare.server.hub.access import EndpointReader, ReadableVersion, Reader, record_pull
+from modelshare.server.hub.access import EndpointReader, ReadableVersion, Reader, download_url, record_pull
 from modelshare.server.hub.hugging_face.calls import HubCall, HubError
 from modelshare.server.hub.hugging_face.git_objects import git_oid, is_large
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.storages import stores
 from modelshare.server.storage.base import RangeReader
 from modelshare.server.storage.ranges import UnsatisfiableRangeError, parse_range
 
@@ -24,7 +25,7 @@ _AUDITED_AGAIN: Final = 600
 
 async def contents(call: HubCall, file: StoredFile) -> bytes:
     """All of a small file."""
-    return await asyncio.to_thread(lambda: call.platform.store.reader(file.key).read_at(0, file.size))
+    return await stores.read_file(call.platform, file)
 
 
 async def git_oids(call: HubCall, files: Sequence[StoredFile]) -> Mapping[str, str]:
@@ -60,14 +61,9 @@ async def send(call: HubCall, version: ReadableVersion, file: StoredFile) -> Res
         return Response(content[part.start : part.stop] if part else content, *_start(file, part, headers))
     await _audit(call, version, file)
     if not agent.startswith(_CARRIES_AUTHORIZATION):
-        return Response(None, 302, headers | {"Location": download_url(call, file), "Content-Length": "0"})
+        url = await download_url(call.platform, version, file, base_url=call.own_url)
+        return Response(None, 302, headers | {"Location": url, "Content-Length": "0"})
     return await _stream(call, file, headers)
-
-
-def download_url(call: HubCall, file: StoredFile) -> str:
-    """Where the bytes are fetched from for the next minutes."""
-    expires_at = call.platform.now() + call.platform.settings.grants_seconds
-    return call.platform.store.get_url(file.key, expires_at=expires_at, base_url=call.own_url)
 
 
 async def _headers(call: HubCall, version: ReadableVersion, file: StoredFile) -> dict[str, str]:
@@ -89,7 +85,7 @@ async def _stream(call: HubCall, file: StoredFile, headers: dict[str, str]) -> R
     part = _part(call, file)
     if call.state.streams.locked():
         raise HubError(429, None, "Too many downloads through this server at once.", headers={"Retry-After": "5"})
-    reader = await asyncio.to_thread(call.platform.store.reader, file.key)
+    reader = await stores.open_file(call.platform, file)
     return StreamingResponse(_pieces(call, reader, part or range(file.size)), *_start(file, part, headers))
 
 

@@ -44,7 +44,7 @@ async def batch(call: HubCall, owner: str, name: str) -> Response:
             if place.size != size:
                 row["error"] = {"code": 422, "message": f"The object was announced with {place.size:,} bytes."}
             else:
-                row["actions"] = _actions(call, owner, name, place)
+                row["actions"] = await _actions(call, owner, name, place)
         rows.append(row)
     several = any("header" in row.get("actions", {}).get("upload", {}) for row in rows)
     return answer({"transfer": "multipart" if several else "basic", "objects": rows, "hash_algo": "sha256"})
@@ -82,22 +82,17 @@ async def complete(call: HubCall, place: str) -> Response:
     return answer({})
 
 
-def _actions(call: HubCall, owner: str, name: str, row: StagedFileRow) -> dict[str, Any]:
-    count = ahead.multipart_of(row).count
-    urls = [_part_url(call, row, number) for number in range(count)]
+async def _actions(call: HubCall, owner: str, name: str, row: StagedFileRow) -> dict[str, Any]:
+    own = (_own_url(call, row, str(number)) for number in range(ahead.multipart_of(row).count))
+    urls = await ahead.part_urls(call.platform, row) or list(own)
     upload: dict[str, Any] = {"href": urls[0]}
-    if count > 1:
+    if len(urls) > 1:
         numbered = {str(number): url for number, url in enumerate(urls, 1)}
         upload = {
             "href": _own_url(call, row, _COMPLETE),
             "header": {"chunk_size": str(row.part_size), **numbered},
         }
     return {"upload": upload, "verify": {"href": f"{call.base_url}/{owner}/{name}/info/lfs/objects/verify"}}
-
-
-def _part_url(call: HubCall, row: StagedFileRow, number: int) -> str:
-    signed = ahead.part_url(call.platform, row, number)
-    return _own_url(call, row, str(number)) if signed is None else signed.url
 
 
 def _own_url(call: HubCall, row: StagedFileRow, what: str) -> str:

@@ -186,7 +186,7 @@ class _Reading:
         unsized = {sha256 for sha256, entry in entries.items() if entry.size < 0}
         known = await ahead.sizes(platform, self._caller, unsized) if unsized else {}
         sizes = {sha256: known.get(sha256, entry.size) for sha256, entry in entries.items()}
-        there = await ahead.stored(platform, self._caller, sizes)
+        there = await ahead.stored(platform, self._caller, sizes, anywhere=True)
         for change in self._changes:
             if change.entry is not None and change.entry.size and change.entry.sha256 not in there:
                 raise bad_request(f"The content of {printable(change.path)} has not been uploaded. Push again.")

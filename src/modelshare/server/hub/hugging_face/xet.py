@@ -34,6 +34,7 @@ from modelshare.server.hub.hugging_face.xet_formats import (
 from modelshare.server.hub.tables import XorbRow
 from modelshare.server.ids import new_id
 from modelshare.server.registry import service as registry
+from modelshare.server.registry.blobs import disposal
 from modelshare.server.registry.uploads import ahead
 from modelshare.server.storage.base import Multipart
 
@@ -62,13 +63,15 @@ async def chunk(_call: HubCall, _owner: str, _name: str, _generation: str, _hash
 async def grant(call: HubCall, owner: str, name: str, generation: str, xorb: str) -> Response:
     """Where a xorb is sent in the bucket. 404 where xorbs come through this server, 200 where it is there."""
     caller = call.writer(owner)
-    store = call.platform.store
-    if not store.direct:
-        raise HubError(404, None, "Xorbs are sent to this server.")
     length = (await call.json()).get("length")
     if not isinstance(length, int) or isinstance(length, bool) or not 0 < length <= MAX_XORB:
         raise bad_request(f"`length` must be 1 to {MAX_XORB:,} bytes.")
-    row = await _place(call, caller, name, generation, xorb, length)
+    known = await _find(call.platform, caller, name, generation, xorb)
+    storage = known.storage if known else (await ahead.destination(call.platform, caller))[0]
+    store = await call.platform.stores.get(storage)
+    if not store.direct:
+        raise HubError(404, None, "Xorbs are sent to this server.")
+    row = known or await _place(call, caller, name, generation, xorb, length)
     if row.is_stored:
         return answer({"was_inserted": False})
     signed = store.part_url(_whole(row), 0, expires_at=call.platform.now() + _TOKEN_SECONDS)
@@ -96,7 +99,7 @@ async def put_xorb(call: HubCall, owner: str, name: str, generation: str, xorb: 
         return answer({"was_inserted": False})
     if row.size != len(data):
         raise bad_request("This xorb was announced with another size.")
-    await ahead.put_part(call.platform, _whole(row), 0, data)
+    await ahead.put_part(await call.platform.stores.get(row.storage), _whole(row), 0, data)
     await _stored(call.platform, row)
     return answer({"was_inserted": True})
 
@@ -124,9 +127,10 @@ async def end_expired(platform: Platform) -> None:
     while True:
         async with platform.database.read() as session:
             rows = await queries.expired_xorbs(session, platform.now(), _MAX_AT_ONCE)
-        for row in rows:
-            await platform.store.delete_prefix(row.key.rpartition("/")[0])
-            async with platform.database.write() as session:
+        async with platform.database.write() as session:
+            for row in rows:
+                folder = f"{row.key.rpartition('/')[0]}/"
+                await disposal.delete_later(session, row.project_id, row.storage, [folder], now=platform.now())
                 await queries.delete_xorb(session, row.id)
         if len(rows) < _MAX_AT_ONCE:
             return
@@ -189,7 +193,8 @@ async def _open(
     row = await _find(platform, caller, name, generation, xorb)
     if row is None or not row.is_stored:
         raise XetFormatError("The shard names a xorb that has not been uploaded. Push again.")
-    path = await stack.enter_async_context(platform.store.local_copy(row.key))
+    store = await platform.stores.get(row.storage)
+    path = await stack.enter_async_context(store.local_copy(row.key))
     file = stack.enter_context(await asyncio.to_thread(path.open, "rb"))
     return file, await asyncio.to_thread(chunks_of, file, row.size)
 
@@ -215,19 +220,22 @@ async def _place(call: HubCall, caller: Caller, name: str, generation: str, xorb
         raise HubError(401, None, "This session of uploads is over. Push again.")
     if (there := await _find(platform, caller, name, generation, xorb)) is not None:
         return there
+    storage, quota = await ahead.destination(platform, caller)
     async with platform.database.read() as session:
         used = await queries.xorb_bytes(session, caller.project)
-    if used + size > await ahead.quota(platform, caller):
+    if quota is not None and used + size > quota:
         raise PermissionDeniedError("Unfinished uploads use up your project's quota. Push again later.")
-    await platform.store.require_space(size)
+    store = await platform.stores.get(storage)
+    await store.require_space(size)
     place = new_id()
-    opened = await platform.store.begin(f"{caller.project}/{place.hex}/xorb", size, MAX_XORB)
+    opened = await store.begin(f"{caller.project}/{place.hex}/xorb", size, MAX_XORB)
     row = XorbRow(
         id=place,
         project_id=caller.project,
         name_key=registry.name_key(name),
         generation=generation,
         xorb=xorb,
+        storage=storage,
         size=size,
         key=opened.key,
         multipart_id=opened.id,
@@ -237,7 +245,7 @@ async def _place(call: HubCall, caller: Caller, name: str, generation: str, xorb
     async with platform.database.write() as session:
         is_first = await queries.add_xorb(session, row)
     if not is_first:
-        await platform.store.abort(opened)
+        await store.abort(opened)
     found = await _find(platform, caller, name, generation, xorb)
     assert found is not None  # noqa: S101 - it or another one was just added
     return found
@@ -249,7 +257,8 @@ async def _find(platform: Platform, caller: Caller, name: str, generation: str, 
 
 
 async def _stored(platform: Platform, row: XorbRow) -> None:
-    await platform.store.finish(_whole(row))
+    store = await platform.stores.get(row.storage)
+    await store.finish(_whole(row))
     async with platform.database.write() as session:
         await queries.set_stored(session, row.id)
 

@@ -4,7 +4,6 @@ Clients come without a credential, are challenged, fetch a token for one reposit
 endpoint's token is taken in its place.
 """
 
-import asyncio
 import base64
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -28,6 +27,7 @@ from modelshare.server.hub.oci.answers import (
 from modelshare.server.hub.oci.artifact import INDEX_TYPE, MANIFEST_TYPE
 from modelshare.server.middleware import IS_HEAD
 from modelshare.server.proven import proven
+from modelshare.server.registry.storages import stores
 
 FORM: Final = "oci"
 TOKEN_SECONDS: Final = 12 * 3600
@@ -125,15 +125,12 @@ async def blob(
     file = there.file
     if file is None or there.version is None:
         return content(request, there.config, _OCTETS, digest)
-    now = platform.now()
     async with platform.database.write() as session:
-        access.record_pull(session, reader, there.version, file, FORM, now=now)
+        access.record_pull(session, reader, there.version, file, FORM, now=platform.now())
     if file.size <= INLINE:
-        data = await asyncio.to_thread(lambda: platform.store.reader(file.key).read_at(0, file.size))
+        data = await stores.read_file(platform, file)
         return content(request, data, _OCTETS, digest)
-    until = now + platform.settings.grants_seconds
-    expires_at = until if found.ends_at is None else min(until, found.ends_at)
-    url = platform.store.get_url(file.key, expires_at=expires_at, base_url=base_url)
+    url = await access.download_url(platform, there.version, file, base_url=base_url)
     return RedirectResponse(url, 307, {"Docker-Content-Digest": digest})
 
 

@@ -10,6 +10,7 @@ from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefixes
+from modelshare.server.registry.storages.credentials import forget_unused
 from modelshare.server.registry.tables import GarbageRow, UploadRow
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageError
@@ -38,7 +39,7 @@ async def discard_unused(session: AsyncSession, project_id: str) -> int:
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
     for row in rows:
-        session.add(GarbageRow(project_id=project_id, key=row.key))
+        session.add(GarbageRow(project_id=project_id, storage=row.storage, key=row.key))
         await session.delete(row)
     await session.flush()
     return len(rows)
@@ -47,12 +48,17 @@ async def discard_unused(session: AsyncSession, project_id: str) -> int:
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
     """Discards what a session uploaded, unless it was turned into blobs, and releases the blobs that it reused."""
     found = await queries.delete_staged_files(session, upload.id)
-    await discard(session, upload.project_id, prefixes(upload.project_id, upload.id, found) if found else [], now=now)
+    await discard(session, upload, prefixes(upload.project_id, upload.id, found) if found else [], now=now)
 
 
-async def discard(session: AsyncSession, project_id: str, keys: Iterable[str], *, now: int) -> None:
+async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
+    """Deletes these bytes, which the session uploaded, once this transaction is committed."""
+    await delete_later(session, upload.project_id, upload.storage, keys, now=now)
+
+
+async def delete_later(session: AsyncSession, project_id: str, storage: str, keys: Iterable[str], *, now: int) -> None:
     """Deletes these bytes once this transaction is committed. A key that ends in `/` means everything below it."""
-    session.add_all(GarbageRow(project_id=project_id, key=key) for key in keys)
+    session.add_all(GarbageRow(project_id=project_id, storage=storage, key=key) for key in keys)
     await collect_later(session, project_id, now=now)
 
 
@@ -75,7 +81,7 @@ async def collect(platform: Platform, lease: Lease) -> None:
         deleted = []
         for row in rows:
             try:
-                await _delete(platform.store, row.key)
+                await _delete(await platform.stores.get(row.storage), row.key)
                 deleted.append(row.id)
             except (StorageError, OSError) as error:
                 log.warning("cannot delete from the storage", key=row.key, error=str(error))
@@ -85,6 +91,9 @@ async def collect(platform: Platform, lease: Lease) -> None:
         after = rows[-1].id
     if failed is not None:
         raise failed
+    async with platform.database.write() as session:
+        await queries.lock_project(session, project_id)
+        await forget_unused(session, project_id)
 
 
 async def _discard_batch(platform: Platform, project_id: str) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -13,6 +13,7 @@ from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, StagedFileRow, UploadFileRow, UploadRow
+from modelshare.server.storage.stores import PLATFORM
 
 Value = TypeVar("Value")
 _MAX_PARAMETERS = 5_000
@@ -33,19 +34,31 @@ async def project(session: AsyncSession, project_id: str) -> ProjectRow:
 
 
 async def stored_bytes(session: AsyncSession, project_id: str) -> int:
-    """Bytes of the project's blobs, and of the files of open uploads, whether sent yet or not."""
-    blobs = await session.scalar(select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id))
-    staged = await session.scalar(
-        select(func.sum(UploadFileRow.size))
-        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
-        .where(UploadRow.project_id == project_id, UploadFileRow.reused.is_(False))
-    )
-    ahead = await session.scalar(select(func.sum(StagedFileRow.size)).where(StagedFileRow.project_id == project_id))
+    """Bytes on the platform's storage: of its blobs, and of files of open uploads, sent or not, and sent ahead.
+
+    Bytes in a storage of the project's own do not count against its quota.
+    """
+    of_project = select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id)
+    blobs = await session.scalar(of_project.where(BlobRow.storage == PLATFORM))
+    staged = await session.scalar(_staged_bytes().where(UploadRow.project_id == project_id))
+    sent_ahead = select(func.sum(StagedFileRow.size)).where(StagedFileRow.project_id == project_id)
+    ahead = await session.scalar(sent_ahead.where(StagedFileRow.storage == PLATFORM))
     return int(blobs or 0) + int(staged or 0) + int(ahead or 0)
 
 
-async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
-    """The project's blobs with these digests, by digest."""
+async def stored_blobs(
+    session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
+) -> dict[str, BlobRow]:
+    """The project's blobs in this storage with these digests, by digest."""
+    found: dict[str, BlobRow] = {}
+    for batch in _batches(sorted(set(digests))):
+        statement = scoped_to(BlobRow, project_id).where(BlobRow.storage == storage, BlobRow.sha256.in_(batch))
+        found.update((row.sha256, row) for row in await session.scalars(statement))
+    return found
+
+
+async def stored_anywhere(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
+    """One of the project's blobs with each of these digests, in whatever storage, by digest."""
     found: dict[str, BlobRow] = {}
     for batch in _batches(sorted(set(digests))):
         rows = await session.scalars(scoped_to(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
@@ -53,51 +66,53 @@ async def stored_blobs(session: AsyncSession, project_id: str, digests: Iterable
     return found
 
 
-async def prove(session: AsyncSession, project_id: str, digests: Iterable[str], at: int) -> None:
+async def prove(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str], at: int) -> None:
     """Stores that these blobs were read and verified at this time."""
     for batch in _batches(sorted(set(digests))):
-        this = BlobRow.project_id == project_id, BlobRow.sha256.in_(batch)
+        this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
         await session.execute(update(any_tenant(BlobRow)).where(*this).values(proven_at=at))
 
 
-async def stored_sizes(session: AsyncSession, project_id: str, sizes: Iterable[int]) -> set[int]:
-    """Those of the sizes that a blob of the project has."""
+async def stored_sizes(session: AsyncSession, project_id: str, storage: str, sizes: Iterable[int]) -> set[int]:
+    """Those of the sizes that a blob of the project has in this storage."""
     found: set[int] = set()
     for batch in _batches(sorted(set(sizes))):
         statement = select(BlobRow.size).where(BlobRow.project_id == project_id, BlobRow.size.in_(batch)).distinct()
-        found.update(await session.scalars(statement))
+        rows = await session.scalars(statement.where(BlobRow.storage == storage))
+        found.update(rows)
     return found
 
 
 async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
     """Blobs that no version has and no session reuses."""
-    in_version = exists().where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
+    in_version = (
+        exists()
+        .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
+        .where(FileRow.storage == BlobRow.storage)
+    )
     return list(await session.scalars(scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
-    """Bytes of blobs that only this version has."""
+    """Bytes of blobs on the platform's storage that only this version has."""
     other = aliased(FileRow)
-    in_this = exists().where(FileRow.version_id == version_id, FileRow.sha256 == BlobRow.sha256)
+    in_this = exists().where(
+        FileRow.version_id == version_id, FileRow.storage == PLATFORM, FileRow.sha256 == BlobRow.sha256
+    )
     in_other = (
         exists()
-        .where(other.project_id == BlobRow.project_id, other.sha256 == BlobRow.sha256)
+        .where(other.project_id == BlobRow.project_id, other.storage == PLATFORM, other.sha256 == BlobRow.sha256)
         .where(other.version_id != version_id)
     )
     statement = select(func.sum(BlobRow.size)).where(
-        BlobRow.project_id == project_id, in_this, ~in_other, ~_in_session()
+        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~_in_session()
     )
     return int(await session.scalar(statement) or 0)
 
 
 async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
-    """Bytes of the version's upload that are not blobs yet."""
-    statement = (
-        select(func.sum(UploadFileRow.size))
-        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
-        .where(UploadRow.version_id == version_id, UploadFileRow.reused.is_(False))
-    )
-    return int(await session.scalar(statement) or 0)
+    """Bytes of the version's upload to the platform's storage that are not blobs yet."""
+    return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
 
 
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
@@ -123,6 +138,16 @@ def _in_session() -> ColumnElement[bool]:
         exists()
         .where(UploadFileRow.reused, UploadFileRow.sha256 == BlobRow.sha256)
         .where(UploadRow.id == UploadFileRow.upload_id, UploadRow.project_id == BlobRow.project_id)
+        .where(UploadRow.storage == BlobRow.storage)
+    )
+
+
+def _staged_bytes() -> Select[int | None]:
+    """Bytes that sessions bring to the platform's storage and that are not blobs yet."""
+    return (
+        select(func.sum(UploadFileRow.size))
+        .join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
+        .where(UploadRow.storage == PLATFORM, UploadFileRow.reused.is_(False))
     )
 
 
@@ -138,11 +163,14 @@ async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> li
     return list(await session.scalars(there))
 
 
-async def staged_ahead(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, StagedFileRow]:
-    """The files with these digests that wait for their upload, by digest."""
+async def staged_ahead(
+    session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
+) -> dict[str, StagedFileRow]:
+    """The files in this storage with these digests that wait for their upload, by digest."""
     found: dict[str, StagedFileRow] = {}
     for batch in _batches(sorted(set(digests))):
-        rows = await session.scalars(scoped_to(StagedFileRow, project_id).where(StagedFileRow.sha256.in_(batch)))
+        statement = scoped_to(StagedFileRow, project_id).where(StagedFileRow.storage == storage)
+        rows = await session.scalars(statement.where(StagedFileRow.sha256.in_(batch)))
         found.update((row.sha256, row) for row in rows)
     return found
 

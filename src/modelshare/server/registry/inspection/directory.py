@@ -33,8 +33,7 @@ def inspect(files: Mapping[str, RangeReader], *, allow_pickle: bool = False, fil
     `candidates.order`. Raises ModelRejectedError for content that cannot be published.
 
     Reads the header of every weights file. A damaged one is an error if it is part of the model, and in GGUF also if
-    its
-    metadata say that it is a model.
+    its metadata say that it is a model.
     """
     check_paths(files)
     pickles = find_pickles(files, allow=allow_pickle)

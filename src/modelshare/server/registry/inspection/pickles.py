@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Mapping
 
+from modelshare.server.registry.inspection import pickle_scan
 from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.refused import ModelRejectedError, printable
 
@@ -28,7 +29,7 @@ _HEAD_BYTES = 512
 
 def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str, ...]:
     """The pickles among `files`, sorted. Raises ModelRejectedError for the first unless `allow`; always for a disguised
-    one."""
+    one, and for one with a harmful import."""
     found = []
     for path, reader in sorted(files.items()):
         start = head(reader, _HEAD_BYTES)
@@ -46,6 +47,8 @@ def find_pickles(files: Mapping[str, RangeReader], *, allow: bool) -> tuple[str,
             f"{printable(found[0])}{others} is a Python pickle, which can run code when it is loaded; "
             "leave it out or convert the weights to safetensors, and push again."
         )
+    for path in found:
+        pickle_scan.check(path, files[path])
     return tuple(found)
 
 

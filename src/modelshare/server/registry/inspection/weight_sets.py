@@ -96,8 +96,7 @@ def _without_plain_names(
     index: str, paths: Sequence[str], groups: Sequence[WeightSet], headers: Headers
 ) -> list[WeightSet]:
     """Numbered shards with standard names first. Without any, all files are one set, as engines load a folder without
-    an
-    index, unless a tensor is in two of them: then each file is a set.
+    an index, unless a tensor is in two of them: then each file is a set.
     """
     note = f"There is no {printable(index)}; the machine that runs the model makes one."
     groups = sorted(groups, key=lambda each: (not _has_plain_name(each), each.weights[0]))

@@ -14,15 +14,26 @@ from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.latest import latest_after, why_not_latest
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.signatures import service as signatures
 from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
+from modelshare.wire.signers import SignatureState
 
 
 async def ready(
-    platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile], facts: Facts
+    platform: Platform,
+    lease: Lease,
+    job: ProcessingJob,
+    files: Sequence[StoredFile],
+    facts: Facts,
+    signature: bytes | None = None,
 ) -> None:
-    """Marks the version as ready. An existing manifest is kept; facts that are new since then are added."""
+    """Marks the version as ready. An existing manifest is kept; facts that are new since then are added.
+
+    `signature`: the one among the version's files. A signature that the version already has is kept.
+    """
     async with platform.database.write() as session:
+        bundle = await signatures.read_and_lock(session, signature) if signature is not None else None
         locked = await _locked(session, lease, job)
         if locked is None:
             return
@@ -31,6 +42,8 @@ async def ready(
             _describe(version, model, files, facts)
         else:
             version.facts = facts.to_dict() | version.facts
+        if signature is not None and bundle is not None and version.signature_state == SignatureState.NONE:
+            await signatures.take(session, model, version, signature, bundle)
         was_ready = version.status == ModelStatus.READY
         version.status, version.status_reason = ModelStatus.READY, None
         if not was_ready:

@@ -15,7 +15,7 @@ from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import BlobNotFoundError
-from modelshare.wire import secret_scan
+from modelshare.wire import secret_scan, signing
 
 _SEARCHED_BYTES: Final = 64 << 20
 """Limit of text searched for secrets; 2 MiB may take a second in the worst case."""
@@ -26,7 +26,7 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
 
     async def verify_file(file: StoredFile) -> None:
         try:
-            found = await platform.store.digest(file.key)
+            found = await (await platform.stores.get(file.storage)).digest(file.key)
         except BlobNotFoundError as error:
             raise _missing(file) from error
         if found != (file.sha256, file.size):
@@ -37,7 +37,9 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
     started = platform.now()
     await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
     async with platform.database.write() as session:
-        await blobs.prove(session, project_id, [file.sha256 for file in files], started)
+        for storage in sorted({file.storage for file in files}):
+            digests = [file.sha256 for file in files if file.storage == storage]
+            await blobs.prove(session, project_id, storage, digests, started)
 
 
 async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: str | None) -> Facts:
@@ -45,14 +47,30 @@ async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: s
 
     Raises ModelRejectedError if it cannot be published.
     """
-    return await asyncio.to_thread(_inspect, platform.store, files, platform.settings.models_allow_pickle, file)
+    stores = {storage: await platform.stores.get(storage) for storage in {each.storage for each in files}}
+    return await asyncio.to_thread(_inspect, stores, files, platform.settings.models_allow_pickle, file)
 
 
-def _inspect(store: BlobStore, files: Sequence[StoredFile], allow_pickle: bool, file: str | None) -> Facts:
+async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> bytes | None:
+    """The signature among the files. One that is too long to be one is cut, and so is refused as such."""
+    signature = next((file for file in files if file.path == signing.SIGNATURE_FILE), None)
+    if signature is None:
+        return None
+    store = await platform.stores.get(signature.storage)
+    try:
+        reader = await asyncio.to_thread(store.reader, signature.key)
+    except BlobNotFoundError as error:
+        raise _missing(signature) from error
+    return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
+
+
+def _inspect(
+    stores: Mapping[str, BlobStore], files: Sequence[StoredFile], allow_pickle: bool, file: str | None
+) -> Facts:
     readers: dict[str, RangeReader] = {}
     for stored in files:
         try:
-            readers[stored.path] = store.reader(stored.key)
+            readers[stored.path] = stores[stored.storage].reader(stored.key)
         except BlobNotFoundError as error:
             raise _missing(stored) from error
     facts = inspect(readers, allow_pickle=allow_pickle, file=file)

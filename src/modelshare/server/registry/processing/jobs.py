@@ -12,7 +12,7 @@ from modelshare.server.jobs import Handler, Lease
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.blobs.disposal import COLLECT, collect
 from modelshare.server.registry.processing import finish
-from modelshare.server.registry.processing.inspect_files import inspect_files, verify_files
+from modelshare.server.registry.processing.inspect_files import inspect_files, read_signature, verify_files
 from modelshare.server.registry.processing.load_job import ProcessingJob, load_job, stored_files
 from modelshare.server.registry.processing.store_blobs import store_blobs
 from modelshare.server.registry.refused import ModelRejectedError
@@ -62,7 +62,8 @@ async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh:
     if fresh and job.staged is None:
         await verify_files(platform, job.project_id, files)
     facts = await inspect_files(platform, files, job.file)
-    await finish.ready(platform, lease, job, files, facts)
+    signature = await read_signature(platform, files)
+    await finish.ready(platform, lease, job, files, facts, signature)
 
 
 async def _give_up(platform: Platform, lease: Lease, job: ProcessingJob) -> None:

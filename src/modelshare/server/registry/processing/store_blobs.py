@@ -5,6 +5,7 @@ Only the upload refers to the bytes until the last step, which is one transactio
 """
 
 import asyncio
+import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.tables import LEFT_OUT, BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
-from modelshare.server.storage.base import Proof
+from modelshare.server.storage.base import BlobStore, Proof
 from modelshare.server.storage.local import KEEP_FREE
+from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
+from modelshare.wire.uploads import digest_of_parts
 
 FILES_AT_ONCE = 2
 """Files hashed in parallel, each on one core."""
@@ -47,25 +50,25 @@ class ReceivedFile:
 
 async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, upload: UploadRow) -> None:
     """Turns the session's files into blobs and into files of the version. Raises ModelRejectedError."""
-    proofs = await _finish_multiparts(platform, upload)
+    store = await platform.stores.get(upload.storage)
+    proofs = await _finish_multiparts(store, upload)
 
     async def receive(file: UploadFileRow) -> ReceivedFile:
-        return await _receive(platform, file, proofs.get(file.n))
+        return await _receive(platform, store, upload, file, proofs.get(file.n))
 
     left_out = None
     if upload.archive is not None:
         [archive] = upload.files
         if archive.sha256 is not None:
             await receive(archive)
-        received, left_out = await _unpack(platform, upload, archive.key, job.selection)
+        received, left_out = await _unpack(platform, store, upload, job.selection)
     else:
         received = await map_concurrently(receive, upload.files, limit=FILES_AT_ONCE)
     await _store(platform, lease, job, upload, received, left_out)
 
 
-async def _finish_multiparts(platform: Platform, upload: UploadRow) -> dict[int, Proof | None]:
+async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | None]:
     """Assembles the files that are not reused. Returns the proofs by number of the file."""
-    store = platform.store
     multiparts = {file.n: staging.multipart_of(upload, file) for file in upload.files if not file.reused}
     for n, multipart in multiparts.items():
         if not multipart.id:  # an empty file has no part that would have opened its upload
@@ -75,13 +78,19 @@ async def _finish_multiparts(platform: Platform, upload: UploadRow) -> dict[int,
     return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
 
 
-async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None) -> ReceivedFile:
+async def _receive(
+    platform: Platform, store: BlobStore, upload: UploadRow, file: UploadFileRow, proof: Proof | None
+) -> ReceivedFile:
     """Hashes the file, unless it was hashed during the upload (`proof`), and compares the digest with the client's."""
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
         return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
     if proof is None:
-        sha256, size = await platform.store.digest(file.key)
+        parts = _PartDigests(upload.part_size)
+        claim = (upload.digests or {}).get(str(file.n), {}).get("parts_sha256")
+        sha256, size = await store.digest(file.key, also=None if claim is None or store.direct else parts.update)
+        if claim is not None and not store.direct and parts.finish() != claim:
+            raise ModelRejectedError(f"{printable(file.path)} changed while it was being pushed. Push it again.")
         proof = Proof(sha256, size, platform.now())
     sha256 = proof.sha256
     if file.sha256 not in {None, sha256}:
@@ -91,10 +100,38 @@ async def _receive(platform: Platform, file: UploadFileRow, proof: Proof | None)
     return ReceivedFile(file.path, proof.size, sha256, key=file.key, proven_at=int(proof.at))
 
 
+class _PartDigests:
+    """Computes `FileDigest.parts_sha256` of a file that arrives in chunks."""
+
+    def __init__(self, part_size: int) -> None:
+        self._part_size = part_size
+        self._left = part_size
+        self._hash = hashlib.sha256()
+        self._digests: list[str] = []
+
+    def update(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            piece, rest = rest[: self._left], rest[self._left :]
+            self._hash.update(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._end_part()
+
+    def finish(self) -> str:
+        if self._left < self._part_size:
+            self._end_part()
+        return digest_of_parts(self._digests)
+
+    def _end_part(self) -> None:
+        self._digests.append(self._hash.hexdigest())
+        self._hash, self._left = hashlib.sha256(), self._part_size
+
+
 async def _unpack(
-    platform: Platform, upload: UploadRow, key: str, selection: Selection
+    platform: Platform, store: BlobStore, upload: UploadRow, selection: Selection
 ) -> tuple[list[ReceivedFile], str | None]:
-    """Unpacks the archive at `key` within the project's quota. Returns its files, and a note about files left out.
+    """Unpacks the session's archive within the project's quota. Returns its files, and a note about files left out.
 
     Raises ModelRejectedError if the archive is invalid or too large.
     """
@@ -102,11 +139,11 @@ async def _unpack(
     max_bytes = await _available_bytes(platform, upload)
     folder = platform.settings.data_dir.absolute() / "unpacking" / upload.id.hex
     try:
-        async with platform.store.local_copy(key) as archive:
+        async with store.local_copy(upload.files[0].key) as archive:
             extracted, left_out = await asyncio.to_thread(
                 _extract, archive, upload.archive, folder, max_bytes, selection
             )
-        received = [await _put_file(platform, upload, n, folder, file) for n, file in enumerate(extracted)]
+        received = [await _put_file(platform, store, upload, n, folder, file) for n, file in enumerate(extracted)]
         return received, note(left_out)
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
@@ -144,19 +181,24 @@ def _ignore_lines(folder: Path, files: Sequence[ExtractedFile]) -> Sequence[str]
         raise ModelRejectedError(f"{error}. Write it again, and push again.") from error
 
 
-async def _put_file(platform: Platform, upload: UploadRow, n: int, folder: Path, file: ExtractedFile) -> ReceivedFile:
+async def _put_file(
+    platform: Platform, store: BlobStore, upload: UploadRow, n: int, folder: Path, file: ExtractedFile
+) -> ReceivedFile:
     key = staging.unpacked_key(upload.project_id, upload.id, n)
-    await platform.store.put_file(key, folder / "files" / file.path)
+    await store.put_file(key, folder / "files" / file.path)
     return ReceivedFile(file.path, file.size, file.sha256, key=key, proven_at=platform.now())
 
 
 async def _available_bytes(platform: Platform, upload: UploadRow) -> int:
     """Bytes that the project's quota and the disk allow, not counting the archive, which is deleted afterwards."""
+    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
+    free = disk.free - KEEP_FREE
+    if upload.storage != PLATFORM:
+        return max(0, free)
     async with platform.database.read() as session:
         project = await blobs.project(session, upload.project_id)
         used = await blobs.stored_bytes(session, upload.project_id) - upload.bytes_total
-    disk = await asyncio.to_thread(shutil.disk_usage, platform.settings.data_dir)
-    return max(0, min(quota_of(project, platform.settings) - used, disk.free - KEEP_FREE))
+    return max(0, min(quota_of(project, platform.settings) - used, free))
 
 
 async def _store(
@@ -176,14 +218,14 @@ async def _store(
         await blobs.lock_project(session, job.project_id)
         if not await models.lock_model(session, job.model_id):
             left = staging.prefixes(job.project_id, upload.id, (file.key for file in upload.files))
-            await disposal.discard(session, job.project_id, left, now=now)
+            await disposal.discard(session, upload, left, now=now)
             return
         if not await lease_is_valid(session, lease):
             return
         if left_out is not None:
             version = await session.get_one(VersionRow, job.version_id)
             version.facts = version.facts | {LEFT_OUT: left_out}
-        unneeded = await _add_blobs(session, job, files, now)
+        unneeded = await _add_blobs(session, upload, files, now)
         if upload.archive is not None:
             unneeded.append(upload.files[0].key)
         session.add_all(
@@ -191,6 +233,7 @@ async def _store(
                 version_id=job.version_id,
                 path=file.path,
                 project_id=job.project_id,
+                storage=upload.storage,
                 sha256=file.sha256,
                 size=file.size,
             )
@@ -198,18 +241,19 @@ async def _store(
         )
         await blobs.delete_staged_files(session, upload.id)
         if unneeded:
-            await disposal.discard(session, job.project_id, unneeded, now=now)
+            await disposal.discard(session, upload, unneeded, now=now)
 
 
-async def _add_blobs(session: AsyncSession, job: ProcessingJob, files: Sequence[ReceivedFile], now: int) -> list[str]:
+async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[ReceivedFile], now: int) -> list[str]:
     """Adds new blobs. Returns the keys of bytes that the project already stores elsewhere."""
-    known_blobs = await blobs.stored_blobs(session, job.project_id, (file.sha256 for file in files))
+    known_blobs = await blobs.stored_blobs(session, upload.project_id, upload.storage, (file.sha256 for file in files))
     unneeded = []
     for file in files:
         known = known_blobs.get(file.sha256)
         if known is None and file.key is not None:
             blob = BlobRow(
-                project_id=job.project_id,
+                project_id=upload.project_id,
+                storage=upload.storage,
                 sha256=file.sha256,
                 size=file.size,
                 key=file.key,

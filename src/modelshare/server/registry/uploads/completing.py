@@ -36,7 +36,7 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
         row.state = UploadState.COMPLETED
     async with platform.database.read() as session:
         note = await latest_note(session, row)
-    return (await view(platform.store, row)).model_copy(update={"latest_note": note})
+    return (await view(platform, row)).model_copy(update={"latest_note": note})
 
 
 def _check_same_digests(row: UploadRow, digests: Sequence[FileDigest]) -> None:
@@ -66,13 +66,14 @@ def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDige
 
 
 async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims: dict[int, FileDigest]) -> None:
+    store = await platform.stores.get(row.storage)
     multiparts = [multipart_of(row, file) for file in row.files if file.multipart_id]
     is_handed_over = False
     try:
-        await _seal(platform.store, multiparts, sealed=True)
-        views = await file_views(platform.store, row)
+        await _seal(store, multiparts, sealed=True)
+        views = await file_views(store, row)
         _require_all_parts(views)
-        new_digests = _compare(row, views, claims)
+        new_digests = _compare(row, views, claims, is_direct=store.direct)
         async with platform.database.write() as session:
             await models.lock_model(session, row.model_id)
             locked = await queries.lock_upload(session, row.id)
@@ -84,10 +85,10 @@ async def _hand_over(platform: Platform, caller: Caller, row: UploadRow, claims:
     except BaseException:
         # The commit may have succeeded even if it raised. Unsealing a completed upload would let its bytes change.
         if not is_handed_over or await _is_open(platform, caller, row):
-            await _seal(platform.store, multiparts, sealed=False)
+            await _seal(store, multiparts, sealed=False)
         raise
     if not is_handed_over:  # another request completed the upload, and holds a seal of its own
-        await _seal(platform.store, multiparts, sealed=False)
+        await _seal(store, multiparts, sealed=False)
 
 
 async def _is_open(platform: Platform, caller: Caller, row: UploadRow) -> bool:
@@ -112,18 +113,24 @@ def _require_all_parts(files: Sequence[UploadFile]) -> None:
         )
 
 
-def _compare(row: UploadRow, files: Sequence[UploadFile], claims: dict[int, FileDigest]) -> dict[int, str]:
-    """Returns the SHA-256 of whole files for processing to verify. Raises ConflictError for the first mismatch."""
+def _compare(
+    row: UploadRow, files: Sequence[UploadFile], claims: dict[int, FileDigest], *, is_direct: bool
+) -> dict[int, str]:
+    """Returns the SHA-256 of whole files for processing to verify. Raises ConflictError for the first mismatch.
+
+    Where a store that serves parts does not know their digests, processing compares those, too.
+    """
     new_digests = {}
     for file, view_of in zip(row.files, files, strict=True):
         if (claim := claims.get(file.n)) is None:
             continue
         parts = [view_of.parts_sha256[k] for k in sorted(view_of.parts_sha256)]
-        if claim.sha256 is None and len(parts) < view_of.parts:
+        is_unknown = len(parts) < len(view_of.parts_done) and not (view_of.reused or is_direct)
+        if claim.sha256 is None and len(parts) < view_of.parts and not is_unknown:
             raise _no_part_digests(file, view_of)
         known = file.sha256 if file.reused else parts[0] if len(parts) == 1 == view_of.parts else file.sha256
         differs = claim.sha256 is not None and known is not None and claim.sha256 != known
-        if parts and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
+        if parts and not is_unknown and claim.parts_sha256 is not None and claim.parts_sha256 != digest_of_parts(parts):
             differs = True
         if differs:
             raise ConflictError(

@@ -35,7 +35,7 @@ async def cancel(platform: Platform, caller: Caller, upload_id: str) -> Upload:
             code=ErrorCode.UPLOAD_NOT_OPEN,
         )
     row.state, row.files = closed.state, []
-    return await view(platform.store, row)
+    return await view(platform, row)
 
 
 async def end_expired(platform: Platform) -> None:

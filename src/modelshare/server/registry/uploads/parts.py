@@ -41,7 +41,7 @@ async def receive(
             "Send the part's SHA-256 in the header X-Checksum-SHA256, as 64 hex digits.", param="X-Checksum-SHA256"
         )
     upload, file = await _find(platform, caller, upload_id, n)
-    store = platform.store
+    store = await platform.stores.get(upload.storage)
     if store.direct:
         raise InvalidRequestError(
             f"Parts of this upload go to the bucket. Use POST /v1/uploads/{upload.id}/files/{n}/parts/{k}/url."
@@ -58,7 +58,7 @@ async def receive(
 async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k: int) -> PartUrl:
     """A presigned PUT of part `k` of file `n`, for a bucket."""
     upload, file = await _find(platform, caller, upload_id, n)
-    store = platform.store
+    store = await platform.stores.get(upload.storage)
     if not store.direct:
         raise InvalidRequestError(
             f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
@@ -68,7 +68,7 @@ async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k
     begun = await begin(platform, upload, [file])
     signed = store.part_url(begun[n], k, expires_at=expires_at)
     await keep_open(platform, upload)
-    return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=expires_at)
+    return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=signed.expires_at or expires_at)
 
 
 async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> tuple[UploadRow, UploadFileRow]:
@@ -88,7 +88,7 @@ async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> t
 
 async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFileRow]) -> dict[int, Multipart]:
     """The storage's uploads of the files, by number; opens those that do not exist yet."""
-    store = platform.store
+    store = await platform.stores.get(upload.storage)
     uploads = {file.n: staging.multipart_of(upload, file) for file in files}
     new = [each for each in uploads.values() if not each.id]
     if not new:
@@ -118,5 +118,5 @@ async def keep_open(platform: Platform, upload: UploadRow) -> None:
             return
         if row.state != UploadState.COMPLETED:
             staged = staging.prefix(row.project_id, row.id)
-            await disposal.discard(session, row.project_id, [staged], now=platform.now())
+            await disposal.discard(session, row, [staged], now=platform.now())
     raise ConflictError(f"This upload is {row.state}. Push again to open a new one.", code=ErrorCode.UPLOAD_NOT_OPEN)

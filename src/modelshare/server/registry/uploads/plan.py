@@ -10,9 +10,11 @@ from modelshare.server.errors import ConflictError, PermissionDeniedError
 from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.refused import printable
+from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.tables import SELECTION, ModelRow, StagedFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.rules import WantedFile, is_same_push, next_version, quota_refusal, selection_of
+from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.uploads import VersionOpen
@@ -22,6 +24,8 @@ from modelshare.wire.uploads import VersionOpen
 class UploadPlan:
     model: ModelRow | None
     """None: a new model."""
+    storage: str
+    """Where the bytes go."""
     resumes: UploadRow | None
     """The open session of the same push, to resume."""
     version: str
@@ -49,24 +53,26 @@ async def plan_opening(
     Raises ConflictError if the version exists, PermissionDeniedError if the quota is exceeded.
     """
     resumes = await _same_push(session, model, request, files)
-    known = await blobs.stored_blobs(session, project_id, (file.sha256 for file in files if file.sha256))
+    storage = resumes.storage if resumes else await storages.current_id(session, project_id)
+    known = await blobs.stored_blobs(session, project_id, storage, (file.sha256 for file in files if file.sha256))
     reused = frozenset(file.sha256 for file in files if file.sha256 in known and known[file.sha256].size == file.size)
-    sizes = await blobs.stored_sizes(session, project_id, (file.size for file in files if not file.sha256))
+    sizes = await blobs.stored_sizes(session, project_id, storage, (file.size for file in files if not file.sha256))
     candidates = tuple(file.path for file in files if file.sha256 is None and file.size and file.size in sizes)
     if request.archive is not None:
         candidates = ()
-    ahead = await blobs.staged_ahead(session, project_id, (file.sha256 for file in files if file.sha256))
+    ahead = await blobs.staged_ahead(session, project_id, storage, (file.sha256 for file in files if file.sha256))
     here = reused | {row.sha256 for row in ahead.values()}
     to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in here)
-    stored = await blobs.stored_bytes(session, project_id) if to_send else 0
-    if refusal := quota_refusal(needed=to_send, stored=stored, quota=quota):
-        raise PermissionDeniedError(refusal, code=ErrorCode.QUOTA_EXCEEDED)
+    if to_send and storage == PLATFORM:
+        stored = await blobs.stored_bytes(session, project_id)
+        if refusal := quota_refusal(needed=to_send, stored=stored, quota=quota):
+            raise PermissionDeniedError(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
-        return UploadPlan(model, resumes, resumes.version_name, None, reused, candidates, ahead, to_send)
+        return UploadPlan(model, storage, resumes, resumes.version_name, None, reused, candidates, ahead, to_send)
     deleted = await models.deleted_versions(session, model.id) if model else set()
     sessions = await queries.open_uploads_of(session, model.id) if model else []
     version, replaces = _version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
-    return UploadPlan(model, None, version, replaces, reused, candidates, ahead, to_send)
+    return UploadPlan(model, storage, None, version, replaces, reused, candidates, ahead, to_send)
 
 
 async def _same_push(

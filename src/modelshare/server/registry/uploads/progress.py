@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+from modelshare.server.http import Platform
 from modelshare.server.registry.blobs.staging import multipart_of
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.storage.base import BlobStore, Multipart, Part
+from modelshare.server.storage.stores import PLATFORM
 from modelshare.server.storage_errors import MultipartNotFoundError
 from modelshare.wire.uploads import Upload, UploadFile, UploadState
 
@@ -13,9 +15,9 @@ _MAX_REQUESTS = 16
 """Concurrent requests to the storage."""
 
 
-async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
+async def view(platform: Platform, row: UploadRow, candidates: Sequence[str] = ()) -> Upload:
     """The session as its owner sees it. Reads from the storage: do not call it in a transaction."""
-    files = await file_views(store, row)
+    files, direct = await _looked_at(platform, row)
     done = sum(_bytes_done(file, row.part_size) for file in files)
     return Upload(
         id=str(row.id),
@@ -24,7 +26,7 @@ async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ())
         version=row.version_name,
         state=UploadState(row.state),
         part_size=row.part_size,
-        direct=store.direct,
+        direct=direct,
         files=files,
         bytes_total=row.bytes_total,
         bytes_done=row.bytes_total if row.state == UploadState.COMPLETED else done,
@@ -32,6 +34,15 @@ async def view(store: BlobStore, row: UploadRow, candidates: Sequence[str] = ())
         created_at=row.created_at,
         expires_at=row.expires_at,
     )
+
+
+async def _looked_at(platform: Platform, row: UploadRow) -> tuple[list[UploadFile], bool]:
+    """The files, and whether parts go straight to the bucket. A session that is over needs no storage to be there."""
+    if row.state == UploadState.OPEN:
+        store = await platform.stores.get(row.storage)
+        return await file_views(store, row), store.direct
+    direct = row.storage == PLATFORM and platform.store.direct
+    return await file_views(platform.store, row), direct
 
 
 async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
@@ -56,7 +67,7 @@ async def file_views(store: BlobStore, row: UploadRow) -> list[UploadFile]:
             size=file.size,
             parts=whole.count,
             parts_done=list(range(whole.count)) if is_complete else [part.number for part in parts],
-            parts_sha256={} if store.direct else {part.number: part.etag for part in parts},
+            parts_sha256={} if store.direct else {part.number: part.etag for part in parts if part.etag},
             reused=file.reused,
         )
 

@@ -54,6 +54,12 @@ async def open_uploads_of(session: AsyncSession, model_id: uuid.UUID) -> list[Up
     return list(await session.scalars(_with_files(statement).order_by(UploadRow.id.desc())))
 
 
+async def open_storages(session: AsyncSession, project_id: str) -> set[str]:
+    """Where the project's open sessions gather their bytes."""
+    statement = scoped_to(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)
+    return set(await session.scalars(statement.with_only_columns(UploadRow.storage).distinct()))
+
+
 async def count_open(session: AsyncSession, project_id: str, limit: int) -> int:
     """Counts up to `limit`."""
     statement = scoped_to(UploadRow, project_id).where(UploadRow.state == UploadState.OPEN)

@@ -1,6 +1,7 @@
 """Upload sessions: open, read, list. `parts` receives the bytes; `completing` and `expiry` end a session."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
+from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.tables import SELECTION, ModelRow, StagedFileRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.plan import UploadPlan, plan_opening
@@ -38,6 +40,7 @@ from modelshare.server.registry.uploads.rules import (
     wanted_files,
 )
 from modelshare.server.storage.base import fit_part_size
+from modelshare.server.storage_errors import StorageError
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelStatus
@@ -80,7 +83,7 @@ async def get(platform: Platform, caller: Caller, upload_id: str) -> Upload:
     """A session of the caller's project; 404 otherwise."""
     async with platform.database.read() as session:
         row = await find(session, caller, upload_id)
-    return await view(platform.store, row)
+    return await view(platform, row)
 
 
 async def page(
@@ -90,8 +93,22 @@ async def page(
     async with platform.database.read() as session:
         rows = await queries.uploads(session, caller.project, paging.fetch_limit, paging.after_id, state, name)
     rows, cursor = paging.cut(rows)
-    data = await map_concurrently(lambda row: view(platform.store, row), rows, limit=_MAX_SESSIONS)
+    data = await map_concurrently(lambda row: view(platform, row), rows, limit=_MAX_SESSIONS)
     return Page.of(data, cursor)
+
+
+async def origins(platform: Platform, caller: Caller) -> list[str]:
+    """Where a browser has to send parts of the project's uploads, besides this server."""
+    async with platform.database.read() as session:
+        used = await queries.open_storages(session, caller.project)
+        used.add(await storages.current_id(session, caller.project))
+    found = set()
+    for storage in used:
+        with contextlib.suppress(StorageError):  # the upload itself tells what is wrong with its storage
+            store = await platform.stores.get(storage)
+            if store.direct:
+                found.add(store.origin)
+    return sorted(found)
 
 
 async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:
@@ -144,7 +161,8 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     platform = opening.platform
     async with platform.database.write() as session:  # read only, but under the locks needed below
         plan = await _plan(session, opening)
-    await platform.store.require_space(plan.bytes_to_send)
+    store = await platform.stores.get(plan.storage)
+    await store.require_space(plan.bytes_to_send)
     async with platform.database.write() as session:
         plan = await _plan(session, opening)
         if plan.resumes is not None:
@@ -153,7 +171,7 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
             await _check_room(session, opening)
             row = await _create(session, opening, plan)
         note = await latest_note(session, row)
-    opened = await view(platform.store, row, plan.candidates)
+    opened = await view(platform, row, plan.candidates)
     return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
@@ -247,7 +265,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     )
     session.add(version)
     await session.flush()
-    row = _session_row(opening, model, version, plan)
+    row = _session_row(opening, plan, model, version)
     row.files = [_file_row(row, n, file, plan) for n, file in enumerate(files)]
     session.add(row)
     await _forget_taken(session, row, plan)
@@ -255,7 +273,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     return row
 
 
-def _session_row(opening: _Opening, model: ModelRow, version: VersionRow, plan: UploadPlan) -> UploadRow:
+def _session_row(opening: _Opening, plan: UploadPlan, model: ModelRow, version: VersionRow) -> UploadRow:
     settings, now, archive = opening.platform.settings, opening.platform.now(), opening.request.archive
     wanted_part_size = min(opening.request.part_size or settings.uploads_part_size, settings.uploads_part_size)
     sizes_to_send = [file.size for file in opening.files if file.sha256 not in plan.reused]
@@ -268,6 +286,7 @@ def _session_row(opening: _Opening, model: ModelRow, version: VersionRow, plan: 
         version_name=version.version,
         archive=archive.filename if archive else None,
         state=UploadState.OPEN,
+        storage=plan.storage,
         part_size=fit_part_size(max(sizes_to_send, default=0), wanted_part_size),
         bytes_total=sum(file.size for file in opening.files),
         created_at=now,

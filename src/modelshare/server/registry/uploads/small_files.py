@@ -28,7 +28,7 @@ async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: As
     """Stores all of the files, or none if one is invalid. Safe to repeat."""
     files = _split(await _read(chunks))
     upload, rows = await _find(platform, caller, upload_id, files)
-    store = platform.store
+    store = await platform.stores.get(upload.storage)
     if store.direct:
         raise InvalidRequestError("Parts of this upload go to the bucket, one by one.")
     await asyncio.to_thread(_check_digests, files)

@@ -27,6 +27,8 @@ class CatalogCard(NamedTuple):
     task: str | None
     size_bytes: int | None
     version: str
+    signature_state: str
+    signer: str | None
     audience: str
     role: str
     deployment_count: int
@@ -54,6 +56,8 @@ def card_of(share: ShareRow, model: ModelRow, version: VersionRow) -> CatalogCar
         task=version.task,
         size_bytes=version.size_bytes,
         version=version.version,
+        signature_state=version.signature_state,
+        signer=version.signer,
         audience=share.audience,
         role=share.role,
         deployment_count=share.deployment_count,

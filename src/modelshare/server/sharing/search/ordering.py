@@ -2,9 +2,8 @@
 
 Few matches are all loaded and ranked. With more, the most deployed are found by levels of deployments, which entries
 have as terms, and the most recently shared by their IDs. Other orders scan the entries in order, since with many
-matches
-the next one is usually close; if it is not, the database sorts up to some thousands, and beyond that the scan continues
-up to a limit of steps.
+matches the next one is usually close; if it is not, the database sorts up to some thousands, and beyond that the scan
+continues up to a limit of steps.
 """
 
 from bisect import bisect_right
@@ -141,8 +140,7 @@ class _Order:
 
     async def _above(self, first: Sequence[int]) -> tuple[list[Place], bool]:
         """Returns sorted matches after the place that reach a level of deployments, if possible enough for a page; and
-        whether
-        these are all matches with deployments.
+        whether these are all matches with deployments.
 
         The first level tried is one that some hundreds reach, if deployments do not depend on the query.
         """

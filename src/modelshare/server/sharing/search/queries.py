@@ -40,6 +40,7 @@ _CARD_COLUMNS = (
     *(ProjectRow.slug, ProjectRow.name),
     *(VersionRow.architecture, VersionRow.family, VersionRow.format, VersionRow.parameters),
     *(VersionRow.context_length, VersionRow.quantization, VersionRow.task, VersionRow.size_bytes, VersionRow.version),
+    *(VersionRow.signature_state, VersionRow.signer),
     *(ShareRow.audience, ShareRow.role, ShareRow.deployment_count, ShareRow.featured, ShareRow.shared_at),
 )
 """In the order of `CatalogCard`'s fields."""
@@ -132,8 +133,7 @@ async def deployments_at(session: AsyncSession, number: int, wanted: Sequence[Co
     """Estimates the deployments that `number` of the matches reach, assuming that matches are like all other entries.
 
     `first`: IDs of some matches; on SQLite those shared first, from which the number of matches is estimated. On
-    PostgreSQL
-    the planner estimates it.
+    PostgreSQL the planner estimates it.
     """
     newest = await session.scalar(select(func.max(_ENTRIES.id))) or 0
     if _is_sqlite(session):

@@ -1,8 +1,8 @@
 """Finds the known words nearest to a misspelled one. Pure.
 
 Two words that differ by one letter (missing, added, replaced, or two swapped) are equal once the right letter is
-removed
-from each. So a word is stored under every form with one letter removed, and exact look-ups are enough to find it.
+removed from each. So a word is stored under every form with one letter removed, and exact look-ups are enough to find
+it.
 """
 
 from collections.abc import Iterable

@@ -11,6 +11,7 @@ from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.http import Caller, ModelId, public_rate_limit
 from modelshare.server.paging import Paging
+from modelshare.server.registry import licenses
 from modelshare.server.sharing import service as sharing
 from modelshare.server.web import markdown, memory_estimate
 from modelshare.server.web.catalog import source
@@ -80,9 +81,11 @@ async def model_page(
     if model.card:
         await markdown.prepare(model.card)
     files = model.manifest.get("files", [])
+    license_ = licenses.describe(model.license)
     return page.render(
         "catalog/model.html",
         model=model,
+        license_url=license_.url if license_ else None,
         needed=_need(model),
         files=files[:MAX_FILES],
         file_count=len(files),

@@ -65,9 +65,7 @@ async def _page(page: ProjectContext, after: str | None) -> tuple[list[tuple[Ext
 
 async def _upload_page(page: ProjectContext, model: ExtendedModel | None) -> Response:
     """`model`: the model to upload a new version of; None for a new model."""
-    store = page.platform.store
-    if store.direct:
-        page.request.state.connect_to = [store.origin]
+    page.request.state.connect_to = await uploads.origins(page.platform, page.caller)
     paging, name = Paging(_OPEN_SHOWN), model.name if model else None
     found = await uploads.page(page.platform, page.caller, paging, state=UploadState.OPEN, name=name)
     return page.render(

@@ -4,8 +4,8 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0019"
-down_revision = "0017"
+revision = "0020"
+down_revision = "0019"
 JSON = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), "postgresql")
 
 
@@ -45,6 +45,7 @@ def upgrade() -> None:
         "staged_files",
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("storage", sa.String(), server_default="platform", nullable=False),
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
@@ -54,7 +55,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["project_id"], ["projects.id"], name=op.f("fk_staged_files_project_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("project_id", "sha256", name=op.f("pk_staged_files")),
+        sa.PrimaryKeyConstraint("project_id", "sha256", "storage", name=op.f("pk_staged_files")),
         sa.UniqueConstraint("id", name=op.f("uq_staged_files_id")),
     )
     op.create_index("ix_staged_files_expires_at", "staged_files", ["expires_at"])
@@ -65,6 +66,7 @@ def upgrade() -> None:
         sa.Column("name_key", sa.String(), nullable=False),
         sa.Column("generation", sa.String(), nullable=False),
         sa.Column("xorb", sa.String(), nullable=False),
+        sa.Column("storage", sa.String(), server_default="platform", nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
         sa.Column("multipart_id", sa.String(), nullable=False),

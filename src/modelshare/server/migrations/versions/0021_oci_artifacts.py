@@ -4,8 +4,8 @@ import sqlalchemy as sa
 import structlog
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 
 log = structlog.get_logger()
 

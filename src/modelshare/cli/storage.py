@@ -1,0 +1,160 @@
+"""`modelshare storage …`."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import when
+from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
+from modelshare.cli.requests import request
+from modelshare.client import Client
+from modelshare.wire.storage import StepState, Storage, StorageSet
+
+app = typer.Typer(add_completion=False)
+_ID = "MODELSHARE_STORAGE_ACCESS_KEY_ID"
+_SECRET = "MODELSHARE_STORAGE_SECRET_ACCESS_KEY"  # noqa: S105 - a variable's name
+
+
+@app.callback()
+def _storage() -> None:
+    """Keep your models in a bucket of your own, and check it."""
+
+
+@app.command("set")
+def set_storage(  # noqa: PLR0917 - Typer passes options by name
+    url: Annotated[str, typer.Argument(help="Bucket and prefix: s3://BUCKET/PREFIX.")],
+    endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service. Default: AWS.")] = None,
+    region: Annotated[str | None, typer.Option(help="Region, such as eu-central-1, or auto for R2.")] = None,
+    addressing: Annotated[
+        str | None, typer.Option(help="path or virtual. Default: path with --endpoint, virtual on AWS.")
+    ] = None,
+    access_key_id: Annotated[
+        str | None, typer.Option(help=f"ID of the access key. Default: {_ID}, else you are asked.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            dir_okay=False, help=f"File that holds the secret access key. Default: {_SECRET}, else you are asked."
+        ),
+    ] = None,
+    role_arn: Annotated[
+        str | None,
+        typer.Option(help="AWS role that the platform assumes, instead of keys; `storage show` has the external ID."),
+    ] = None,
+    keep_keys: Annotated[
+        bool, typer.Option("--keep-keys", help="Keep the keys that are set; bucket and endpoint stay the same.")
+    ] = False,
+    relayed: Annotated[
+        bool, typer.Option("--relayed", help="Never use signed URLs: all bytes pass through the platform.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Store new pushes in your own bucket, after checking that it allows what is needed.
+
+    Existing models stay where they are.
+    """
+    if role_arn or keep_keys:
+        if access_key_id or secret_file or (role_arn and keep_keys):
+            raise CommandError("Use one of --role-arn, --keep-keys and access keys.", ExitCode.USAGE)
+        key_id = secret = None
+    else:
+        key_id = access_key_id or os.environ.get(_ID) or _ask("Access key ID")
+        secret = _read(secret_file) if secret_file else os.environ.get(_SECRET) or _ask("Secret access key", hide=True)
+    body = request(
+        StorageSet,
+        url=url,
+        endpoint=endpoint,
+        region=region,
+        addressing=addressing,
+        access_key_id=key_id,
+        secret_access_key=secret,
+        role_arn=role_arn,
+        relayed=relayed,
+    )
+    with Client() as client:
+        stored = client.storage.set(body)
+    _print(stored, json=json)
+    if not json:
+        print_message(f"New pushes are stored in {stored.url}. Existing models stay where they are.")
+
+
+@app.command()
+def show(json: Json = False) -> None:
+    """Show where new pushes are stored, and what the last check found. Keys are never shown."""
+    with Client() as client:
+        stored = client.storage.get()
+    _print(stored, json=json)
+
+
+@app.command()
+def check(json: Json = False) -> None:
+    """Check again that the bucket allows what is needed. Exits with 1 if it does not."""
+    with Client() as client:
+        stored = client.storage.check()
+    _print(stored, json=json)
+    if not stored.is_working:
+        raise typer.Exit(1)
+
+
+@app.command()
+def unset(json: Json = False) -> None:
+    """Store new pushes on the platform again. Models in the bucket stay there and work as before."""
+    with Client() as client:
+        client.storage.unset()
+    if json:
+        print_json({"kind": "platform"})
+    else:
+        print_message("New pushes are stored on the platform. Models in your bucket stay there.")
+
+
+def _print(stored: Storage, *, json: bool) -> None:
+    if json:
+        print_json(stored)
+        return
+    print_record(
+        [
+            ("stored in", stored.url or "the platform's storage"),
+            ("endpoint", stored.endpoint),
+            ("region", stored.region),
+            ("access key", stored.access_key),
+            ("role", stored.role_arn),
+            ("external ID", stored.external_id),
+            ("transfer", _transfer(stored)),
+            ("last check", when(stored.checked_at) if stored.checked_at else None),
+        ]
+    )
+    if stored.checks:
+        rows = ((step.name, _state(step.state), step.action or "", step.message or "") for step in stored.checks)
+        print_table(("CHECK", "RESULT", "IAM ACTION", "WHAT TO DO"), rows, empty="")
+
+
+def _transfer(stored: Storage) -> str | None:
+    if stored.url is None:
+        return None
+    return "relayed by the platform" if stored.relayed else "direct, by signed URLs"
+
+
+def _state(state: StepState) -> str:
+    return state.value if state is not StepState.FAILED else "FAILED"
+
+
+def _ask(what: str, *, hide: bool = False) -> str:
+    """Typed at a prompt, the secret without echo, or the next line of a pipe."""
+    if sys.stdin.isatty():
+        answer: str = typer.prompt(what, hide_input=hide, err=True)
+        return answer
+    if line := sys.stdin.readline().strip():
+        return line
+    raise CommandError(f"No {what.lower()} given. Pipe it in, or set {_SECRET if hide else _ID}.", ExitCode.USAGE)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} cannot be read. Check its name and its permissions.", ExitCode.USAGE) from error

@@ -1,0 +1,62 @@
+"""Queries of the storages of projects."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy import exists, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare.server.db import Table, any_tenant, for_update, scoped_to
+from modelshare.server.registry.storages.tables import StorageRow
+from modelshare.server.registry.tables import UploadFileRow, UploadRow
+from modelshare.server.storage.stores import PLATFORM
+
+
+async def current(session: AsyncSession, project_id: str, *, lock: bool = False) -> StorageRow | None:
+    """The storage that new pushes of this project go to; None: the platform's."""
+    is_current = StorageRow.writable, StorageRow.replaced_at.is_(None)
+    statement = scoped_to(StorageRow, project_id).where(*is_current)
+    return await session.scalar(for_update(statement) if lock else statement)
+
+
+async def current_id(session: AsyncSession, project_id: str) -> str:
+    """As rows name it."""
+    row = await current(session, project_id)
+    return row.id.hex if row is not None else PLATFORM
+
+
+async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) -> StorageRow | None:
+    """The project's storage there, whether new pushes go to it or not."""
+    is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
+    return await session.scalar(scoped_to(StorageRow, project_id).where(*is_there))
+
+
+async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
+    """Storages that were replaced and that nothing of the project refers to any more."""
+    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
+    found = []
+    for row in rows:
+        uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
+        unfinished = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
+        used = [unfinished, *(scoped_to(each, project_id).where(each.storage == row.id.hex) for each in _referring())]
+        if not any([await session.scalar(select(each.exists())) for each in used]):
+            found.append(row)
+    return found
+
+
+def _referring() -> list[type[Any]]:
+    """Every table that names the storage of a project's bytes, of whatever domain. Uploads outlive their bytes."""
+    tables = (
+        mapper.class_ for mapper in Table.registry.mappers if {"project_id", "storage"} <= set(mapper.columns.keys())
+    )
+    return [table for table in tables if table is not UploadRow]
+
+
+async def with_credentials(session: AsyncSession) -> list[StorageRow]:
+    """Of all projects."""
+    return list(await session.scalars(select(any_tenant(StorageRow)).where(StorageRow.credentials.is_not(None))))
+
+
+async def storage(session: AsyncSession, storage_id: uuid.UUID) -> StorageRow | None:
+    """Of whatever project."""
+    return await session.scalar(select(any_tenant(StorageRow)).where(StorageRow.id == storage_id))

@@ -1,0 +1,42 @@
+"""`/v1/storage`."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from modelshare.server.http import BaseUrl, KeysCaller, ProjectRoute, ReadSession, WriteSession, get_platform
+from modelshare.server.registry.storages import service
+from modelshare.server.registry.storages.stores import RegistryPlatform
+from modelshare.wire.storage import Storage, StorageSet
+
+router = APIRouter(prefix="/v1/storage", tags=["storage"], route_class=ProjectRoute)
+RegistryPlatformDep = Annotated[RegistryPlatform, Depends(get_platform)]
+
+
+@router.get("")
+async def get_storage(caller: KeysCaller, session: ReadSession, base_url: BaseUrl) -> Storage:
+    """Returns where the project's new pushes are stored, and what the last check found. Never contains keys."""
+    return await service.show(session, caller, origin=base_url)
+
+
+@router.put("")
+async def set_storage(
+    caller: KeysCaller, platform: RegistryPlatformDep, base_url: BaseUrl, body: StorageSet
+) -> Storage:
+    """Stores new pushes in a bucket of the project's own, after checking that it allows everything that is needed.
+
+    400 with the failed step and the missing IAM action otherwise. Existing models stay where they are.
+    """
+    return await service.set_storage(platform, caller, body, origin=base_url)
+
+
+@router.delete("", status_code=204)
+async def unset_storage(caller: KeysCaller, session: WriteSession, platform: RegistryPlatformDep) -> None:
+    """Stores new pushes on the platform again. Models in the bucket stay there. Safe to repeat."""
+    await service.unset(session, platform, caller)
+
+
+@router.post("/check")
+async def check_storage(caller: KeysCaller, platform: RegistryPlatformDep, base_url: BaseUrl) -> Storage:
+    """Checks the project's bucket again: reads, writes and deletes small objects there."""
+    return await service.check(platform, caller, origin=base_url)

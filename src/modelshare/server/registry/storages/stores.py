@@ -1,0 +1,192 @@
+"""The stores of all storages: the platform's own, and those of projects, opened when they are first needed."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from modelshare import plugins
+from modelshare.plugins import PluginError
+from modelshare.server.cache import NotifiedCache
+from modelshare.server.clock import DatabaseClock
+from modelshare.server.db import Database
+from modelshare.server.http import Platform
+from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.storages import credentials, queries, rules
+from modelshare.server.registry.storages.tables import StorageRow
+from modelshare.server.sealing import Keyring, SealedError
+from modelshare.server.settings import Settings
+from modelshare.server.storage.base import BlobStore, RangeReader
+from modelshare.server.storage.stores import PLATFORM
+from modelshare.server.storage_errors import OwnStorageError, StorageUnavailableError
+
+log = structlog.get_logger()
+SEPARATOR: Final = ":"
+"""Between storage and key in links; neither contains it."""
+_OPEN: Final = 100
+"""Most stores that are kept open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryPlatform(Platform):
+    stores: "ProjectStores"
+
+
+class ProjectStores:
+    """The only place that opens the stores of projects and sees their credentials."""
+
+    def __init__(
+        self, platform: BlobStore, database: Database, settings: Settings, clock: DatabaseClock, secret: bytes
+    ) -> None:
+        """`secret` signs links that this server itself answers."""
+        self._platform = platform
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._secret = secret
+        self._keyring = Keyring(settings)
+        self._rows: NotifiedCache[str, StorageRow | None] = NotifiedCache(self._load, time.monotonic)
+        self._rows.drop_on(database, credentials.TOPIC, lambda subject, key, _: subject == key)
+        self._opened: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._opening = asyncio.Lock()
+
+    async def get(self, storage: str) -> BlobStore:
+        """`storage`: PLATFORM or a project's storage. Call it outside of transactions. Raises StorageUnavailable."""
+        if storage == PLATFORM:
+            return self._platform
+        row = await self._rows.get(storage)
+        if row is None:
+            raise StorageUnavailableError("The storage of these files is no longer set up.")
+        revision, store = self._opened.get(storage, (0, None))
+        if revision != row.revision:
+            async with self._opening:
+                store = await self._open(storage, row)
+        self._opened.move_to_end(storage)
+        if row.direct:
+            await store.renew()
+        opened: BlobStore = store
+        return opened
+
+    async def close(self) -> None:
+        await self._rows.stop()
+        for _, store in self._opened.values():
+            await _close(store)
+
+    def own_bucket(self, row: StorageRow) -> Any:
+        """The row's bucket with its credentials, as `storage.own_bucket.OwnBucket`. Raises OwnStorageError."""
+        parts = _parts()
+        try:
+            keys = credentials.unseal(self._keyring, row)
+        except SealedError as error:
+            log.error("cannot decrypt the credentials of a storage", storage=row.id.hex, error=str(error))  # noqa: TRY400 - the sentence says it all
+            raise OwnStorageError(
+                f"The platform cannot decrypt the credentials of {row.url}. Set them again: `modelshare storage set`."
+            ) from error
+        identity = parts.keys(**keys) if keys else parts.role(row.role_arn, rules.external_id(row.project_id))
+        return parts.own(row.url, identity, self._settings.storage_allow_private)
+
+    def seal(self, row: StorageRow, access_key_id: str, secret_access_key: str) -> None:
+        """Gives the row access keys. It has its id and project. Raises StorageUnavailable."""
+        try:
+            credentials.seal(self._keyring, row, access_key_id, secret_access_key)
+        except SealedError as error:
+            log.error("cannot encrypt the credentials of a storage", error=str(error))  # noqa: TRY400 - the sentence says it all
+            raise StorageUnavailableError("The platform cannot store credentials. Tell its operator.") from error
+
+    async def _load(self, storage: str) -> StorageRow | None:
+        try:
+            storage_id = uuid.UUID(hex=storage)
+        except ValueError:
+            return None
+        async with self._database.read() as session:
+            return await queries.storage(session, storage_id)
+
+    async def _open(self, storage: str, row: StorageRow) -> Any:
+        revision, store = self._opened.get(storage, (0, None))
+        if revision == row.revision:
+            return store
+        fresh = await asyncio.to_thread(self._new, storage, row)
+        if store is not None:
+            await _close(store)
+        self._opened[storage] = (row.revision, fresh)
+        if len(self._opened) > _OPEN:
+            _, (_, oldest) = self._opened.popitem(last=False)
+            await _close(oldest)
+        return fresh
+
+    def _new(self, storage: str, row: StorageRow) -> Any:
+        own = self.own_bucket(row)
+        common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
+        if row.direct:
+            return _parts().direct(own=own, **common)
+        return _parts().relayed(own, lambda key: f"{storage}{SEPARATOR}{key}", self._secret, **common)
+
+
+def options_of(row: StorageRow) -> Any:
+    """Where the bucket is, as `storage.bucket.S3Options`."""
+    bucket, prefix = rules.split(row.url) or ("", "")
+    return _parts().options(bucket, prefix, row.endpoint or None, row.region, row.addressing)
+
+
+async def download_url(platform: Platform, file: StoredFile, *, expires_at: int, base_url: str) -> str:
+    """The one way to a stored file for somebody else: a URL that answers GET and `Range` until `expires_at`.
+
+    `base_url` is this server's. Call it outside of transactions. Raises StorageUnavailable, which names no storage.
+    """
+    with errors_for_others():
+        store = await platform.stores.get(file.storage)
+        return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
+
+
+async def open_file(platform: Platform, file: StoredFile) -> RangeReader:
+    """To read a stored file for somebody else, where a URL will not do."""
+    with errors_for_others():
+        store = await platform.stores.get(file.storage)
+        return await asyncio.to_thread(store.reader, file.key)
+
+
+async def read_file(platform: Platform, file: StoredFile) -> bytes:
+    """All of a small stored file, for somebody else."""
+    reader = await open_file(platform, file)
+    with errors_for_others():
+        return await asyncio.to_thread(reader.read_at, 0, file.size)
+
+
+@contextlib.contextmanager
+def errors_for_others() -> Iterator[None]:
+    """Hides from others than the owner which storage does not work, and why."""
+    try:
+        yield
+    except OwnStorageError as error:
+        raise StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.") from error
+
+
+def bucket_check(options: Any, own: Any, *, origin: str, direct: bool) -> Any:
+    """As `storage.bucket_check.BucketCheck`."""
+    return _parts().check(options, own, origin=origin, direct=direct)
+
+
+def require_s3() -> None:
+    """Raises StorageUnavailable where the platform was installed without S3."""
+    _parts()
+
+
+def _parts() -> Any:
+    """`storage.buckets.Buckets`, loaded when it is used: boto3 is slow to import, and not always installed."""
+    try:
+        return plugins.load(plugins.find("modelshare.parts")["buckets"])
+    except PluginError as error:
+        raise StorageUnavailableError(
+            "This platform was installed without S3. Ask its operator to install `modelshare[s3]`."
+        ) from error
+
+
+async def _close(store: Any) -> None:
+    if not store.direct:
+        await store.close()

@@ -1,0 +1,51 @@
+"""The page of a project's storage."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelshare.server.settings import Settings
+from server.web.conftest import Somebody
+from storage_servers import S3Server, s3_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
+PAGE = "/dashboard/labs/storage"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path) -> Settings:
+    return settings.model_copy(update={"storage_allow_private": True})
+
+
+async def test_a_bucket_is_set_checked_and_left(colleague: Somebody, project: str, server: S3Server) -> None:
+    assert "Use a bucket of your own" in (await colleague.get(PAGE)).text
+    form = {
+        "url": f"s3://{server.bucket}/pages",
+        "endpoint": server.endpoint,
+        "identity": "keys",
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+    }
+    refused = await colleague.post(PAGE, **form | {"url": "s3://nowhere/pages"})
+    assert "There is no bucket nowhere" in refused.text
+    assert server.secret_key not in refused.text
+    assert (await colleague.post(PAGE, **form)).status_code in {200, 303}
+    shown = (await colleague.get(PAGE)).text
+    assert f"s3://{server.bucket}/pages" in shown
+    assert "s3:ListMultipartUploadParts" in shown, "the policy to copy"
+    assert server.secret_key not in shown
+    assert server.access_key not in shown
+    kept = {"url": form["url"], "endpoint": form["endpoint"], "identity": "kept", "region": "eu-west-1"}
+    assert (await colleague.post(PAGE, **kept)).status_code in {200, 303}
+    assert "eu-west-1" in (await colleague.get(PAGE)).text
+    assert (await colleague.post(f"{PAGE}/check")).status_code in {200, 303}
+    assert "stay there and work as before" in (await colleague.get(f"{PAGE}/unset")).text
+    assert (await colleague.post(f"{PAGE}/unset")).status_code in {200, 303}
+    assert "Use a bucket of your own" in (await colleague.get(PAGE)).text
