@@ -1,97 +1,62 @@
-"""Stock Hugging Face clients push models, into a folder and into a bucket."""
+"""Stock Hugging Face clients push models, to the platform and to projects' own buckets."""
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
-from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
-from hub_clients import hf, python
+from hub_clients import KINDS, Hub, files_in, written
 from modelshare.client.errors import InvalidRequestError
-from modelshare.demo import tiny_model
-from modelshare.wire.keys import ProjectWithKey
-from programs import Server, serving
-from storage_servers import s3_server
-from uploading import PART, broken_model
+from modelshare.server.hub.hugging_face.git_objects import git_oid
+from uploading import broken_model
 from uploading import tiny_model as smallest_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the client's own
 
 
-@dataclass(frozen=True)
-class Hub:
-    server: Server
-    owner: ProjectWithKey
-
-    @property
-    def api(self) -> HfApi:
-        return HfApi(endpoint=f"{self.server.url}/hf", token=self.owner.api_key)
-
-    def versions(self, name: str) -> dict[str, str]:
-        with self.server.client(self.owner) as client:
-            return {each.version: each.status.value for each in client.models.versions(name)}
-
-
-@pytest.fixture(scope="module", params=["folder", "bucket"])
-def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
-    base = tmp_path_factory.mktemp("hub")
-    if request.param == "folder":
-        with serving(base / "platform", uploads_part_size=str(PART)) as server:
-            yield Hub(server, server.project("acme"))
-        return
-    with s3_server(base / "buckets") as bucket, pytest.MonkeyPatch.context() as patch:
-        for name, value in bucket.environ.items():
-            patch.setenv(name, value)
-        with serving(base / "platform", storage_url=bucket.url, uploads_part_size=str(PART)) as server:
-            yield Hub(server, server.project("acme"))
-
-
 @pytest.fixture(params=["lfs", "xet"])
-def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """As LFS objects, or as the client comes."""
-    if request.param == "xet":
-        return {}
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    return {"HF_HUB_DISABLE_XET": "1"}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", request.param == "lfs")
+    return str(request.param)
 
 
-def written(folder: Path, files: dict[str, bytes]) -> Path:
-    for path, content in files.items():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).write_bytes(content)
-    return folder
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def test_up_and_down_again(hub: Hub, tmp_path: Path, transfer: dict[str, str]) -> None:
+@pytest.mark.parametrize("hub", KINDS, indirect=True)
+def test_up_and_down_again(hub: Hub, tmp_path: Path, transfer: str) -> None:
     """Small files, one of several parts, an empty one, two with the same content, and a name that needs quoting."""
-    name = f"round-{len(transfer)}"
+    name = f"round-{transfer}"
     folder = written(tmp_path / "model", smallest_model(pad=11 << 20))
     written(folder, {"sub/a copy é.bin.txt": b"x" * 200_000, "sub/b.txt": b"x" * 200_000, "empty.txt": b""})
-    url, token = hub.server.url, hub.owner.api_key
-    up = hf(["upload", f"acme/{name}", str(folder)], url, token, tmp_path / "up", **transfer)
+    hub.api.create_repo(hub.repository(name))
+    for _ in ("new", "unchanged, so that there is no other version"):
+        hub.api.upload_folder(repo_id=hub.repository(name), folder_path=folder)
+        assert hub.versions(name) == {"1.0.0": "ready"}
+    hub.api.snapshot_download(hub.repository(name), local_dir=tmp_path / "out")
+    assert files_in(tmp_path / "out") == files_in(folder)
+
+
+@pytest.mark.parametrize("hub", ["bucket"], indirect=True)
+def test_the_command(hub: Hub, tmp_path: Path) -> None:
+    folder = written(tmp_path / "model", smallest_model(pad=200_000))
+    name = hub.repository("command")
+    up = hub.hf("upload", name, str(folder), "--revision", "v2.1.0-rc.1+build.5")
     assert up.returncode == 0, up.stderr
-    assert hub.versions(name) == {"1.0.0": "ready"}
-    down = hf(["download", f"acme/{name}", "--local-dir", str(tmp_path / "out")], url, token, tmp_path / "down")
+    assert hub.versions("command") == {"2.1.0-rc.1+build.5": "ready"}
+    down = hub.hf("download", name, "--local-dir", str(tmp_path / "out"), "--revision", "2.1.0-rc.1+build.5")
     assert down.returncode == 0, down.stderr
-    assert tree(tmp_path / "out") == tree(folder)
-    again = hf(["upload", f"acme/{name}", str(folder)], url, token, tmp_path / "up", **transfer)
-    assert again.returncode == 0, again.stderr
-    assert hub.versions(name) == {"1.0.0": "ready"}, "nothing changed, so there is nothing new"
+    assert files_in(tmp_path / "out") == files_in(folder)
+    refused = hub.hf("upload", name, str(folder), "--revision", "feature/x")
+    assert refused.returncode != 0
+    assert "feature/x" in refused.stderr + refused.stdout
 
 
-def test_what_a_commit_does_not_name_is_carried_over(hub: Hub, tmp_path: Path, transfer: dict[str, str]) -> None:
-    name = f"carried-{len(transfer)}"
+def test_what_a_commit_does_not_name_is_carried_over(hub: Hub, tmp_path: Path, transfer: str) -> None:
+    name = f"carried-{transfer}"
     api = hub.api
     api.create_repo(f"acme/{name}", private=True)
     api.create_repo(f"acme/{name}", exist_ok=True)
@@ -107,7 +72,7 @@ def test_what_a_commit_does_not_name_is_carried_over(hub: Hub, tmp_path: Path, t
     ]
     api.create_commit(repo_id=f"acme/{name}", operations=changes, commit_message="Several")
     assert hub.versions(name) == dict.fromkeys(["1.0.0", "1.0.1", "1.0.2"], "ready")
-    found = tree(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path / "out")))
+    found = files_in(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path / "out")))
     weights = (tmp_path / "model/model.safetensors").read_bytes()
     config = (tmp_path / "model/config.json").read_bytes()
     expected = {"config.json": config, "model.safetensors": weights, "copy/model.safetensors": weights}
@@ -122,30 +87,25 @@ def test_what_a_commit_does_not_name_is_carried_over(hub: Hub, tmp_path: Path, t
     assert stale.value.response.status_code == 412
 
 
-def test_a_revision_is_that_version_and_never_changes(hub: Hub, tmp_path: Path, transfer: dict[str, str]) -> None:
-    name = f"versions-{len(transfer)}"
-    folder = written(tmp_path / "model", smallest_model())
-    url, token = hub.server.url, hub.owner.api_key
-    words = ["upload", f"acme/{name}", str(folder), "--revision"]
+def test_a_revision_is_that_version_and_never_changes(hub: Hub, tmp_path: Path, transfer: str) -> None:
+    name = f"versions-{transfer}"
+    api, folder = hub.api, written(tmp_path / "model", smallest_model())
+    api.create_repo(f"acme/{name}")
     for revision in ("2.0.0", "v2.1.0-rc.1+build.5", "2.0.0"):
-        done = hf([*words, revision], url, token, tmp_path / "home", **transfer)
-        assert done.returncode == 0, done.stderr
+        api.create_branch(f"acme/{name}", branch=revision, exist_ok=True)
+        api.upload_folder(repo_id=f"acme/{name}", folder_path=folder, revision=revision)
     assert hub.versions(name) == {"2.0.0": "ready", "2.1.0-rc.1+build.5": "ready"}
     (folder / "config.json").write_bytes((folder / "config.json").read_bytes() + b"\n")
-    refused = hf([*words, "2.0.0"], url, token, tmp_path / "home", **transfer)
-    assert refused.returncode != 0
-    assert "Version 2.0.0 is published, and versions never change" in refused.stderr + refused.stdout
-    no_version = hf([*words, "feature/x"], url, token, tmp_path / "home", **transfer)
-    assert no_version.returncode != 0
-    assert "feature/x" in no_version.stderr + no_version.stdout
+    with pytest.raises(HfHubHTTPError, match=r"Version 2\.0\.0 is published, and versions never change"):
+        api.upload_folder(repo_id=f"acme/{name}", folder_path=folder, revision="2.0.0")
     hub.api.create_tag(f"acme/{name}", tag="3.0.0", revision="2.0.0")
     hub.api.create_tag(f"acme/{name}", tag="3.0.0", revision="3.0.0")
     assert hub.versions(name)["3.0.0"] == "ready"
 
 
-def test_a_model_that_comes_file_by_file(hub: Hub, tmp_path: Path, transfer: dict[str, str]) -> None:
+def test_a_model_that_comes_file_by_file(hub: Hub, tmp_path: Path, transfer: str) -> None:
     """It is no version before it has what a model needs."""
-    name, files = f"pieces-{len(transfer)}", smallest_model(pad=200_000)
+    name, files = f"pieces-{transfer}", smallest_model(pad=200_000)
     api = hub.api
     api.create_repo(f"acme/{name}")
     for path in ("README.md", "model.safetensors"):
@@ -156,12 +116,12 @@ def test_a_model_that_comes_file_by_file(hub: Hub, tmp_path: Path, transfer: dic
         hub.versions(name)
     api.upload_file(repo_id=f"acme/{name}", path_or_fileobj=files["config.json"], path_in_repo="config.json")
     assert hub.versions(name) == {"1.0.0": "ready"}
-    assert tree(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path))) == files
+    assert files_in(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path))) == files
 
 
 def api_tree(hub: Hub, name: str) -> list[dict[str, object]]:
-    url = f"{hub.server.url}/hf/api/models/acme/{name}/tree/main?recursive=true"
-    return list(httpx.get(url, headers={"Authorization": f"Bearer {hub.owner.api_key}"}).json())
+    url = f"{hub.endpoint}/api/models/acme/{name}/tree/main?recursive=true"
+    return list(httpx.get(url, headers={"Authorization": f"Bearer {hub.key}"}).json())
 
 
 def test_several_commits_of_one_upload_are_one_version(hub: Hub, tmp_path: Path) -> None:
@@ -171,11 +131,14 @@ def test_several_commits_of_one_upload_are_one_version(hub: Hub, tmp_path: Path)
     hub.api.create_repo("acme/large")
     hub.api.upload_folder(repo_id="acme/large", folder_path=folder)
     assert hub.versions("large") == {"1.0.0": "ready"}
-    assert tree(Path(hub.api.snapshot_download("acme/large", local_dir=tmp_path / "out"))) == tree(folder)
+    listed = hub.api.list_repo_tree("acme/large", recursive=True)
+    assert {each.path: each.blob_id for each in listed if isinstance(each, RepoFile)} == {
+        path: git_oid(content) for path, content in files_in(folder).items()
+    }
 
 
-def test_what_is_refused_says_why_and_changes_nothing(hub: Hub, tmp_path: Path, transfer: dict[str, str]) -> None:
-    name = f"refused-{len(transfer)}"
+def test_what_is_refused_says_why_and_changes_nothing(hub: Hub, tmp_path: Path, transfer: str) -> None:
+    name = f"refused-{transfer}"
     api = hub.api
     api.create_repo(f"acme/{name}")
     folder = written(tmp_path / "model", smallest_model())
@@ -192,28 +155,15 @@ def test_what_is_refused_says_why_and_changes_nothing(hub: Hub, tmp_path: Path, 
         api.upload_folder(repo_id=f"acme/{name}", folder_path=written(tmp_path / "broken", broken_model()))
     api.upload_folder(repo_id=f"acme/{name}", folder_path=folder)
     assert hub.versions(name) == {"1.0.0": "ready"}
-    assert tree(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path / "out"))) == tree(folder)
-
-
-def test_transformers_push_a_model(hub: Hub, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    tiny_model.write_hf(tmp_path / "tiny")
-    code = (
-        "import transformers as t\n"
-        f"model = t.AutoModelForCausalLM.from_pretrained({str(tmp_path / 'tiny')!r})\n"
-        "model.push_to_hub('acme/pushed', private=True); print('PUSHED')\n"
-    )
-    done = python(code, hub.server.url, hub.owner.api_key, tmp_path / "home")
-    assert "PUSHED" in done.stdout, done.stderr[-3000:]
-    assert "ready" in hub.versions("pushed").values()
+    assert files_in(Path(api.snapshot_download(f"acme/{name}", local_dir=tmp_path / "out"))) == files_in(folder)
 
 
 def test_a_claim_that_is_not_true_fails_the_commit(hub: Hub) -> None:
     """The server reads what was sent: a digest is the client's claim."""
     true, false = b"\0" * 200_000, b"\1" * 200_000
     claimed = hashlib.sha256(true).hexdigest()
-    key = {"Authorization": f"Bearer {hub.owner.api_key}"}
-    with httpx.Client(base_url=f"{hub.server.url}/hf", headers=key, timeout=60) as client:
+    key = {"Authorization": f"Bearer {hub.key}"}
+    with httpx.Client(base_url=f"{hub.endpoint}", headers=key, timeout=60) as client:
         wish = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": claimed, "size": len(true)}]}
         [place] = client.post("/acme/liar.git/info/lfs/objects/batch", json=wish).json()["objects"]
         verify = place["actions"]["verify"]["href"]
@@ -239,15 +189,15 @@ def test_a_digest_grants_nothing_to_another_project(hub: Hub, tmp_path: Path) ->
     hub.api.create_repo("acme/secret")
     hub.api.upload_folder(repo_id="acme/secret", folder_path=written(tmp_path / "model", files))
     oid, size = hashlib.sha256(files["model.safetensors"]).hexdigest(), len(files["model.safetensors"])
-    thief = hub.server.project(f"thief{int(time.time())}")
-    with httpx.Client(base_url=f"{hub.server.url}/hf", headers={"Authorization": f"Bearer {thief.api_key}"}) as client:
+    thief = hub.server.project("thief")
+    with httpx.Client(base_url=f"{hub.endpoint}", headers={"Authorization": f"Bearer {thief.api_key}"}) as client:
         wish = {"operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}]}
         [place] = client.post(f"/{thief.slug}/x.git/info/lfs/objects/batch", json=wish).json()["objects"]
         assert "actions" in place
         line = {"key": "lfsFile", "value": {"path": "model.safetensors", "algo": "sha256", "oid": oid, "size": size}}
         answer = client.post(f"/api/models/{thief.slug}/x/commit/main", content=json.dumps(line))
         assert "has not been uploaded" in answer.headers["x-error-message"]
-    api = HfApi(endpoint=f"{hub.server.url}/hf", token=thief.api_key)
+    api = hub.api_of(thief.api_key)
     with pytest.raises(RepositoryNotFoundError):
         api.upload_file(repo_id="acme/secret", path_or_fileobj=b"x", path_in_repo="x.txt")
     with pytest.raises(RepositoryNotFoundError):

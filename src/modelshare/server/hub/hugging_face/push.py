@@ -203,12 +203,8 @@ async def store_contents(call: HubCall, caller: Caller, contents: Mapping[str, b
     sizes = {sha256: len(content) for sha256, content in contents.items()}
     there = await ahead.stored(call.platform, caller, sizes)
     missing = {sha256: size for sha256, size in sizes.items() if sha256 not in there}
-    for sha256, place in (await ahead.begin(call.platform, caller, missing)).items():
-        await ahead.write(call.platform, place, _once(contents[sha256]))
-
-
-async def _once(content: bytes) -> AsyncIterator[bytes]:
-    yield content
+    places = await ahead.begin(call.platform, caller, missing)
+    await ahead.write_all(call.platform, [(place, contents[sha256]) for sha256, place in places.items()])
 
 
 async def _branch(call: HubCall, caller: Caller, owner: str, name: str, revision: str) -> Branch:

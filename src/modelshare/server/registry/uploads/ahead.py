@@ -6,7 +6,7 @@ parts that are there, and checks it as any other file. What no upload takes over
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -183,6 +183,26 @@ async def write(platform: Platform, row: StagedFileRow, content: AsyncIterator[b
             number += 1
     if held:
         await put_part(store, whole, number, bytes(held))
+
+
+async def write_all(platform: Platform, files: Sequence[tuple[StagedFileRow, bytes]]) -> None:
+    """Stores files of one storage that the server has in memory, and whose digests it has verified."""
+
+    async def one(file: tuple[StagedFileRow, bytes]) -> None:
+        row, content = file
+
+        async def once() -> AsyncIterator[bytes]:
+            yield content
+
+        await write(platform, row, once())
+
+    if not files:
+        return
+    store = await platform.stores.get(files[0][0].storage)
+    if store.direct or any(len(content) > row.part_size for row, content in files):
+        await map_concurrently(one, files, limit=_AT_ONCE)
+    else:
+        await store.write_files([(multipart_of(row), memoryview(content), row.sha256) for row, content in files])
 
 
 async def is_complete(platform: Platform, row: StagedFileRow) -> bool:
