@@ -110,10 +110,13 @@ async def pulled(owner: Tenant, files: Files, *, origin: str, revision: str = "m
             if not is_large(len(data)):
                 assert (answer.status_code, answer.content) == (200, data)
                 continue
-            assert (answer.status_code, answer.headers["location"].startswith(origin)) == (redirect, True)
+            url = answer.headers["location"]
+            assert answer.status_code == redirect
+            if revision == "main" or redirect == 302:  # a digest may be read from the newest version that has it
+                assert url.startswith(origin)
             async with httpx.AsyncClient() as anybody:
-                http = owner.http if origin.startswith(str(owner.http.base_url)) else anybody
-                there = await http.get(answer.headers["location"], headers={"Range": "bytes=5-"})
+                http = owner.http if url.startswith(str(owner.http.base_url)) else anybody
+                there = await http.get(url, headers={"Range": "bytes=5-"})
             assert (there.is_success, there.content) == (True, data[5:])
         if is_large(len(data)):
             carries = {"User-Agent": "Python-urllib/3.11"}
