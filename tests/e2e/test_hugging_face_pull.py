@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -15,12 +16,15 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from model_signing._cli import main as model_signing
 
 from hub_clients import KINDS, Hub, files_in
 from modelshare.client.push import push_model
 from modelshare.demo import tiny_model
+from modelshare.wire import signing
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.hub_tokens import token_of
+from signing_keys import private_key, public_pem
 
 FOLDER = "a folder é #1"
 """Of one file, as people call theirs."""
@@ -53,6 +57,32 @@ def test_a_snapshot_of_every_kind_of_revision(hub: Hub, folder: Path, tmp_path: 
     found = Path(hub.api.snapshot_download("acme/tiny", revision=wanted, cache_dir=tmp_path / "cache"))
     assert files_in(found) == files_in(folder)
     assert found.name == hub.api.model_info("acme/tiny", revision=wanted).sha
+
+
+def test_a_signature_comes_with_the_files(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    """One that was made after the push, too; the version's commit stays as it was."""
+    found = tmp_path / "signed"
+    public = tmp_path / "release.pub"
+    public.write_text(public_pem(private_key()))
+    with hub.server.client(hub.owner) as client:
+        push_model(client, folder, name="signed")
+        commit = hub.api.model_info("acme/signed").sha
+        digests = {file.path: file.sha256 for file in client.models.manifest("acme/signed", "1.0.0").files}
+        client.models.sign("acme/signed", "1.0.0", signing.sign(private_key(), digests, "signed"))
+    hub.api.snapshot_download("acme/signed", local_dir=found)
+    assert hub.api.model_info("acme/signed").sha == commit
+    words = [
+        "verify",
+        "key",
+        "--public_key",
+        public,
+        "--signature",
+        found / "model.sig",
+        "--ignore-paths",
+        found / ".cache",
+    ]
+    done = CliRunner().invoke(model_signing, [*map(str, words), str(found)])
+    assert (done.exit_code, "succeeded" in done.output) == (0, True), done.output
 
 
 def test_metadata_names_contents_as_clients_compare_them(hub: Hub) -> None:

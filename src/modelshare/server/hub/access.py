@@ -5,6 +5,7 @@ would get a grant for now. Nothing else is readable: a model in the catalog is n
 looked up at each request, so that a revocation binds at once.
 """
 
+import hashlib
 import uuid
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,11 +21,13 @@ from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.signatures import service as signatures
 from modelshare.server.registry.storages import stores
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing import service as sharing
 from modelshare.wire import hub_tokens
 from modelshare.wire.keys import Scope
+from modelshare.wire.signing import SIGNATURE_FILE
 from modelshare.wire.tiers import SELF_HOSTED
 
 MAIN = "main"
@@ -82,6 +85,13 @@ class ReadableModel:
         return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignatureFile(StoredFile):
+    """`model.sig` of a version that was signed after its push: it is listed with the files, but not stored as one."""
+
+    content: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ReadableVersion:
     """A version that the reader may read, and its files."""
@@ -89,7 +99,7 @@ class ReadableVersion:
     model: ModelRow
     version: VersionRow
     files: tuple[StoredFile, ...]
-    """By path."""
+    """By path; a signature last."""
     ends_at: int | None = None
     """When a recall ends it, in Unix seconds."""
 
@@ -174,6 +184,9 @@ async def with_files(session: AsyncSession, found: ReadableModel, version: Versi
     if found.file is not None:
         model = file_selection.find(version, found.file)
         files = model.needed(files) if model else []
+    if not any(file.path == SIGNATURE_FILE for file in files):
+        bundle = await signatures.fitting_bundle(session, version)
+        files = [*files, *([_signature_file(bundle)] if bundle else [])]
     return ReadableVersion(found.model, version, tuple(files), found.ends_at)
 
 
@@ -205,6 +218,11 @@ def record_pull(
             form=form,
             **pulled,
         )
+
+
+def _signature_file(bundle: bytes) -> SignatureFile:
+    sha256 = hashlib.sha256(bundle).hexdigest()
+    return SignatureFile(SIGNATURE_FILE, len(bundle), sha256, storage="", key="", content=bundle)
 
 
 def _of_owner(model: ModelRow) -> ReadableModel:

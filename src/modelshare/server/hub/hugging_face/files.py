@@ -6,7 +6,14 @@ from typing import Final
 
 from starlette.responses import Response, StreamingResponse
 
-from modelshare.server.hub.access import EndpointReader, ReadableVersion, Reader, download_url, record_pull
+from modelshare.server.hub.access import (
+    EndpointReader,
+    ReadableVersion,
+    Reader,
+    SignatureFile,
+    download_url,
+    record_pull,
+)
 from modelshare.server.hub.hugging_face.calls import HubCall, HubError
 from modelshare.server.hub.hugging_face.git_objects import git_oid, is_large
 from modelshare.server.registry.service import StoredFile
@@ -25,6 +32,8 @@ _AUDITED_AGAIN: Final = 600
 
 async def contents(call: HubCall, file: StoredFile) -> bytes:
     """All of a small file."""
+    if isinstance(file, SignatureFile):
+        return file.content
     return await stores.read_file(call.platform, file)
 
 
@@ -55,7 +64,7 @@ async def head(call: HubCall, version: ReadableVersion, file: StoredFile) -> Res
 async def send(call: HubCall, version: ReadableVersion, file: StoredFile) -> Response:
     headers = await _headers(call, version, file)
     agent = call.request.headers.get("user-agent", "")
-    if not is_large(file.size):
+    if not is_large(file.size) or isinstance(file, SignatureFile):
         part = _part(call, file)
         content = await contents(call, file)
         return Response(content[part.start : part.stop] if part else content, *_start(file, part, headers))
