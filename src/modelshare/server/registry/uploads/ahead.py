@@ -121,12 +121,15 @@ async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
 
 async def bring(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> None:
     """Copies those of these files that the project has only in another storage to where its pushes go now."""
-    there = await stored(platform, caller, sizes)
     async with platform.database.read() as session:
-        found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - there)
+        storage = await storages.current_id(session, caller.project)
+        known = await blobs.stored_blobs(session, caller.project, storage, sizes)
+        found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - known.keys())
     elsewhere = {sha256: row for sha256, row in found.items() if row.size == sizes[sha256]}
-    places = await begin(platform, caller, {sha256: row.size for sha256, row in elsewhere.items()})
-    for sha256, place in places.items():
+    wanted = {sha256: row.size for sha256, row in elsewhere.items()}
+    for sha256 in await stored(platform, caller, wanted):
+        del wanted[sha256]
+    for sha256, place in (await begin(platform, caller, wanted)).items() if wanted else ():
         store = await platform.stores.get(elsewhere[sha256].storage)
         reader = await asyncio.to_thread(store.reader, elsewhere[sha256].key)
         await write(platform, place, _content(reader))
