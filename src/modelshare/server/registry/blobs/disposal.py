@@ -11,7 +11,7 @@ from modelshare.server.jobs import Lease, enqueue
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefixes
 from modelshare.server.registry.storages.credentials import forget_unused
-from modelshare.server.registry.tables import GarbageRow, UploadRow
+from modelshare.server.registry.tables import GarbageRow, StagedFileRow, UploadRow
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageError
 from modelshare.wire.uploads import UploadState
@@ -54,6 +54,11 @@ async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) 
 async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
     """Deletes these bytes, which the session uploaded, once this transaction is committed."""
     await delete_later(session, upload.project_id, upload.storage, keys, now=now)
+
+
+async def discard_sent_ahead(session: AsyncSession, row: StagedFileRow, *, now: int) -> None:
+    """Discards the bytes of a file that was sent ahead."""
+    await delete_later(session, row.project_id, row.storage, [f"{row.key.rpartition('/')[0]}/"], now=now)
 
 
 async def delete_later(session: AsyncSession, project_id: str, storage: str, keys: Iterable[str], *, now: int) -> None:
