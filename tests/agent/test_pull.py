@@ -10,7 +10,7 @@ import pytest
 
 from agent.support import MIB, Storage, pulling, some_bytes, wait_until
 from modelshare.agent.errors import PullError
-from modelshare.agent.partfile import PIECE
+from modelshare.transfer.partfile import PIECE
 from modelshare.wire.agents import Grant
 
 pytestmark = pytest.mark.anyio

@@ -1,61 +1,99 @@
-"""Downloads one file from the owner's storage: its missing pieces, several in parallel, hashed as they arrive."""
+"""Downloads files from a storage by signed URLs: in parallel, resumable, verified.
+
+Bytes are written directly to their place on disk. A thread hashes each file's contiguous bytes as they arrive, so that
+the digest is known shortly after the last byte. Only missing bytes are downloaded, and only a file with a wrong digest
+is downloaded again.
+"""
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Protocol
 
-import aiohttp
-
-from modelshare.agent.errors import PullError
-from modelshare.agent.grants import SignedUrls
-from modelshare.agent.partfile import MAX_AT_ONCE, Hasher, PartFile
-from modelshare.agent.range_request import (
+from modelshare.transfer.partfile import MAX_AT_ONCE, Hasher, PartFile
+from modelshare.transfer.ranges import (
+    DownloadError,
     InterruptedTransferError,
+    OpenRange,
     RangeBody,
     UnusableAnswerError,
     UrlRejectedError,
-    open_range,
 )
-from modelshare.agent.tasks import in_thread, run_all
+from modelshare.transfer.signed_urls import SignedUrls
+from modelshare.transfer.tasks import in_thread, run_all
 from modelshare.wire.backoff import Backoff
-from modelshare.wire.link import DeploymentFile
 
 CONNECTIONS: Final = 8
-"""Concurrent requests of all deployments of an agent."""
+"""Concurrent requests of a downloader."""
 
 _FLUSH: Final = 1 << 20
 _HASH_STEP: Final = 64 << 20
 _ATTEMPTS: Final = 8
 """Attempts of one request without a single new byte; with the default delays they take about half a minute."""
 
+_DOWNLOADS: Final = 3
+"""Attempts to download a file whose digest is wrong."""
+_RETRY_CAP: Final = 10.0
+
 OnBytes = Callable[[int], None]
 """Called with the number of new bytes; negative if bytes turned out to be wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadContext:
-    """What all downloads of an agent share."""
+class RemoteFile(Protocol):
+    """A file as its manifest describes it."""
 
-    http: aiohttp.ClientSession
-    slots: asyncio.Semaphore
-    writers: Executor
-    hashers: Executor
-    stall_seconds: float = 20.0
-    """A connection that receives nothing for this long is closed, and its request retried."""
-    retry_first: float = 0.2
-    retry_cap: float = 10.0
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class Downloader:
+    """What concurrent downloads share: connections and threads."""
+
+    def __init__(self, open_range: OpenRange, *, retry_first: float = 0.2) -> None:
+        self.open_range = open_range
+        self.slots = asyncio.Semaphore(CONNECTIONS)
+        self.writers = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="pull-write")
+        self.hashers = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="pull-hash")
+        self.retry_first = retry_first
+
+    def close(self) -> None:
+        """Stops the threads; call it after the last download."""
+        self.writers.shutdown()
+        self.hashers.shutdown()
+
+    async def download(self, file: RemoteFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
+        """Downloads what the part file lacks, verifies it, and gives it its name. Raises DownloadError."""
+        on_bytes(part.bytes_done)
+        for _ in range(_DOWNLOADS):
+            if await Download(self, file, part, urls, on_bytes).run() == file.sha256:
+                await in_thread(self.writers, part.publish)
+                return
+            on_bytes(-part.bytes_done)
+            await in_thread(self.writers, part.reset)
+        raise DownloadError(
+            f"{file.path} does not match its digest after {_DOWNLOADS} downloads; the owner's storage holds "
+            "different bytes than the manifest."
+        )
+
+    async def digest(self, path: Path) -> str:
+        """The SHA-256 of a file on disk."""
+        return await in_thread(self.hashers, _digest_of, path)
 
 
 class Download:
     """One attempt to download a file. A second one with the same part file resumes the first."""
 
     def __init__(
-        self, context: DownloadContext, file: DeploymentFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
+        self, downloader: Downloader, file: RemoteFile, part: PartFile, urls: SignedUrls, on_bytes: OnBytes
     ) -> None:
-        self._context = context
+        self._downloader = downloader
         self._file = file
         self._part = part
         self._urls = urls
@@ -64,7 +102,7 @@ class Download:
         self._supports_ranges = True
 
     async def run(self) -> str:
-        """Downloads what is missing; returns the SHA-256 of the whole file as stored on disk. Raises PullError."""
+        """Downloads what is missing; returns the SHA-256 of the whole file as stored on disk. Raises DownloadError."""
         hasher = hashlib.sha256()
         await run_all([self._fetch_missing(), self._hash_written(hasher)])
         return hasher.hexdigest()
@@ -91,12 +129,12 @@ class Download:
             while (frontier := self._part.frontier) == at:
                 self._written.clear()
                 await self._written.wait()
-            at = await in_thread(self._context.hashers, self._part.feed, hasher, at, min(frontier, at + _HASH_STEP))
+            at = await in_thread(self._downloader.hashers, self._part.feed, hasher, at, min(frontier, at + _HASH_STEP))
 
     async def _fetch(self, piece: int) -> None:
-        backoff = Backoff(self._context.retry_first, self._context.retry_cap)
+        backoff = Backoff(self._downloader.retry_first, _RETRY_CAP)
         while (gap := self._part.gap(piece))[0] < gap[1]:
-            async with self._context.slots:
+            async with self._downloader.slots:
                 url = await self._urls.get(self._file.path)
                 try:
                     await self._request(url, *gap)
@@ -105,7 +143,7 @@ class Download:
                     await self._urls.renew(self._file.path, url, str(refused))
                     continue
                 except UnusableAnswerError as unusable:
-                    raise PullError(
+                    raise DownloadError(
                         f"The owner's storage does not provide {self._file.path}: {unusable}."
                     ) from unusable
                 except InterruptedTransferError as interrupted:
@@ -113,20 +151,17 @@ class Download:
             if self._part.gap(piece) != gap:
                 backoff.reset()
             if backoff.failures >= _ATTEMPTS:
-                raise PullError(f"Cannot pull {self._file.path} from the owner's storage: {reason}.") from reason
+                raise DownloadError(f"Cannot pull {self._file.path} from the owner's storage: {reason}.") from reason
             await asyncio.sleep(backoff.next())
 
     async def _request(self, url: str, start: int, end: int) -> None:
-        context = self._context
-        async with open_range(
-            context.http, url, start, end, size=self._file.size, stall_seconds=context.stall_seconds
-        ) as body:
+        async with self._downloader.open_range(url, start, end, self._file.size) as body:
             self._urls.accepted(self._file.path)
             if body.start < start or body.end > end:
                 self._supports_ranges = False
             at = start
             async for data in _from(body, start):
-                self._on_bytes(await in_thread(context.writers, self._part.write, at, *data))
+                self._on_bytes(await in_thread(self._downloader.writers, self._part.write, at, *data))
                 at += sum(map(len, data))
                 self._written.set()
             if at < body.end:
@@ -143,7 +178,7 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
     gathered: list[bytes] = []
     size = 0
     try:
-        async for chunk in body.content.iter_any():
+        async for chunk in body.chunks:
             data = chunk[skip:left]
             skip, left = max(0, skip - len(chunk)), left - len(chunk)
             if data:
@@ -154,9 +189,14 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
                 gathered, size = [], 0
             if left <= 0:
                 break
-    except (aiohttp.ClientError, TimeoutError, ConnectionError):
+    except InterruptedTransferError:
         if gathered:
             yield gathered
         raise
     if gathered:
         yield gathered
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
