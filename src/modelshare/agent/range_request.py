@@ -1,6 +1,6 @@
 """Ranged requests of the agent, with aiohttp."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -30,7 +30,7 @@ class RangeRequests:
             first, last = position(answer.status, answer.headers, start, end, size)
             yield RangeBody(first, last, self._chunks(answer.content))
 
-    async def _chunks(self, content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    async def _chunks(self, content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
         with self._translated():
             async for chunk in content.iter_any():
                 yield chunk

@@ -30,6 +30,9 @@ class Entry:
 
 ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
+    Entry("pull", PUBLISH, "Download one of your models into a folder. Resumes an interrupted pull."),
+    Entry("verify", PUBLISH, "Compare a folder with a model's manifest: name the files that differ."),
+    Entry("manifest", PUBLISH, "Print a version's manifest: its files with their digests."),
     Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
     Entry(

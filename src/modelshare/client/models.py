@@ -9,6 +9,7 @@ from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import (
     BomFormat,
     CatalogFootprint,
+    Download,
     ExtendedModel,
     Manifest,
     ModelPatch,
@@ -125,6 +126,16 @@ class Models(Resource[Transport]):
     def manifest(self, model_id: str, version: str) -> Call[Manifest]:
         """The files of a ready version with their digests, and what was read from them."""
         return get(at(BASE, model_id, "versions", version, "manifest"), Manifest)
+
+    @sent
+    def manifest_file(self, model_id: str, version: str) -> Call[bytes]:
+        """The manifest as it is stored: its SHA-256 is the version's `manifest_digest`."""
+        return Call("GET", at(BASE, model_id, "versions", version, "manifest"), bytes, repeatable=True)
+
+    @sent
+    def download(self, model_id: str, version: str) -> Call[Download]:
+        """Signed URLs of a version's files. `modelshare.client.pull.pull_model` downloads them."""
+        return post(at(BASE, model_id, "versions", version, "download"), Download, repeatable=True)
 
     @sent
     def sign(self, model_id: str, version: str, signature: bytes) -> Call[Version]:

@@ -94,6 +94,7 @@ _ROUTERS: Final = (
     uploads_routes.versions,
     signatures_routes.router,
     storages_routes.router,
+    storages_routes.of_models,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,

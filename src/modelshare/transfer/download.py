@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -178,17 +179,18 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
     gathered: list[bytes] = []
     size = 0
     try:
-        async for chunk in body.chunks:
-            data = chunk[skip:left]
-            skip, left = max(0, skip - len(chunk)), left - len(chunk)
-            if data:
-                gathered.append(data)
-                size += len(data)
-            if size >= _FLUSH or len(gathered) == MAX_AT_ONCE:
-                yield gathered
-                gathered, size = [], 0
-            if left <= 0:
-                break
+        async with aclosing(body.chunks) as chunks:
+            async for chunk in chunks:
+                data = chunk[skip:left]
+                skip, left = max(0, skip - len(chunk)), left - len(chunk)
+                if data:
+                    gathered.append(data)
+                    size += len(data)
+                if size >= _FLUSH or len(gathered) == MAX_AT_ONCE:
+                    yield gathered
+                    gathered, size = [], 0
+                if left <= 0:
+                    break
     except InterruptedTransferError:
         if gathered:
             yield gathered

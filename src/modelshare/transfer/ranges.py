@@ -1,7 +1,7 @@
 """One ranged GET from a storage, compatible with many kinds of servers. `OpenRange` is what an HTTP library adds."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -34,7 +34,7 @@ class RangeBody:
 
     start: int
     end: int
-    chunks: AsyncIterator[bytes]
+    chunks: AsyncGenerator[bytes]
     """Raises InterruptedTransferError."""
 
 

@@ -7,6 +7,7 @@ from unicodedata import normalize
 
 from pydantic import AfterValidator, Field
 
+from modelshare.wire.agents import GrantFile
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimLinkWithToken, RecallNotice
 from modelshare.wire.signers import Signature
@@ -227,6 +228,17 @@ class Manifest(Response):
     created: UnixSeconds
     total_bytes: int
     schema_version: int
+
+
+class Download(Response):
+    """The files of one version, by signed URLs that are valid for minutes. Ask again for new ones."""
+
+    object: Literal["download"] = "download"
+    model: str
+    version: str
+    manifest_digest: str
+    files: list[GrantFile]
+    expires_at: UnixSeconds
 
 
 class CatalogModel(Response):

@@ -84,7 +84,7 @@ ARGUMENTS = {
     "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
-    "models signature": ["m"], "bom": ["m"],
+    "models signature": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."], "verify": [".", "--manifest", "m"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
     "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],

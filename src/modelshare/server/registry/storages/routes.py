@@ -1,15 +1,26 @@
-"""`/v1/storage`."""
+"""`/v1/storage`, and downloads of versions."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from modelshare.server.http import BaseUrl, KeysCaller, ProjectRoute, ReadSession, WriteSession, get_platform
-from modelshare.server.registry.storages import service
+from modelshare.server.http import (
+    BaseUrl,
+    KeysCaller,
+    ModelId,
+    ModelsCaller,
+    ProjectRoute,
+    ReadSession,
+    WriteSession,
+    get_platform,
+)
+from modelshare.server.registry.storages import downloads, service
 from modelshare.server.registry.storages.stores import RegistryPlatform
+from modelshare.wire.models import Download
 from modelshare.wire.storage import Storage, StorageSet
 
 router = APIRouter(prefix="/v1/storage", tags=["storage"], route_class=ProjectRoute)
+of_models = APIRouter(tags=["models"], route_class=ProjectRoute)
 RegistryPlatformDep = Annotated[RegistryPlatform, Depends(get_platform)]
 
 
@@ -40,3 +51,11 @@ async def unset_storage(caller: KeysCaller, session: WriteSession, platform: Reg
 async def check_storage(caller: KeysCaller, platform: RegistryPlatformDep, base_url: BaseUrl) -> Storage:
     """Checks the project's bucket again: reads, writes and deletes small objects there."""
     return await service.check(platform, caller, origin=base_url)
+
+
+@of_models.post("/v1/models/{model_id}/versions/{version}/download")
+async def download_version(
+    caller: ModelsCaller, model_id: ModelId, platform: RegistryPlatformDep, base_url: BaseUrl, version: str
+) -> Download:
+    """Returns a signed URL for each file of a ready version of your own, valid for minutes. Ask again for new ones."""
+    return await downloads.download(platform, caller, model_id, version, base_url=base_url)
