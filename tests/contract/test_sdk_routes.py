@@ -22,7 +22,7 @@ from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, Project
 from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
-from modelshare.wire.storage import StorageSet
+from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
 from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
@@ -36,6 +36,7 @@ EXAMPLES: dict[Any, Any] = {
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
+    MoveRequest: MoveRequest(to=MoveTarget.OWN),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ProjectSettings: ProjectSettings(require_signature=True), SignerAdd: SignerAdd(name="x", public_key="x"),
     bytes: b"x", BomFormat: BomFormat.ANNEX_XII,

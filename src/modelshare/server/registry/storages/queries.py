@@ -6,9 +6,11 @@ from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import any_tenant, for_update, scoped_to
+from modelshare.server.registry.moves.tables import MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import BlobRow, GarbageRow, UploadFileRow, UploadRow
 from modelshare.server.storage.stores import PLATFORM
+from modelshare.wire.storage import MoveState
 
 
 async def current(session: AsyncSession, project_id: str, *, lock: bool = False) -> StorageRow | None:
@@ -39,7 +41,8 @@ async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
         garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
         staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged)]):
+        moves = scoped_to(MoveRow, project_id).where(MoveRow.storage == row.id.hex, MoveRow.state == MoveState.MOVING)
+        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, moves)]):
             found.append(row)
     return found
 

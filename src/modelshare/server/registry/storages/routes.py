@@ -14,10 +14,13 @@ from modelshare.server.http import (
     WriteSession,
     get_platform,
 )
+from modelshare.server.paging import PagingDep
+from modelshare.server.registry.moves import service as moves
 from modelshare.server.registry.storages import downloads, service
 from modelshare.server.registry.storages.stores import RegistryPlatform
+from modelshare.wire.base import Page
 from modelshare.wire.models import Download
-from modelshare.wire.storage import Storage, StorageSet
+from modelshare.wire.storage import MoveRequest, Storage, StorageMove, StorageSet
 
 router = APIRouter(prefix="/v1/storage", tags=["storage"], route_class=ProjectRoute)
 of_models = APIRouter(tags=["models"], route_class=ProjectRoute)
@@ -51,6 +54,30 @@ async def unset_storage(caller: KeysCaller, session: WriteSession, platform: Reg
 async def check_storage(caller: KeysCaller, platform: RegistryPlatformDep, base_url: BaseUrl) -> Storage:
     """Checks the project's bucket again: reads, writes and deletes small objects there."""
     return await service.check(platform, caller, origin=base_url)
+
+
+@router.get("/moves")
+async def list_moves(caller: ModelsCaller, session: ReadSession, paging: PagingDep) -> Page[StorageMove]:
+    """Lists moves of versions from one storage to another, newest first."""
+    return await moves.page(session, caller, paging)
+
+
+@router.post("/moves", status_code=202)
+async def move_to_storage(caller: KeysCaller, platform: RegistryPlatformDep, body: MoveRequest) -> Page[StorageMove]:
+    """Moves versions to the project's own storage, or to the platform's, in the background. Safe to repeat.
+
+    Every file is verified; then the version uses the copies, and the old bytes are deleted when no URL of them is valid
+    any more. Returns the moves in progress; versions that are stored there already are left out.
+    """
+    return Page.of(await moves.request(platform, caller, body), None)
+
+
+@router.delete("/moves/{move_id}")
+async def cancel_move(
+    caller: KeysCaller, session: WriteSession, platform: RegistryPlatformDep, move_id: str
+) -> StorageMove:
+    """Cancels a move that is in progress: the version stays where it is. 409 if it is done."""
+    return await moves.cancel(session, caller, move_id, now=platform.now())
 
 
 @of_models.post("/v1/models/{model_id}/versions/{version}/download")
