@@ -10,7 +10,8 @@ import aiohttp
 from modelshare.agent.cache import Cache
 from modelshare.agent.errors import PullError
 from modelshare.agent.range_request import RangeRequests
-from modelshare.transfer.download import CONNECTIONS, Downloader, OnBytes
+from modelshare.transfer.connections import CONNECTIONS
+from modelshare.transfer.download import Downloader, OnBytes
 from modelshare.transfer.partfile import PartFile
 from modelshare.transfer.ranges import DownloadError
 from modelshare.transfer.signed_urls import GrantSource, SignedUrls

@@ -20,7 +20,8 @@ from modelshare.client.client import Client
 from modelshare.client.errors import ConnectError, PullError, ServerError
 from modelshare.client.range_request import RangeRequests, storage_client
 from modelshare.client.verify import UNFINISHED, has_content
-from modelshare.transfer.download import CONNECTIONS, Downloader
+from modelshare.transfer.connections import CONNECTIONS
+from modelshare.transfer.download import Downloader
 from modelshare.transfer.partfile import PartFile
 from modelshare.transfer.ranges import DownloadError
 from modelshare.transfer.signed_urls import SignedUrls

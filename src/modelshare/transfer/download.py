@@ -14,6 +14,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final, Protocol
 
+from modelshare.transfer.connections import CONNECTIONS
 from modelshare.transfer.partfile import MAX_AT_ONCE, Hasher, PartFile
 from modelshare.transfer.ranges import (
     DownloadError,
@@ -27,13 +28,10 @@ from modelshare.transfer.signed_urls import SignedUrls
 from modelshare.transfer.tasks import in_thread, run_all
 from modelshare.wire.backoff import Backoff
 
-CONNECTIONS: Final = 8
-"""Concurrent requests of a downloader."""
-
 _FLUSH: Final = 1 << 20
 _HASH_STEP: Final = 64 << 20
 _ATTEMPTS: Final = 8
-"""Attempts of one request without a single new byte; with the default delays they take about half a minute."""
+"""Failures in a row without a new byte; with the default delays they take about half a minute."""
 
 _DOWNLOADS: Final = 3
 """Attempts to download a file whose digest is wrong."""
@@ -134,11 +132,13 @@ class Download:
 
     async def _fetch(self, piece: int) -> None:
         backoff = Backoff(self._downloader.retry_first, _RETRY_CAP)
+        connections, failures = self._urls.connections, 0
         while (gap := self._part.gap(piece))[0] < gap[1]:
-            async with self._downloader.slots:
+            async with connections.request() as number, self._downloader.slots:
                 url = await self._urls.get(self._file.path)
                 try:
                     await self._request(url, *gap)
+                    connections.succeeded()
                     continue
                 except UrlRejectedError as refused:
                     await self._urls.renew(self._file.path, url, str(refused))
@@ -149,9 +149,13 @@ class Download:
                     ) from unusable
                 except InterruptedTransferError as interrupted:
                     reason = interrupted
+                    connections.failed(number)
+                    failures += connections.is_single
             if self._part.gap(piece) != gap:
                 backoff.reset()
-            if backoff.failures >= _ATTEMPTS:
+                connections.progressed()
+                failures = 0
+            if max(failures, connections.failed_rounds) > _ATTEMPTS:
                 raise DownloadError(f"Cannot pull {self._file.path} from the owner's storage: {reason}.") from reason
             await asyncio.sleep(backoff.next())
 

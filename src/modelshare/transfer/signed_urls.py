@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
+from modelshare.transfer.connections import Connections
 from modelshare.transfer.ranges import DownloadError
 from modelshare.wire.agents import GrantFile
 
@@ -24,9 +25,11 @@ GrantSource = Callable[[], Awaitable[Granted]]
 
 
 class SignedUrls:
-    """Shared by all requests of one download: the first one that is rejected renews the grant for the others."""
+    """Shared by all requests of one download: the first one that is rejected renews the grant for the others, and those
+    that fail lower the number of connections for all."""
 
     def __init__(self, source: GrantSource) -> None:
+        self.connections = Connections()
         self._source = source
         self._urls: dict[str, str] = {}
         self._lock = asyncio.Lock()
