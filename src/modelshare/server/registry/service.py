@@ -82,6 +82,16 @@ async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = F
     return await queries.any_model(session, model_id, lock=lock)
 
 
+def name_key(name: str) -> str:
+    """Returns the same for names of models that differ in case only."""
+    return key_of(name)
+
+
+async def find_version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
+    """Returns a version of any project, as the database has it now."""
+    return await queries.version(session, version_id)
+
+
 async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
     """The ID of a model of any project by its name there, ignoring case."""
     return await queries.id_named(session, project_id, name)
@@ -119,6 +129,7 @@ async def count(session: AsyncSession, limit: int) -> int:
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
     """Renames a model, or edits its description. 409 if the project already has a model of that name."""
     row = await get_locked(session, caller, model_id)
+    given_up = row.name_key
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
         raise InvalidRequestError("`name`: A model needs a name; leave the field out to keep it.", param="name")
@@ -134,6 +145,8 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
         if not is_unique_violation(error):
             raise
         raise _name_taken(patch.name or "", patch.name or "") from error
+    if given_up is not None and given_up != row.name_key:
+        await queries.hand_on_name(session, row.project_id, given_up)
     record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
     return row
 
@@ -152,6 +165,9 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
     record(session, "model.delete", row, caller.actor, now)
     await release(session, caller.project, [version.id for version in row.versions], now=now)
     await session.delete(row)
+    if row.name_key is not None:
+        await session.flush()
+        await queries.hand_on_name(session, row.project_id, row.name_key)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:

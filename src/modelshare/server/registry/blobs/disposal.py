@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, postpone
 from modelshare.server.registry.blobs import queries
-from modelshare.server.registry.blobs.staging import prefix
+from modelshare.server.registry.blobs.staging import prefixes
 from modelshare.server.registry.storages.credentials import forget_unused
 from modelshare.server.registry.tables import GarbageRow, UploadRow
 from modelshare.server.storage.base import BlobStore
@@ -65,7 +65,7 @@ async def discard_keys(session: AsyncSession, project_id: str, storage: str, key
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
     """Discards what a session uploaded, unless it was turned into blobs, and releases the blobs that it reused."""
     found = await queries.delete_staged_files(session, upload.id)
-    await discard(session, upload, [prefix(upload.project_id, upload.id)] if found else [], now=now)
+    await discard(session, upload, prefixes(upload.project_id, upload.id, found) if found else [], now=now)
 
 
 async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:

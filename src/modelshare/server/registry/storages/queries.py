@@ -1,14 +1,15 @@
 """Queries of the storages of projects."""
 
 import uuid
+from typing import Any
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.db import any_tenant, for_update, scoped_to
+from modelshare.server.db import Table, any_tenant, for_update, scoped_to
 from modelshare.server.registry.moves.tables import MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.storage import MoveState
 
@@ -37,14 +38,22 @@ async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
     rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
     found = []
     for row in rows:
-        blobs = scoped_to(BlobRow, project_id).where(BlobRow.storage == row.id.hex)
-        garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
-        staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        moves = scoped_to(MoveRow, project_id).where(MoveRow.storage == row.id.hex, MoveRow.state == MoveState.MOVING)
-        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, moves)]):
+        unfinished = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
+        moving = scoped_to(MoveRow, project_id).where(MoveRow.storage == row.id.hex, MoveRow.state == MoveState.MOVING)
+        others = (scoped_to(each, project_id).where(each.storage == row.id.hex) for each in _referring())
+        if not any([await session.scalar(select(each.exists())) for each in (unfinished, moving, *others)]):
             found.append(row)
     return found
+
+
+def _referring() -> list[type[Any]]:
+    """Every table that names the storage of a project's bytes, of whatever domain, but those of uploads and moves, whose
+    rows outlive that."""
+    tables = (
+        mapper.class_ for mapper in Table.registry.mappers if {"project_id", "storage"} <= set(mapper.columns.keys())
+    )
+    return [table for table in tables if table not in {UploadRow, MoveRow}]
 
 
 async def with_credentials(session: AsyncSession) -> list[StorageRow]:

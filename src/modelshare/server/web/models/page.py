@@ -10,6 +10,7 @@ from modelshare.server.endpoints import deployment_stats, recalls
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
+from modelshare.server.hub.oci import service as oci
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.sharing import service as sharing
@@ -199,6 +200,8 @@ async def _shown(page: ModelContext) -> dict[str, Any]:
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
+        "oci": await oci.form_of(page.session, model),
+        "url": page.base_url,
         "footprint": await deployment_stats.footprint(page.session, page.caller, page.model_id),
         "recall": await recalls.state(page.session, page.caller, page.model_id, page.policy),
     }
