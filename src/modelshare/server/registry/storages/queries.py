@@ -48,8 +48,8 @@ async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
 
 
 def _referring() -> list[type[Any]]:
-    """Every table that names the storage of a project's bytes, of whatever domain, but those of uploads and moves, whose
-    rows outlive that."""
+    """Every table that names the storage of a project's bytes, of whatever domain, but for those of uploads and moves,
+    whose rows outlive that."""
     tables = (
         mapper.class_ for mapper in Table.registry.mappers if {"project_id", "storage"} <= set(mapper.columns.keys())
     )
