@@ -24,7 +24,7 @@ _REPORT_SECONDS: Final = 2.0
 
 
 class MoveEndedError(Exception):
-    """The move cannot go on: it was cancelled, its version deleted, or it is impossible."""
+    """The move cannot continue: it was cancelled, its version deleted, or it is impossible."""
 
     def __init__(self, state: MoveState, reason: str | None) -> None:
         super().__init__(reason)

@@ -1,6 +1,6 @@
 """The job that moves a version: copies its files, then points the version at the copies in one transaction.
 
-Pulls go on meanwhile: the old bytes are deleted once every URL of them has expired.
+Pulls continue meanwhile: the old bytes are deleted once every URL of them has expired.
 """
 
 import uuid
