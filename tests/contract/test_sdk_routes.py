@@ -19,7 +19,7 @@ from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
-from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch
+from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
 from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
@@ -39,7 +39,7 @@ EXAMPLES: dict[Any, Any] = {
     MoveRequest: MoveRequest(to=MoveTarget.OWN),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ProjectSettings: ProjectSettings(require_signature=True), SignerAdd: SignerAdd(name="x", public_key="x"),
-    bytes: b"x", BomFormat: BomFormat.ANNEX_XII,
+    bytes: b"x", StoredBytes: StoredBytes.KEEP, BomFormat: BomFormat.ANNEX_XII,
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(

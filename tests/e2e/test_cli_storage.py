@@ -54,3 +54,8 @@ def test_from_setting_to_leaving(tmp_path: Path) -> None:
         assert "New pushes are stored on the platform" in owner.says("storage", "unset")
         assert owner.json("storage", "show")["kind"] == "platform"
         assert owner.json("models", "show", "tiny")["status"] == "ready"
+        assert "done" in owner.says("storage", "move", "tiny", "--to", "platform", "--wait")
+        assert "stored there already" in owner.says("storage", "move", "--all", "--to", "platform")
+        assert [each["state"] for each in owner.json("storage", "moves")] == ["done"]
+        owner.refused("storage", "move", "--to", "own", code=ExitCode.USAGE)
+        assert "Set one first" in owner.refused("storage", "move", "tiny@1.0.0", "--to", "own")

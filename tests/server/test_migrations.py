@@ -102,7 +102,6 @@ async def add_what_is_new(database: Database) -> None:
                     bytes_total=1,
                     created_at=9,
                 ),
-                MoveFileRow(move_id=uid(97), sha256="0" * 64, size=1, key="k", multipart_id="u", part_size=8),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -110,6 +109,7 @@ async def add_what_is_new(database: Database) -> None:
         await session.flush()
         session.add_all(
             [
+                MoveFileRow(move_id=uid(97), sha256="0" * 64, size=1, key="k", multipart_id="u", part_size=8),
                 SessionRow(hash="sh", person_id=uid(94), created_at=9, expires_at=10),
                 MemberRow(project_id="proj_acme", person_id=uid(94), role="owner", added_at=9),
                 InvitationRow(

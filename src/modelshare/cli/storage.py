@@ -132,7 +132,7 @@ def move(
 ) -> None:
     """Move models to your own storage, or to the platform's, in the background.
 
-    Every file is verified. Endpoints and pulls go on; the old bytes are deleted when no download can use them any more.
+    Every file is verified. Endpoints and pulls continue. The old bytes are deleted once no download can be using them.
     """
     if every == (model is not None):
         raise CommandError("Name a model, or use --all.", ExitCode.USAGE)

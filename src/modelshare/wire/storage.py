@@ -66,7 +66,7 @@ class MoveRequest(Request):
 
 
 class StorageMove(Response):
-    """A move of one version to another storage. Grants, pulls and endpoints go on meanwhile."""
+    """A move of one version to another storage. Pulls and endpoints continue meanwhile."""
 
     id: str
     object: Literal["storage.move"] = "storage.move"

@@ -92,7 +92,7 @@ async def unused_blobs(
         .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
         .where(FileRow.storage == BlobRow.storage)
     )
-    statement = scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)
+    statement = scoped_to(BlobRow, project_id).where(~in_version, ~in_session()).limit(limit)
     return list(await session.scalars(statement if storage is None else statement.where(BlobRow.storage == storage)))
 
 
@@ -108,7 +108,7 @@ async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid
         .where(other.version_id != version_id)
     )
     statement = select(func.sum(BlobRow.size)).where(
-        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~_in_session()
+        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~in_session()
     )
     return int(await session.scalar(statement) or 0)
 
@@ -116,6 +116,13 @@ async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid
 async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
     """Bytes of the version's upload to the platform's storage that are not blobs yet."""
     return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
+
+
+async def forget(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]) -> None:
+    """Deletes these blobs' rows, not their bytes."""
+    for batch in _batches(sorted(set(digests))):
+        this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
+        await session.execute(delete(any_tenant(BlobRow)).where(*this))
 
 
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
@@ -149,7 +156,7 @@ def _is_due(now: int) -> ColumnElement[bool]:
     return func.coalesce(GarbageRow.not_before, 0) <= now
 
 
-def _in_session() -> ColumnElement[bool]:
+def in_session() -> ColumnElement[bool]:
     """Whether a session reuses the blob."""
     return (
         exists()

@@ -24,7 +24,7 @@ _REPORT_SECONDS: Final = 2.0
 
 
 class MoveEndedError(Exception):
-    """The move cannot go on: it was cancelled, its version deleted, or it is impossible."""
+    """The move cannot continue: it was cancelled, its version deleted, or it is impossible."""
 
     def __init__(self, state: MoveState, reason: str | None) -> None:
         super().__init__(reason)
@@ -34,11 +34,13 @@ class MoveEndedError(Exception):
 
 @dataclass(slots=True)
 class Progress:
-    """Stores how far a move is, now and then."""
+    """Stores how far a move is, now and then. What is read again after an interruption does not set it back."""
 
     platform: Platform
     move_id: uuid.UUID
     done: int
+    before: int
+    """As stored by an earlier run."""
     _reported: float = field(default=0.0)
 
     async def add(self, size: int) -> None:
@@ -49,7 +51,7 @@ class Progress:
             return
         self._reported = now
         async with self.platform.database.write() as session:
-            if not await queries.report(session, self.move_id, max(0, self.done)):
+            if not await queries.report(session, self.move_id, max(self.before, self.done)):
                 raise MoveEndedError(MoveState.CANCELLED, None)
 
 

@@ -1,6 +1,6 @@
 """The job that moves a version: copies its files, then points the version at the copies in one transaction.
 
-Pulls go on meanwhile: the old bytes are deleted once every URL of them has expired.
+Pulls continue meanwhile: the old bytes are deleted once every URL of them has expired.
 """
 
 import uuid
@@ -29,7 +29,7 @@ from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow
 from modelshare.server.registry.uploads.rules import quota_refusal
 from modelshare.server.storage.stores import PLATFORM
-from modelshare.server.storage_errors import BlobNotFoundError, OwnStorageError
+from modelshare.server.storage_errors import BlobNotFoundError, OwnStorageError, StorageFullError
 from modelshare.wire.storage import MoveState
 
 _FILES_AT_ONCE: Final = 2
@@ -68,7 +68,7 @@ async def move(platform: Platform, lease: Lease) -> None:
     except BlobNotFoundError:
         missing = "Some of this version's bytes are missing in storage, so nothing was moved. Push it again."
         await _end(platform, lease, found.row, MoveEndedError(MoveState.FAILED, missing))
-    except OwnStorageError as error:
+    except (OwnStorageError, StorageFullError) as error:
         async with platform.database.write() as session:
             await queries.note(session, found.row.id, f"Waiting: {error}")
         raise
@@ -106,7 +106,7 @@ async def _copy(platform: Platform, found: _Move) -> None:
     row = found.row
     copied = {digest for digest, copy in found.copies.items() if copy.is_copied}
     missing = [file for file in found.files if file.sha256 not in copied]
-    progress = Progress(platform, row.id, row.bytes_total - sum(file.size for file in missing))
+    progress = Progress(platform, row.id, row.bytes_total - sum(file.size for file in missing), row.bytes_done)
     store = await platform.stores.get(row.storage)
     await store.require_space(sum(file.size for file in missing))
     async with platform.database.write() as session:
@@ -193,6 +193,8 @@ async def _end(platform: Platform, lease: Lease, move_row: MoveRow, ended: MoveE
         if row is None or not await lease_is_valid(session, lease):
             return
         if row.state == MoveState.MOVING:
+            if row.version_id is None:
+                ended = MoveEndedError(MoveState.CANCELLED, _DELETED)
             row.state, row.reason, row.ended_at = ended.state, ended.reason, now
             model = await models.any_model(session, row.model_id)
             if model is not None and ended.state == MoveState.FAILED:
