@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Else every process that a test starts would compile our code anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
