@@ -33,7 +33,7 @@ EVERYWHERE = pytest.mark.parametrize("hub", KINDS, indirect=True)
 
 @pytest.fixture(scope="session", autouse=True)
 def folder(hubs: Mapping[str, Hub], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What every project has as `tiny`, in the versions 1.0.0 and 1.1.0-rc.1+build.5, and beside it as `gguf`."""
+    """What every project has as `tiny`; the one on the platform also as 1.1.0-rc.1+build.5. Beside it, `gguf`."""
     base = tmp_path_factory.mktemp("models")
     folder, gguf = base / "tiny", base / "gguf"
     tiny_model.write_hf(folder)
@@ -44,8 +44,9 @@ def folder(hubs: Mapping[str, Hub], tmp_path_factory: pytest.TempPathFactory) ->
     for hub in hubs.values():
         with hub.server.client(hub.owner) as client:
             push_model(client, folder, name="tiny", version="1.0.0")
-            push_model(client, folder, name="tiny", version="1.1.0-rc.1+build.5")
             push_model(client, gguf, name="gguf")
+    with hubs["platform"].server.client(hubs["platform"].owner) as client:
+        push_model(client, folder, name="tiny", version="1.1.0-rc.1+build.5")
     return folder
 
 

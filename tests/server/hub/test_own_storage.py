@@ -22,6 +22,7 @@ from modelshare.server.registry.uploads import ahead
 from modelshare.server.settings import Settings
 from own_storage import objects, set_storage
 from served import wait_until
+from server.hub.conftest import ON_BOTH_DATABASES
 from storage_servers import S3Server, s3_server
 from uploading import PART, Files, pushed, sha256, tiny_model
 
@@ -167,6 +168,7 @@ async def test_a_commit_takes_along_what_is_stored_elsewhere(server: S3Server, o
     assert objects(bucket) == sorted(map(len, after.values()))
 
 
+@ON_BOTH_DATABASES
 async def test_a_file_goes_where_it_was_announced(app: Application, server: S3Server, owner: Tenant) -> None:
     """The bucket is known until what was announced there has expired, even if another one has replaced it."""
     await set_storage(server, owner)

@@ -1,8 +1,8 @@
-"""Who may read which weights by a form of other clients: the one rule of the Hugging Face form and the OCI form.
+"""Access rules for Hugging Face and OCI clients: who may read which weights.
 
-A key reads what its own project owns. An endpoint's token reads the one version that an agent of the endpoint's project
-would get a grant for now. Nothing else is readable: a model in the catalog is no exception. Tokens and endpoints are
-looked up at each request, so that a revocation binds at once.
+A key reads the models of its own project. An endpoint's token reads the version for which an agent of the endpoint's
+project would get a grant now. Nothing else is readable, not even a model in the catalog. Every request looks up
+tokens and endpoints, so that a revocation takes effect immediately.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from modelshare.wire.signing import SIGNATURE_FILE
 from modelshare.wire.tiers import SELF_HOSTED
 
 MAIN = "main"
-"""The revision that clients ask for when nobody named one."""
+"""The revision that clients request by default."""
 _COMMIT = slice(len("sha256:"), len("sha256:") + 40)
 
 
@@ -45,7 +45,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class EndpointReader:
-    """Whoever holds an endpoint's token."""
+    """A client that authenticated with an endpoint's token."""
 
     endpoint_id: uuid.UUID
     slug: str
@@ -64,9 +64,9 @@ class ReadableModel:
     versions: tuple[VersionRow, ...]
     """Oldest first."""
     main: VersionRow | None
-    """What a reader gets who names no version: the latest, or the one that the endpoint wants."""
+    """The default version: the latest, or the one that the endpoint should run."""
     file: str | None = None
-    """Of an endpoint: which of the version's models it runs. Only files that an engine needs for that are readable."""
+    """For an endpoint: which of the version's models it runs. Only files that an engine needs for it are readable."""
     ends_at: int | None = None
     """When a recall ends it, in Unix seconds."""
 
@@ -114,7 +114,7 @@ def commit_of(version: VersionRow) -> str:
 
 
 async def reader_of(platform: Platform, secret: str, address: str) -> Reader | None:
-    """By an endpoint's token or a key's value, in either of its forms. None: it is unknown, over or revoked."""
+    """Authenticates an endpoint's token or a key in either form; None if it is unknown, expired or revoked."""
     return await reader_with(platform, credential_of(secret), address)
 
 
@@ -143,7 +143,7 @@ async def ends_at(session: AsyncSession, reader: EndpointReader) -> int | None:
 async def find_model(
     session: AsyncSession, reader: Reader | None, owner: str, name: str, *, now: int
 ) -> ReadableModel | None:
-    """`owner/name`, if the reader may read some version of it or owns it; absent and forbidden look alike."""
+    """The model `owner/name`, if the reader owns it or may read a version of it. Missing and forbidden look alike."""
     if reader is None:
         return None
     model_id = await sharing.find_id(session, f"{owner}/{name}", own=None)
@@ -158,7 +158,7 @@ async def find_model(
 
 
 async def readable_models(session: AsyncSession, reader: Reader, *, limit: int, now: int) -> list[ReadableModel]:
-    """Those with a version that the reader may read, the newest first."""
+    """Models with a version that the reader may read, newest first."""
     if isinstance(reader, EndpointReader):
         active = await endpoints.active(session, [reader.endpoint_id])
         wanted = [await _wanted_by(session, reader, each.model_id, now) for each in active]
@@ -179,7 +179,7 @@ async def find(
 
 
 async def with_files(session: AsyncSession, found: ReadableModel, version: VersionRow) -> ReadableVersion:
-    """One of the versions of `found` with those of its files that are readable."""
+    """A version of `found` with its readable files."""
     files = await registry.stored_files(session, version.id)
     if found.file is not None:
         model = file_selection.find(version, found.file)
@@ -191,7 +191,7 @@ async def with_files(session: AsyncSession, found: ReadableModel, version: Versi
 
 
 async def download_url(platform: Platform, version: ReadableVersion, file: StoredFile, *, base_url: str) -> str:
-    """Where the bytes are fetched from for the next minutes."""
+    """A URL from which the file can be downloaded for some minutes."""
     until = platform.now() + platform.settings.grants_seconds
     expires_at = until if version.ends_at is None else min(until, version.ends_at)
     return await stores.download_url(platform, file, expires_at=expires_at, base_url=base_url)
@@ -200,9 +200,9 @@ async def download_url(platform: Platform, version: ReadableVersion, file: Store
 def record_pull(
     session: AsyncSession, reader: Reader, found: ReadableVersion, file: StoredFile | None, form: str, *, now: int
 ) -> None:
-    """In the audit logs of the model's owner and of the reader's project. Once for a file that is sent or linked to.
+    """Records a pull in the audit logs of the model's owner and of the reader's project, once per file.
 
-    `file`: None where it is the list of files that was read.
+    `file`: None if the list of files was read.
     """
     owner = found.model.project_id
     pulled: dict[str, Any] = {"file": file.path, "size": file.size} if file else {}

@@ -21,14 +21,14 @@ async def token(session: AsyncSession, token_hash: str) -> EndpointTokenRow | No
 
 
 async def set_token(session: AsyncSession, endpoint_id: uuid.UUID, token_hash: str, actor: str, now: int) -> None:
-    """In place of the endpoint's earlier one, if there is one."""
+    """Replaces the endpoint's earlier token."""
     values = {"token_hash": token_hash, "created_at": now, "created_by": actor}
     statement = upsert(session, EndpointTokenRow).values(endpoint_id=endpoint_id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[EndpointTokenRow.endpoint_id], set_=values))
 
 
 async def delete_token(session: AsyncSession, endpoint_id: uuid.UUID) -> bool:
-    """Whether there was one."""
+    """Returns whether there was one."""
     there = delete(EndpointTokenRow).where(EndpointTokenRow.endpoint_id == endpoint_id)
     return (await session.scalars(there.returning(EndpointTokenRow.endpoint_id))).first() is not None
 

@@ -1,4 +1,4 @@
-"""Tokens of endpoints: made, replaced and revoked by whoever manages the endpoint."""
+"""Tokens of endpoints, managed by those who may manage the endpoint."""
 
 import secrets
 import string
@@ -22,7 +22,7 @@ _ALPHABET = string.ascii_letters + string.digits
 async def make_token(session: AsyncSession, caller: Caller, slug: str, *, now: int) -> EndpointToken:
     """A new token of the caller's endpoint, shown this once; an earlier one ends.
 
-    403 on a shared tier: there the platform's machines run the model, and its weights go to nobody else.
+    403 on a shared tier, where the weights only go to the platform's machines.
     """
     row = await endpoints.get(session, caller, slug)
     if row.tier != SELF_HOSTED:

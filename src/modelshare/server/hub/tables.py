@@ -1,4 +1,4 @@
-"""Tokens for what an endpoint runs, and versions that clients of other forms put together commit by commit."""
+"""Tokens of endpoints, and the unfinished branches and chunks of Hugging Face clients."""
 
 import uuid
 from typing import Any
@@ -13,7 +13,7 @@ from modelshare.server.storage.stores import PLATFORM
 
 
 class EndpointTokenRow(Table):
-    """The one token of an endpoint. It goes with the endpoint."""
+    """The token of an endpoint."""
 
     __tablename__ = "endpoint_tokens"
 
@@ -21,13 +21,13 @@ class EndpointTokenRow(Table):
     token_hash: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[int]
     created_by: Mapped[str]
-    """As the audit log names who made it."""
+    """An actor of the audit log."""
 
     endpoint: Mapped[EndpointRow] = relationship(lazy="raise")
 
 
 class DraftRow(Table):
-    """What commits have made of a branch, until it is a version that is ready. A branch is `main` or a version."""
+    """The content of a branch, `main` or a version number, until it is a ready version."""
 
     __tablename__ = "hub_drafts"
     __table_args__ = (
@@ -38,22 +38,22 @@ class DraftRow(Table):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
     name: Mapped[str]
-    """Of the model, which need not be there yet."""
+    """Of the model, which may not exist yet."""
     name_key: Mapped[str]
     branch: Mapped[str]
     tree: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
-    """By path: SHA-256, size, and git's name of a small file where it is known."""
+    """By path: SHA-256, size, and the git object ID of a small file if it is known."""
     announced: Mapped[dict[str, Any]] = mapped_column(JsonColumn)
-    """Paths that a client said it will commit, and when it said so, in Unix milliseconds."""
+    """Paths that a client is going to commit, with the time of the announcement in Unix milliseconds."""
     commit: Mapped[str]
-    """What the tree is called until the version has a manifest."""
+    """The commit ID until the version has a manifest."""
     version_id: Mapped[uuid.UUID | None]
-    """The version that was made of the tree. It may have been deleted since."""
+    """The version that was created from the tree. It may have been deleted."""
     expires_at: Mapped[int]
 
 
 class XorbRow(Table):
-    """Packed chunks of files, kept while files are rebuilt of them. Known in one repository and generation only."""
+    """A xorb (packed chunks of files), valid in one repository and generation."""
 
     __tablename__ = "hub_xorbs"
     __table_args__ = (
@@ -66,7 +66,7 @@ class XorbRow(Table):
     name_key: Mapped[str]
     generation: Mapped[str]
     xorb: Mapped[str]
-    """The client's name of it, a hash."""
+    """Its hash as the client computed it."""
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
     """The project's storage when it was announced."""
     size: Mapped[int]

@@ -1,6 +1,6 @@
-"""`/hf/…`: the platform as stock Hugging Face clients know theirs, with `HF_ENDPOINT=<platform>/hf` and a token.
+"""`/hf/…`: the Hub API for unmodified Hugging Face clients, with `HF_ENDPOINT=<platform>/hf` and a token.
 
-Paths are taken apart as they were written: a revision comes as one segment, whatever it contains.
+Routes match the encoded path, since a revision is one segment even if it contains an encoded slash.
 """
 
 import functools
@@ -58,8 +58,8 @@ ROUTES: Final[Sequence[tuple[frozenset[str], str, Handler]]] = (
     (GET, "{}/{}/resolve/{}/*", pull.resolve),
     (GET, "{}/{}/raw/{}/*", pull.raw),
 )
-"""Whatever else is asked for is told as a repository that is not there: `commits` and `discussions` among it, by which
-transformers would send a model's name elsewhere to have it converted."""
+"""Any other route responds like a missing repository. `commits` and `discussions` must stay missing: with them,
+transformers would send a model's name to another service to have it converted."""
 log = structlog.get_logger()
 
 
@@ -79,7 +79,7 @@ class HuggingFace:
         except HubError as error:
             response = error.response()
         except ApiError as error:
-            response = _said(error)
+            response = _response_to(error)
         except Exception as error:  # noqa: BLE001 - nothing else answers it
             response = _unexpected(request, error)
         await response(scope, receive, send)
@@ -109,7 +109,7 @@ def chores(platform: Platform) -> Iterator[Chore]:
 
 
 def _handler(method: str, segments: Sequence[str]) -> tuple[Handler, list[str]] | None:
-    """The route's handler, and what the path says at its `{}` and after them."""
+    """The route's handler and its arguments: the path's segments at `{}`, and the rest of the path at `*`."""
     for methods, pattern, handler in ROUTES:
         fixed = pattern.split("/")
         takes_rest = fixed[-1] == "*"
@@ -122,7 +122,7 @@ def _handler(method: str, segments: Sequence[str]) -> tuple[Handler, list[str]] 
     return None
 
 
-def _said(error: ApiError) -> Response:
+def _response_to(error: ApiError) -> Response:
     code = "RepoNotFound" if error.status == 404 else None  # noqa: PLR2004 - the status itself
     return HubError(error.status, code, error.message, headers=error.headers()).response()
 
@@ -130,8 +130,8 @@ def _said(error: ApiError) -> Response:
 def _unexpected(request: Request, error: Exception) -> Response:
     if (away := unavailable(error)) is not None:
         outages.report("a request failed", error, path=request.url.path)
-        return _said(away)
+        return _response_to(away)
     if (known := storage_answer(error)) is not None:
-        return _said(known)
+        return _response_to(known)
     log.error("request failed", path=request.url.path, method=request.method, exc_info=error)
     return answer({"error": "Something went wrong on our side. Give the operator the X-Request-Id."}, 500)

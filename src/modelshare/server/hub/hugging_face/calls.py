@@ -1,4 +1,4 @@
-"""A request of a Hugging Face client, and how one is refused."""
+"""Requests of Hugging Face clients, and their error responses."""
 
 import asyncio
 import json
@@ -16,9 +16,9 @@ from modelshare.server.hub.access import EndpointReader, Reader
 from modelshare.wire.keys import Scope
 
 MAX_BODY: Final = 16 << 20
-"""Bytes of a body that is read as a whole."""
+"""Maximum bytes of a body that is read into memory."""
 STREAMS: Final = 8
-"""Files that a process sends at once itself, to clients that must not be sent to the bucket."""
+"""Files that a process streams concurrently to clients that cannot be redirected to a bucket."""
 INVALID_TOKEN: Final = "Invalid credentials in Authorization header"  # noqa: S105 - words that clients look for
 _NOT_FOUND: Final = (
     "Repository not found. A key reads the models of its own project and needs the scope `models`; an endpoint's token "
@@ -28,7 +28,7 @@ _PLAIN: Final = {"Cache-Control": "no-store", "Vary": "Authorization"}
 
 
 class HubError(Exception):
-    """An answer other than success. `code` decides what the client raises."""
+    """An error response. `code` determines which exception the client raises."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class HubError(Exception):
 
 
 def no_repository(reader: Reader | None) -> HubError:
-    """The same for what is not there and for what the reader may not know of."""
+    """The same response for missing and forbidden repositories."""
     return HubError(404 if reader else 401, "RepoNotFound", _NOT_FOUND)
 
 
@@ -69,7 +69,7 @@ def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = 
 
 
 def in_header(text: str) -> str:
-    """On one line, and in the characters that a header takes."""
+    """The text on one line of ASCII."""
     return " ".join(text.split()).encode("ascii", "replace").decode()
 
 
@@ -81,13 +81,13 @@ def may_push(caller: Caller, owner: str) -> bool:
 
 @dataclass
 class State:
-    """What a process remembers between requests."""
+    """State of a process between requests."""
 
     registry: CollectorRegistry
     git_oids: OrderedDict[str, str] = field(default_factory=OrderedDict)
-    """Git's name of small files' contents, by SHA-256."""
+    """Git object IDs of small files, by SHA-256."""
     pulls: OrderedDict[tuple[str, ...], float] = field(default_factory=OrderedDict)
-    """When a file was last audited for a reader."""
+    """When a pull was last audited, by reader, version and path."""
     streams: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(STREAMS))
 
     def __post_init__(self) -> None:
@@ -98,18 +98,18 @@ class State:
 
 @dataclass(frozen=True)
 class HubCall:
-    """One request, and who sends it."""
+    """A request and its sender."""
 
     request: Request
     platform: Platform
     state: State
     reader: Reader | None
     own_url: str
-    """The platform's, without a slash at the end."""
+    """The platform's URL without a trailing slash."""
 
     @property
     def base_url(self) -> str:
-        """What clients know as HF_ENDPOINT."""
+        """The client's HF_ENDPOINT."""
         return f"{self.own_url}/hf"
 
     @property
@@ -119,7 +119,7 @@ class HubCall:
         return self.reader
 
     def writer(self, owner: str) -> Caller:
-        """The caller, who may push models of the project `owner`."""
+        """The caller, if it may push models of the project `owner`. Raises HubError otherwise."""
         reader = self.known
         if isinstance(reader, EndpointReader):
             raise HubError(

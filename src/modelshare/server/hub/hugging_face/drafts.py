@@ -1,4 +1,4 @@
-"""The branches that clients commit to: what is in them until they are ready versions, and how they become such."""
+"""Branches that clients commit to: their content until it is a ready version, and how it becomes one."""
 
 import asyncio
 import uuid
@@ -27,14 +27,14 @@ from modelshare.wire.semver import is_version
 from modelshare.wire.uploads import UploadOpen
 
 WAIT_SECONDS: Final = 25.0
-"""How long a commit waits for its version: most are ready by then, and the client learns that, or why not."""
+"""How long a commit waits for its version, so that the client learns whether it was accepted."""
 _LOOK_SECONDS: Final = 0.1
 _UNDER_WAY: Final = frozenset({ModelStatus.UPLOADING, ModelStatus.PROCESSING})
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where a client commits to: its files now."""
+    """A branch and its current files."""
 
     owner: str
     name: str
@@ -45,7 +45,7 @@ class Branch:
     model: ReadableModel | None
     draft: DraftRow | None
     is_ready: bool = False
-    """It is a ready version, and nothing was committed to it since. One with a number of its own cannot change."""
+    """Whether its content is a ready version. A branch other than `main` cannot change then."""
     exists: bool = True
 
     @property
@@ -54,7 +54,7 @@ class Branch:
 
 
 def branch_name(revision: str) -> str:
-    """`main` or a version; refused otherwise."""
+    """`main` or a version number. Raises HubError for anything else."""
     version = revision[1:] if revision.startswith("v") and is_version(revision[1:]) else revision
     if version == MAIN or (is_version(version)):
         return version
@@ -62,7 +62,7 @@ def branch_name(revision: str) -> str:
 
 
 async def find(session: AsyncSession, caller: Caller, owner: str, name: str, revision: str, *, now: int) -> Branch:
-    """The branch as it is. `exists` is false where nobody has made it."""
+    """The current state of the branch. `exists` is false if nobody created it."""
     branch = branch_name(revision)
     found = await find_model(session, caller, owner, name, now=now)
     name = found.model.name if found else name
@@ -80,7 +80,7 @@ async def find(session: AsyncSession, caller: Caller, owner: str, name: str, rev
 async def find_draft(
     session: AsyncSession, caller: Caller, owner: str, name: str, revision: str, *, now: int
 ) -> Branch | None:
-    """The branch of this name, or with this commit, where it is there and is no ready version."""
+    """The branch with this name or commit, if it exists and is not a ready version."""
     for row in await queries.drafts(session, caller.project, registry.name_key(name)):
         if revision in {row.branch, f"v{row.branch}", row.commit}:
             branch = await find(session, caller, owner, name, row.branch, now=now)
@@ -92,7 +92,7 @@ async def find_draft(
 
 
 async def exist(session: AsyncSession, caller: Caller, name: str) -> bool:
-    """Whether a model of this name was begun."""
+    """Whether there are branches of a model with this name."""
     return bool(await queries.drafts(session, caller.project, registry.name_key(name)))
 
 
@@ -105,13 +105,13 @@ async def version_of_commit(session: AsyncSession, found: ReadableModel, commit:
 
 
 async def end_expired(platform: Platform) -> None:
-    """Forgets branches to which nobody has committed for long. Run it every minute or so."""
+    """Deletes branches that have expired without a new commit. Run it every minute or so."""
     async with platform.database.write() as session:
         await queries.delete_expired_drafts(session, platform.now())
 
 
 async def start(platform: Platform, caller: Caller, owner: str, name: str, revision: str, base: Tree) -> Branch:
-    """Makes a branch that holds these files, if it is not there. Refused for a name that no model can have."""
+    """Creates a branch with these files unless it exists. Raises HubError for an invalid model name."""
     async with platform.database.write() as session:
         there = await _locked(session, platform, caller, owner, name, revision)
         if there.exists:
@@ -130,7 +130,7 @@ def save(
     tree: Tree,
     announced: Mapping[str, int] | None = None,
 ) -> DraftRow:
-    """Notes what the branch holds now; no version was made of it yet."""
+    """Stores the branch's content, which is not a version yet."""
     row = branch.draft
     if row is None:
         row = DraftRow(
@@ -150,7 +150,7 @@ def save(
 async def announce(
     platform: Platform, caller: Caller, owner: str, name: str, revision: str, paths: Collection[str]
 ) -> Branch:
-    """Notes what a client is about to send; the branch before that."""
+    """Stores which files a client is going to send. Returns the branch before that."""
     at = int(platform.clock() * 1000)
     async with platform.database.write() as session:
         branch = await _locked(session, platform, caller, owner, name, revision)
@@ -180,9 +180,9 @@ async def record_commit(
     changes: Sequence[Change],
     parent: str | None,
 ) -> Committed:
-    """Changes the branch. What it holds becomes a version as soon as it is complete: on `main` the next one.
+    """Commits to the branch, and publishes its content as a version once it is complete; on `main` as the next one.
 
-    Refused with the reason where it cannot become one; then the branch is as it was before.
+    If the version is rejected, raises the reason and restores the branch.
     """
     async with platform.database.write() as session:
         branch = await _locked(session, platform, caller, owner, name, revision)
@@ -223,7 +223,7 @@ async def _change(
     tree: Tree,
     changes: Sequence[Change],
 ) -> tuple[DraftRow, dict[str, int]]:
-    """Notes the new tree; and what else the client has announced and will commit."""
+    """Stores the new tree. Also returns the files that the client has announced and not committed yet."""
     if branch.is_final:
         raise cannot_change(branch)
     if branch.model is None and branch.draft is None:
@@ -234,12 +234,12 @@ async def _change(
 
 
 def _version_id(branch: Branch) -> uuid.UUID | None:
-    """Of the version that was made of the branch and is not ready yet."""
+    """The ID of the branch's version that is not ready yet."""
     return branch.draft.version_id if branch.draft is not None and not branch.is_ready else None
 
 
 async def _publish(platform: Platform, caller: Caller, branch: Branch, row: DraftRow, tree: Tree) -> uuid.UUID:
-    """Makes a version of the tree by an upload like any other, whose files were all sent before."""
+    """Creates a version from the tree by a normal upload whose files have all been sent."""
     files = [{"path": path, "size": entry.size, "sha256": entry.sha256} for path, entry in sorted(tree.items())]
     is_main = branch.branch == MAIN
     fields = {"name": branch.name, "files": files} | ({"make_latest": True} if is_main else {"version": branch.branch})
@@ -293,7 +293,7 @@ async def _locked(
 
 
 async def _check_name(session: AsyncSession, caller: Caller, name: str) -> None:
-    """Of a new model."""
+    """Raises HubError or ConflictError if a new model cannot have this name."""
     try:
         UploadOpen.model_validate({"name": name, "files": [{"path": "x", "size": 0}]})
     except ValidationError as error:
@@ -303,7 +303,7 @@ async def _check_name(session: AsyncSession, caller: Caller, name: str) -> None:
 
 
 async def _is_open(session: AsyncSession, draft: DraftRow) -> bool:
-    """Whether the draft still says what the branch holds: no version was made of it, or that is under way."""
+    """Whether the draft is newer than the branch's ready version: unpublished, or being processed."""
     if draft.version_id is None:
         return bool(draft.tree)
     version = await registry.find_version(session, draft.version_id)

@@ -1,4 +1,4 @@
-"""Bytes of a version's files: with the answer, by a signed URL, or streamed."""
+"""Sends files of a version: inline, by redirect to a signed URL, or streamed."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -22,12 +22,12 @@ from modelshare.server.storage.base import RangeReader
 from modelshare.server.storage.ranges import UnsatisfiableRangeError, parse_range
 
 _CARRIES_AUTHORIZATION: Final = ("Python-urllib/", "Wget/")
-"""Clients that send the bearer on to where they are redirected, which a bucket refuses."""
+"""User agents that send the Authorization header to the redirect's target, which buckets reject."""
 _PIECE: Final = 1 << 20
 _AT_ONCE: Final = 8
 _REMEMBERED: Final = 100_000
 _AUDITED_AGAIN: Final = 600
-"""Seconds after which the same file for the same reader is another pull. A client asks many times for one file."""
+"""Seconds until another request for the same file counts as another pull: clients repeat requests."""
 
 
 async def contents(call: HubCall, file: StoredFile) -> bytes:
@@ -38,7 +38,7 @@ async def contents(call: HubCall, file: StoredFile) -> bytes:
 
 
 async def git_oids(call: HubCall, files: Sequence[StoredFile]) -> Mapping[str, str]:
-    """Git's names of those that are small, by SHA-256. Reads those that were not asked for before."""
+    """Git object IDs of the small files, by SHA-256. Reads the files that are not cached."""
     known = call.state.git_oids
     wanted = {file.sha256: file for file in files if not is_large(file.size)}
     unknown = [file for sha256, file in wanted.items() if sha256 not in known]
@@ -56,7 +56,7 @@ async def git_oids(call: HubCall, files: Sequence[StoredFile]) -> Mapping[str, s
 
 
 async def head(call: HubCall, version: ReadableVersion, file: StoredFile) -> Response:
-    """200 itself, so that a client's next request, and each of its retries, comes to us."""
+    """Responds 200 without a redirect, so that the client sends its GET and every retry here."""
     headers = await _headers(call, version, file)
     return Response(None, 200, headers | {"Content-Length": str(file.size)})
 
@@ -107,7 +107,7 @@ async def _pieces(call: HubCall, reader: RangeReader, part: range) -> AsyncItera
 
 
 def _part(call: HubCall, file: StoredFile) -> range | None:
-    """None: all of the file is asked for."""
+    """The requested range; None for the whole file."""
     try:
         return parse_range(call.request.headers.get("range"), file.size)
     except UnsatisfiableRangeError:

@@ -1,4 +1,4 @@
-"""Large files as Git LFS sends them: by presigned PUTs to the bucket, or by signed URLs of this server."""
+"""Git LFS uploads of large files, by presigned PUTs to the bucket or by signed URLs of this server."""
 
 import hashlib
 import hmac
@@ -17,12 +17,12 @@ from modelshare.server.registry.uploads import ahead
 from modelshare.wire.uploads import MAX_FILES
 
 _PURPOSE: Final = "modelshare hub part 1"
-"""Part of what is signed, so that the secret's other uses can never make such a URL."""
+"""Part of the signed message, so that signatures for other purposes are invalid here."""
 _COMPLETE: Final = "complete"
 
 
 async def batch(call: HubCall, owner: str, name: str) -> Response:
-    """Where each object is sent; those that the project has already are not."""
+    """Returns upload URLs for the objects that the project does not store yet."""
     caller = call.writer(owner)
     request = await call.json()
     if request.get("operation") != "upload":
@@ -51,7 +51,7 @@ async def batch(call: HubCall, owner: str, name: str) -> Response:
 
 
 async def verify(call: HubCall, owner: str, _name: str) -> Response:
-    """Whether all of an object has come."""
+    """404 unless the object was uploaded completely."""
     caller = call.writer(owner)
     oid, size = _object(await call.json())
     if oid not in await ahead.stored(call.platform, caller, {oid: size}):
@@ -60,7 +60,7 @@ async def verify(call: HubCall, owner: str, _name: str) -> Response:
 
 
 async def part(call: HubCall, place: str, number: str) -> Response:
-    """PUT: one part of a file, by a URL that `batch` signed. Comes without a key."""
+    """PUT of one part of a file, authenticated by the URL that `batch` signed."""
     row = await _signed(call, place, number)
     check_encoding(call.request.headers.get("content-encoding", "").encode())
     take_body = call.request.scope.get("extensions", {}).get(TAKE_BODY)
@@ -74,7 +74,7 @@ async def part(call: HubCall, place: str, number: str) -> Response:
 
 
 async def complete(call: HubCall, place: str) -> Response:
-    """POST: the client has sent every part. They are put together with the version that they are for."""
+    """POST after the last part. The file is assembled when a version uses it."""
     row = await _signed(call, place, _COMPLETE)
     await call.body()
     if not await ahead.is_complete(call.platform, row):

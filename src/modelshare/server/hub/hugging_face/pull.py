@@ -1,4 +1,4 @@
-"""What clients read: models, revisions, lists of files, and the files."""
+"""Routes for reading: models, revisions, lists of files, and files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,7 +29,7 @@ from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.keys import Scope
 
 PAGE: Final = 10_000
-"""Entries of a list of files at once. As many files as a version may have: llama.cpp asks for no second page."""
+"""Maximum entries per page: as many files as a version may have, since llama.cpp reads only the first page."""
 _MODELS: Final = 1_000
 _NOT_YET: Final = "`{}` is not ready yet. Files are sent once it is; `modelshare models` says when."
 
@@ -52,7 +52,7 @@ async def whoami(call: HubCall) -> Response:
 
 
 async def models(call: HubCall) -> Response:
-    """What the reader may read, by `author` and `search`."""
+    """Models that the reader may read, filtered by `author` and `search`."""
     query = call.request.query_params
     async with call.platform.database.read() as session:
         found = await readable_models(session, call.known, limit=_MODELS, now=call.platform.now())
@@ -144,7 +144,7 @@ async def resolve(call: HubCall, owner: str, name: str, revision: str, path: str
 
 
 async def raw(call: HubCall, owner: str, name: str, revision: str, path: str) -> Response:
-    """As git has it: of a large file, the pointer that names its SHA-256."""
+    """The file as git stores it: for a large file, its LFS pointer."""
     _, version = await readable(call, owner, name, revision)
     file = _file(version, path)
     content = pointer(file.sha256, file.size) if is_large(file.size) else await files.contents(call, file)
@@ -153,7 +153,7 @@ async def raw(call: HubCall, owner: str, name: str, revision: str, path: str) ->
 
 
 async def manifest(call: HubCall, owner: str, name: str, tag: str) -> Response:
-    """The GGUF file that a tag, a quantization, stands for: ramalama asks for it."""
+    """The GGUF file for a tag (a quantization), for ramalama."""
     _, version = await readable(call, owner, name, MAIN)
     ggufs = [file for file in version.files if file.path.lower().endswith(".gguf")]
     wanted = [file for file in ggufs if tag.lower() in file.path.lower()]
@@ -175,7 +175,7 @@ async def manifest(call: HubCall, owner: str, name: str, tag: str) -> Response:
 
 
 async def readable(call: HubCall, owner: str, name: str, revision: str) -> tuple[ReadableModel, ReadableVersion]:
-    """A version with its files, or the error that clients know."""
+    """A version with its files. Raises HubError."""
     async with call.platform.database.read() as session:
         found = await find_model(session, call.reader, owner, name, now=call.platform.now())
         if found is None:
@@ -187,14 +187,14 @@ async def readable(call: HubCall, owner: str, name: str, revision: str) -> tuple
 
 
 async def _not_there(session: AsyncSession, call: HubCall, owner: str, name: str, revision: str) -> HubError:
-    """A model that nothing but commits has made so far has no other revision for whoever may push it."""
+    """For those who may push it, a model that has only commits so far exists without this revision."""
     reader = call.reader
     is_begun = isinstance(reader, Caller) and may_push(reader, owner) and await drafts.exist(session, reader, name)
     return no_revision(revision) if is_begun else no_repository(reader)
 
 
 async def _draft(call: HubCall, owner: str, name: str, revision: str) -> Branch | None:
-    """What whoever may push there has committed, where the revision is no ready version. Its files are not sent yet."""
+    """The branch, if the reader may push there and it is not a ready version. Its files cannot be downloaded yet."""
     reader = call.reader
     if not isinstance(reader, Caller) or not may_push(reader, owner):
         return None
@@ -218,7 +218,7 @@ def _file(version: ReadableVersion, path: str) -> StoredFile:
 
 
 def _no_entry(path: str, version: ReadableVersion) -> HubError:
-    """With the commit, by which the client remembers that there is no such file."""
+    """Includes the commit, so that the client can cache that the file does not exist."""
     return HubError(404, "EntryNotFound", f"There is no file `{path[:200]}` here.", commit=version.commit)
 
 
@@ -239,7 +239,7 @@ def _folder(path: str) -> dict[str, Any]:
 
 
 def _folders(inside: Iterable[StoredFile], below: str, *, recursive: bool) -> list[str]:
-    """Folders that these files lie in, below `below`."""
+    """The folders of these files below `below`."""
     found: set[str] = set()
     for file in inside:
         parts = file.path[len(below) :].split("/")[:-1]

@@ -1,4 +1,4 @@
-"""What clients push with: repositories, branches, announcements and commits. Large files come by `lfs` or `xet`."""
+"""Routes for pushing: repositories, branches, preuploads and commits. Large files are uploaded by `lfs` or `xet`."""
 
 import base64
 import binascii
@@ -25,17 +25,17 @@ from modelshare.wire.left_out import Reason, left_out
 from modelshare.wire.uploads import MAX_FILES
 
 LARGEST: Final = 50_000_000_000
-"""Bytes of a file; clients download none that is larger (huggingface_hub, `MAX_HTTP_DOWNLOAD_SIZE`)."""
+"""Maximum bytes of a file: clients cannot download larger ones (huggingface_hub, `MAX_HTTP_DOWNLOAD_SIZE`)."""
 _MAX_LINE: Final = 16 << 20
 _MAX_INLINE: Final = 8 << 20
-"""Bytes of a file within a commit. Large files are asked for as an LFS object."""
+"""Maximum bytes of a file inside a commit; larger files must be LFS objects."""
 _MAX_COMMIT: Final = 2 << 30
 _FLUSH: Final = 16 << 20
-"""Bytes of files within a commit that are kept in memory."""
+"""Bytes of files inside a commit that are held in memory."""
 
 
 async def create(call: HubCall) -> Response:
-    """A place to push to. The model is there with its first version."""
+    """Creates the branch `main`. The model itself is created with its first version."""
     body = await call.json()
     if body.get("type") not in {None, "model"}:
         raise bad_request("Only models can be pushed here.")
@@ -54,13 +54,13 @@ async def create(call: HubCall) -> Response:
 
 
 async def validate_yaml(call: HubCall) -> Response:
-    """The card is read with the version, and what is wrong with it is said there."""
+    """Accepts everything: the card is checked when the version is processed."""
     await call.json()
     return answer({"errors": [], "warnings": []})
 
 
 async def make_branch(call: HubCall, owner: str, name: str, revision: str) -> Response:
-    """A branch is a version that is still open: it begins with the files of another revision."""
+    """Creates a branch, which becomes the version of that number, with the files of another revision."""
     caller = call.writer(owner)
     base = await _branch(call, caller, owner, name, str((await call.json()).get("startingPoint") or MAIN))
     there = await _branch(call, caller, owner, name, revision)
@@ -71,7 +71,7 @@ async def make_branch(call: HubCall, owner: str, name: str, revision: str) -> Re
 
 
 async def make_tag(call: HubCall, owner: str, name: str, revision: str) -> Response:
-    """A tag is a version: of the files that a revision has."""
+    """Creates the version `tag` with the files of a revision."""
     caller = call.writer(owner)
     tag = str((await call.json()).get("tag") or "")
     base = await _branch(call, caller, owner, name, revision)
@@ -88,8 +88,10 @@ async def make_tag(call: HubCall, owner: str, name: str, revision: str) -> Respo
 
 
 async def preupload(call: HubCall, owner: str, name: str, revision: str) -> Response:
-    """How each file is to be sent, and what the branch has under its path. Refused where a file could never be pushed,
-    before anything of it is sent."""
+    """Returns how each file has to be sent, and the ID of the branch's file at its path.
+
+    Rejects files that cannot be pushed before any of their bytes is sent.
+    """
     caller = call.writer(owner)
     listed = [_announced(each) for each in _list(await call.json(), "files")]
     _check_paths([path for path, _ in listed], allow_pickle=call.platform.settings.models_allow_pickle)
@@ -134,7 +136,7 @@ async def commit(call: HubCall, owner: str, name: str, revision: str) -> Respons
 
 
 class _Reading:
-    """A commit as it comes: small files are stored at once, so that it is never in memory as a whole."""
+    """Reads a commit as a stream, and stores small files on the way, so that it is never in memory as a whole."""
 
     def __init__(self, call: HubCall, caller: Caller) -> None:
         self.parent: str | None = None
@@ -174,13 +176,13 @@ class _Reading:
             raise bad_request(f"The commit has a line of the unknown kind `{key[:40]}`.")
 
     async def flush(self) -> None:
-        """Stores what came within the commit and is not stored yet."""
+        """Stores the files that are held in memory."""
         contents = {sha256: content for sha256, content in self._contents.items() if content}
         self._contents = {}
         await store_contents(self._call, self._caller, contents)
 
     async def checked(self) -> list[Change]:
-        """With the sizes that were left out. Refused where the content of a file has not been sent."""
+        """The changes with missing sizes filled in. Raises HubError if a file's content has not been uploaded."""
         platform = self._call.platform
         entries = {change.entry.sha256: change.entry for change in self._changes if change.entry and change.entry.size}
         unsized = {sha256 for sha256, entry in entries.items() if entry.size < 0}
@@ -199,7 +201,7 @@ class _Reading:
 
 
 async def store_contents(call: HubCall, caller: Caller, contents: Mapping[str, bytes]) -> None:
-    """Stores what a client sent within a request, by SHA-256, which was compared."""
+    """Stores files from inside a commit, by their verified SHA-256."""
     sizes = {sha256: len(content) for sha256, content in contents.items()}
     there = await ahead.stored(call.platform, caller, sizes)
     missing = {sha256: size for sha256, size in sizes.items() if sha256 not in there}
@@ -213,7 +215,7 @@ async def _branch(call: HubCall, caller: Caller, owner: str, name: str, revision
 
 
 async def _oids(call: HubCall, branch: Branch, paths: Iterable[str]) -> dict[str, str]:
-    """What the branch has under these paths: SHA-256 of a large file, git's name of a small one."""
+    """IDs of the branch's files at these paths: SHA-256 of large files, git object IDs of small ones."""
     entries = {path: branch.tree[path] for path in paths if path in branch.tree}
     small = {path for path, entry in entries.items() if not is_large(entry.size) and entry.git_oid is None}
     read: Mapping[str, str] = {}
@@ -286,7 +288,7 @@ def _list(body: Mapping[str, Any], name: str) -> Sequence[object]:
 
 
 def _check_paths(paths: Sequence[str], *, allow_pickle: bool) -> None:
-    """Refuses what no version can have, with the words that every other push gets."""
+    """Raises HubError for paths that no version may contain, with the same messages as any push."""
     for path in paths:
         try:
             check_path(path)

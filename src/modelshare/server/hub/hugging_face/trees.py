@@ -1,4 +1,4 @@
-"""What commits do to the files of a branch, and whether a commit completes a version. Pure."""
+"""The effect of commits on the files of a branch, and whether they complete a version. Pure."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ class Entry:
     sha256: str
     size: int
     git_oid: str | None = None
-    """Git's name of it, where it is small and the name is known."""
+    """The git object ID of a small file, if it is known."""
 
     def is_same(self, other: "Entry") -> bool:
         return (self.sha256, self.size) == (other.sha256, other.size)
@@ -28,7 +28,7 @@ Tree: TypeAlias = Mapping[str, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of a commit: a file that is put there, or (no entry) a file or folder that is deleted."""
+    """One operation of a commit: adds a file, or (without an entry) deletes a file or folder."""
 
     path: str
     entry: Entry | None = None
@@ -36,7 +36,7 @@ class Change:
 
 
 def apply(tree: Tree, changes: Iterable[Change]) -> dict[str, Entry]:
-    """The tree after a commit: whatever it does not name stays as it is."""
+    """The tree after a commit. Files that it does not name stay."""
     after = dict(tree)
     for change in changes:
         if change.entry is not None:
@@ -62,17 +62,17 @@ def of_json(stored: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def commit_of(branch: str, tree: Tree) -> str:
-    """40 hex digits for a tree that has no manifest yet."""
+    """The commit ID of a tree without a manifest."""
     files = [[path, entry.sha256, entry.size] for path, entry in sorted(tree.items())]
     return hashlib.sha256(json.dumps([branch, files]).encode()).hexdigest()[:40]
 
 
 def still_to_come(announced: Mapping[str, int], committed: Collection[str], before: Tree) -> dict[str, int]:
-    """What a client said that it will commit and has not, with the files that it says so of once more left out.
+    """Files that the client has announced and will probably still commit.
 
-    A client says so of all files of an upload, 256 at a time, and commits them in other portions. What was announced
-    before the first of the files that it commits now belongs to an upload that was broken off. A file that was there
-    before may turn out to be unchanged, and is then never committed: nobody waits for it.
+    A client announces all files of an upload, 256 at a time, and commits them in other portions. Files announced before
+    the first one of this commit belong to an upload that was broken off. Files that existed before may be unchanged and
+    never be committed, so they do not count.
     """
     began = min((announced[path] for path in committed if path in announced), default=None)
     if began is None:
@@ -81,5 +81,5 @@ def still_to_come(announced: Mapping[str, int], committed: Collection[str], befo
 
 
 def why_not_complete(tree: Tree) -> str | None:
-    """What a model that comes file by file still lacks, by the files' names."""
+    """What a model is missing by the names of its files; None if it is complete."""
     return model_files.incomplete(tree.keys())

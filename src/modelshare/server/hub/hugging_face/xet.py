@@ -1,8 +1,8 @@
-"""Large files as hf-xet sends them: packed chunks (xorbs), then a list of which make which file (a shard).
+"""Large files as hf-xet sends them: packed chunks (xorbs), then a list of the chunks of each file (a shard).
 
-Xorbs are kept for a repository until files have been rebuilt from them, and a while longer: a client remembers, by the
-URL that it was given, which chunks it has sent. That URL therefore ends in a generation, which goes on with time, and
-xorbs of a generation are deleted after the next one is over. The rebuilt files are plain; nothing is downloaded so.
+Xorbs are kept for a while after files have been rebuilt from them, because a client remembers which chunks it has sent
+to a URL. The URL therefore contains a generation, which changes with time; the xorbs of a generation are deleted when
+the next one has ended. Rebuilt files are stored plainly, and downloads do not use Xet.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 async def write_token(call: HubCall, owner: str, name: str, revision: str) -> Response:
-    """Where xorbs and shards are sent. The client's own token is good there too."""
+    """Returns the URL for xorbs and shards. The client's own token is valid there."""
     call.writer(owner)
     branch_name(revision)
     generation = call.platform.now() // call.platform.settings.uploads_expire_seconds
@@ -56,12 +56,12 @@ async def write_token(call: HubCall, owner: str, name: str, revision: str) -> Re
 
 
 async def chunk(_call: HubCall, _owner: str, _name: str, _generation: str, _hash: str) -> Response:
-    """Nothing is said of what others have stored."""
+    """Always 404: it must not reveal what others have stored."""
     raise HubError(404, None, "Chunks are not looked up across repositories.")
 
 
 async def grant(call: HubCall, owner: str, name: str, generation: str, xorb: str) -> Response:
-    """Where a xorb is sent in the bucket. 404 where xorbs come through this server, 200 where it is there."""
+    """Returns a presigned PUT of a xorb: 404 if the storage has none, 200 if the xorb is stored already."""
     caller = call.writer(owner)
     length = (await call.json()).get("length")
     if not isinstance(length, int) or isinstance(length, bool) or not 0 < length <= MAX_XORB:

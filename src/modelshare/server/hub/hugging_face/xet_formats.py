@@ -31,18 +31,18 @@ _PLAIN, _LZ4, _GROUPED = range(3)
 
 
 class XetFormatError(ValueError):
-    """The bytes are none of the format. Says what is wrong with them."""
+    """The bytes are not valid; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Some chunks of a xorb that follow each other."""
+    """Consecutive chunks of a xorb."""
 
     xorb: str
     first: int
     end: int
     size: int
-    """Bytes, unpacked."""
+    """Size in bytes after decompression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class XetFile:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Where in a xorb a chunk lies, packed."""
+    """The position of a compressed chunk in a xorb."""
 
     offset: int
     packed: int
@@ -67,12 +67,12 @@ class Chunk:
 
 
 def name_of(raw: bytes) -> str:
-    """A hash as URLs and JSON have it: four numbers of 64 bits, which files store with the lowest byte first."""
+    """The hash as written in URLs and JSON: four 64-bit numbers, which files store in little-endian order."""
     return "".join(f"{number:016x}" for number in struct.unpack("<4Q", raw))
 
 
 def read_shard(data: bytes) -> list[XetFile]:
-    """The files of a shard. What it says of xorbs, these say themselves."""
+    """The files of a shard. Ignores what it says about xorbs, which are read themselves."""
     if len(data) < _RECORD or not data.startswith(_MAGIC):
         raise XetFormatError("This is not a shard.")
     (version,) = struct.unpack_from("<Q", data, 32)
@@ -95,7 +95,7 @@ def read_shard(data: bytes) -> list[XetFile]:
 
 
 def chunks_of(xorb: BinaryIO, size: int) -> list[Chunk]:
-    """Where the chunks of a xorb lie. Some clients end it with a footer, which is not needed."""
+    """The positions of a xorb's chunks. Ignores the optional footer."""
     found: list[Chunk] = []
     offset = 0
     while offset + _CHUNK_HEADER <= size:

@@ -1,4 +1,4 @@
-"""Answers as OCI clients read them: errors, headers, and the challenge that sends a client for a token."""
+"""Responses for OCI clients: errors, headers, and the authentication challenge."""
 
 import re
 from collections.abc import Callable, Coroutine
@@ -17,9 +17,9 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "Vary": "Authorization",
 }
-"""Of every answer."""
+"""Sent with every response."""
 _CODES: Final = {400: "UNSUPPORTED", 401: "UNAUTHORIZED", 403: "DENIED", 405: "UNSUPPORTED", 429: "TOOMANYREQUESTS"}
-"""By status, for errors that are not of this form alone."""
+"""Error codes by status, for errors of other parts of the server."""
 _PLAIN: Final = re.compile(r"[a-z0-9._/-]{1,255}")
 
 
@@ -32,14 +32,14 @@ class UnknownError(NotFoundError):
 
 
 class LoginError(UnauthenticatedError):
-    """Without a challenge, which would send the client to where it comes from."""
+    """Has no challenge, which would send the client back to the token route."""
 
     def headers(self) -> dict[str, str]:
         return {}
 
 
 class TokenNeededError(UnauthenticatedError):
-    """Sends the client to fetch a token for the repository, or for none."""
+    """Challenges the client to fetch a token, for the repository if there is one."""
 
     def __init__(self, own_url: str, repository: str | None) -> None:
         super().__init__(
@@ -66,7 +66,7 @@ class ReadOnlyError(ApiError):
 
 
 class OciRoute(APIRoute):
-    """A route whose every answer has the form that OCI clients read."""
+    """A route with the headers and the error format that OCI clients expect."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()

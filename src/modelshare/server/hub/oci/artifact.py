@@ -1,7 +1,7 @@
-"""A version as a ModelPack artifact: its OCI manifest and config, which name the stored files as they are. Pure.
+"""The OCI manifest and config of a version as a ModelPack artifact. Pure.
 
-One raw layer a file, whose digest is the file's SHA-256: nothing is packed or stored twice. The same source makes the
-same bytes in every process. https://github.com/modelpack/model-spec
+Each file is one raw layer whose digest is the file's SHA-256, so nothing is packed or stored twice. The same source
+always gives the same bytes. https://github.com/modelpack/model-spec
 """
 
 import hashlib
@@ -20,7 +20,7 @@ ARTIFACT_TYPE: Final = "application/vnd.cncf.model.manifest.v1+json"
 INDEX_TYPE: Final = "application/vnd.oci.image.index.v1+json"
 CONFIG_TYPE: Final = "application/vnd.cncf.model.config.v1+json"
 MAX_MANIFEST: Final = 4 << 20
-"""Bytes; clients refuse a larger one."""
+"""Bytes; clients reject larger manifests."""
 _WEIGHTS: Final = (".safetensors", ".gguf", ".onnx", ".onnx_data")
 _DOCUMENTS: Final = (".md", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp")
 _DOCUMENT_NAMES: Final = ("readme", "license", "licence", "notice", "copying", "changelog")
@@ -33,7 +33,7 @@ _REGULAR_FILE: Final = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What an artifact says of a version. Nothing that somebody may edit later."""
+    """What an artifact contains of a version; nothing that can be edited later."""
 
     name: str
     version: str
@@ -47,7 +47,7 @@ class Source:
     quantization: str | None
     files: Sequence[ManifestFile]
     weights: frozenset[str]
-    """Paths of files that hold tensors, whatever they are called."""
+    """Paths of files with tensors, whatever their extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Artifact:
 
 
 def render(source: Source) -> Artifact:
-    """Empty files are left out: clients take a layer of no bytes for a failed download."""
+    """Leaves out empty files: clients treat an empty layer as a failed download."""
     created = datetime.fromtimestamp(source.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     files = sorted((file for file in source.files if file.size), key=lambda file: file.path)
     config = msgspec.json.encode(_config(source, files, created))
@@ -84,7 +84,7 @@ def digest_of(data: bytes) -> str:
 
 
 def too_large(artifact: Artifact, files: int) -> str | None:
-    """Why OCI clients cannot read it, for people; None where they can."""
+    """Why OCI clients cannot read it, as a message; None if they can."""
     size = len(artifact.manifest)
     if size <= MAX_MANIFEST:
         return None
@@ -118,7 +118,7 @@ def _layer(file: ManifestFile, weights: frozenset[str], created: str) -> dict[st
 
 
 def _kind(path: str) -> str:
-    """By its name, in lower case. What an engine may need is `weight.config`: some clients unpack no other kinds."""
+    """By the lower-case path. Other files are `weight.config`: some clients unpack only these and weights."""
     name = posixpath.basename(path)
     if path.endswith(_WEIGHTS):
         return "weight"
@@ -156,7 +156,7 @@ def _config(source: Source, files: Sequence[ManifestFile], created: str) -> dict
 
 
 def _rounded(parameters: int) -> str | None:
-    """`6.7B`; None for a number that has no such form."""
+    """Such as `6.7B`; None for small numbers."""
     for unit, letter in _UNITS:
         tenths = round(parameters * 10 / unit)
         if tenths >= 10:  # noqa: PLR2004 - one whole unit

@@ -19,13 +19,13 @@ async def artifact(session: AsyncSession, version_id: uuid.UUID, file: str) -> O
 async def by_digest(
     session: AsyncSession, version_ids: Collection[uuid.UUID], file: str, digest: str
 ) -> OciArtifactRow | None:
-    """The one of these versions' artifacts whose manifest this is."""
+    """The artifact of one of these versions whose manifest has this digest."""
     these = OciArtifactRow.version_id.in_(version_ids), OciArtifactRow.file == file
     return await session.scalar(select(OciArtifactRow).where(*these, OciArtifactRow.digest == digest))
 
 
 async def config(session: AsyncSession, version_ids: Collection[uuid.UUID], file: str, digest: str) -> bytes | None:
-    """The config of this digest, of one of these versions' artifacts."""
+    """The config with this digest of an artifact of one of these versions."""
     these = OciArtifactRow.version_id.in_(version_ids), OciArtifactRow.file == file
     return await session.scalar(select(OciArtifactRow.config).where(*these, OciArtifactRow.config_digest == digest))
 
@@ -33,7 +33,7 @@ async def config(session: AsyncSession, version_ids: Collection[uuid.UUID], file
 async def version_naming(
     session: AsyncSession, version_ids: Collection[uuid.UUID], file: str, sha256: str
 ) -> uuid.UUID | None:
-    """One of these versions whose manifest names a file of these bytes."""
+    """The newest of these versions whose manifest contains a file with this SHA-256."""
     statement = (
         select(OciArtifactRow.version_id)
         .join(FileRow, FileRow.version_id == OciArtifactRow.version_id)
@@ -52,10 +52,10 @@ async def versions_to_render(session: AsyncSession, model_id: uuid.UUID) -> Sequ
 
 
 async def kept_version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
-    """The version, which nobody deletes until the transaction ends."""
+    """The version, locked against deletion until the transaction ends."""
     return await session.scalar(for_key_share(select(VersionRow).where(VersionRow.id == version_id)))
 
 
 async def add(session: AsyncSession, **values: object) -> None:
-    """Whoever comes first has rendered it: nothing replaces what is there."""
+    """Keeps an artifact that another process has added first."""
     await session.execute(upsert(session, OciArtifactRow).values(**values).on_conflict_do_nothing())

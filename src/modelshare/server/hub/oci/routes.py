@@ -1,7 +1,7 @@
-"""`/v2/`: the registry protocol of OCI, to pull with; https://github.com/opencontainers/distribution-spec.
+"""`/v2/`: the pull side of the OCI distribution protocol, https://github.com/opencontainers/distribution-spec.
 
-Clients come without a credential, are challenged, fetch a token for one repository, and go on with it. A key or an
-endpoint's token is taken in its place.
+Clients start without a credential, are challenged, and fetch a token for one repository. A key or an endpoint's token
+is accepted in its place.
 """
 
 import base64
@@ -31,15 +31,15 @@ from modelshare.server.registry.storages import stores
 
 FORM: Final = "oci"
 TOKEN_SECONDS: Final = 12 * 3600
-"""How long a token lasts that a key gets: longer than a pull takes, since clients do not get over one that ends."""
+"""Validity of a key's token: longer than a pull, since clients do not renew one during a pull."""
 ENDPOINT_SECONDS: Final = 30 * 86_400
-"""Likewise for an endpoint's token, which ends with the endpoint."""
+"""The same for an endpoint's token, which also ends with the endpoint."""
 INLINE: Final = 64 << 10
-"""Bytes of a file that is sent at once instead of a link to it."""
+"""Maximum bytes of a file that is sent inline instead of redirecting."""
 MAX_TAGS: Final = 1000
-"""In one answer."""
+"""Per page."""
 MAX_LOGIN: Final = 64 << 10
-"""Bytes of a form that asks for a token."""
+"""Maximum bytes of a token request's form."""
 _OCTETS: Final = "application/octet-stream"
 
 router = APIRouter(route_class=OciRoute, include_in_schema=False)
@@ -47,7 +47,7 @@ repositories = APIRouter(prefix="/v2/{owner}/{name}", route_class=OciRoute, incl
 
 
 async def _reader(request: Request, platform: PlatformDep, base_url: BaseUrl) -> Reader:
-    """Whoever sends the request; 401 with a challenge where its token is none, or is for other repositories."""
+    """The sender; 401 with a challenge if the token is missing, invalid or for other repositories."""
     owner, name = request.path_params.get("owner"), request.path_params.get("name")
     repository = f"{owner}/{name}".lower() if owner else None
     secret = bearer(request.headers.get("authorization")) or ""
@@ -83,13 +83,13 @@ async def check(_: ReaderDep) -> Response:
 
 @router.get("/v2/token")
 async def token_for_basic(request: Request, platform: PlatformDep) -> Response:
-    """A token for a name and secret of basic authentication."""
+    """Issues a token for basic authentication."""
     return await _token(request, platform, _basic_secret(request), request.query_params.getlist("scope"))
 
 
 @router.post("/v2/token")
 async def token_for_form(request: Request, platform: PlatformDep) -> Response:
-    """A token for a form of OAuth 2. The form holds a secret: nothing of it may reach a log or an answer."""
+    """Issues a token for an OAuth 2 form. The form contains a secret, so it must not get into logs or responses."""
     form = parse_qs(await _body(request))
     secret = (form.get("password") or form.get("refresh_token") or [""])[0]
     return await _token(request, platform, secret, form.get("scope", []))
@@ -99,7 +99,7 @@ async def token_for_form(request: Request, platform: PlatformDep) -> Response:
 async def manifest(
     request: Request, platform: PlatformDep, reader: ReaderDep, found: RepositoryDep, reference: str
 ) -> Response:
-    """The bytes of a manifest, whatever types the client says that it takes: another form is none of this version."""
+    """Sends the manifest whatever the Accept header says, since there is no other format of it."""
     pulled = await service.find_manifest(platform, found, reference)
     if not _is_head(request):
         async with platform.database.write() as session:
@@ -117,7 +117,7 @@ async def blob(
     base_url: BaseUrl,
     digest: str,
 ) -> Response:
-    """The config or a small file at once; a link to where any other file is stored."""
+    """Sends the config or a small file inline; redirects to the storage for other files."""
     there = await service.find_blob(platform, found, digest)
     if _is_head(request):
         headers = {"Docker-Content-Digest": digest, "Accept-Ranges": "bytes", "Content-Length": str(there.size)}
@@ -159,7 +159,7 @@ router.include_router(repositories)
 
 @router.api_route("/v2/{rest:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"])
 async def other(request: Request) -> Response:
-    """Whatever pushes, and routes that there are not, such as the list of all repositories."""
+    """Pushes, and routes that do not exist, such as the list of all repositories."""
     if request.method != "GET":
         raise ReadOnlyError
     raise UnknownError(
@@ -201,7 +201,7 @@ async def _body(request: Request) -> str:
 
 
 def _basic_secret(request: Request) -> str:
-    """The password of basic authentication (RFC 7617); empty where there is none."""
+    """The password of basic authentication (RFC 7617); empty if there is none."""
     scheme, _, encoded = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return ""

@@ -1,4 +1,4 @@
-"""Names as OCI clients take them: of repositories, tags and digests, and what a token is asked for. Pure."""
+"""Names of repositories, tags and digests, and scopes of tokens. Pure."""
 
 import re
 from collections.abc import Iterable
@@ -9,28 +9,28 @@ _REPOSITORY: Final = re.compile(rf"{_PART}/{_PART}")
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _SCOPE: Final = re.compile(r"repository:(?P<repository>[^:,\s]+):(?P<actions>[a-z*,]+)")
 _LONGEST_REPOSITORY: Final = 255
-"""Characters, as the distribution specification has it."""
+"""Characters; the limit of the distribution specification."""
 MAX_REPOSITORIES: Final = 8
-"""How many one token is for at most."""
+"""Maximum repositories per token."""
 LATEST: Final = "latest"
 MAIN: Final = "main"
-"""Another tag of the same version; lists name only the first."""
+"""Another tag of the latest version, which is not listed."""
 
 
 def repository_of(owner: str, name: str) -> str | None:
-    """The repository of a model; None where the name is one that OCI clients refuse."""
+    """The repository of a model; None if OCI clients would reject the name."""
     repository = f"{owner}/{name}".lower()
     is_valid = len(repository) <= _LONGEST_REPOSITORY and _REPOSITORY.fullmatch(repository) is not None
     return repository if is_valid else None
 
 
 def tag_of(version: str) -> str:
-    """A semantic version as a tag, which takes no `+`."""
+    """The tag of a semantic version: tags must not contain `+`."""
     return version.replace("+", "_")
 
 
 def version_of(tag: str) -> str:
-    """The other way round: no semantic version has a `_`."""
+    """The inverse of `tag_of`: semantic versions never contain `_`."""
     return tag.replace("_", "+")
 
 
@@ -41,6 +41,6 @@ def sha256_of(reference: str) -> str | None:
 
 
 def repositories_asked(scopes: Iterable[str]) -> tuple[str, ...]:
-    """The repositories that a token is asked for, in lower case; to pull from is all that anybody gets."""
+    """The requested repositories in lower case. Tokens only allow pulling, whatever the actions."""
     asked = (_SCOPE.fullmatch(each) for scope in scopes for each in scope.split())
     return tuple(dict.fromkeys(each["repository"].lower() for each in asked if each))[:MAX_REPOSITORIES]

@@ -1,4 +1,4 @@
-"""Artifacts of versions: rendered once, when a version is ready, and kept; found by tag and digest."""
+"""Artifacts of versions: rendered once, when a version becomes ready, and found by tag or digest."""
 
 import uuid
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ from modelshare.server.registry.service import MODELS_TOPIC, StoredFile
 from modelshare.server.registry.tables import ModelRow, VersionRow
 
 _ALL: Final = ""
-"""As the artifact's `file`: it holds all of the version's files."""
+"""The value of `file` for an artifact with all of the version's files."""
 _NAMED_TAGS: Final = 20
-"""How many an error names."""
+"""Tags that an error message lists."""
 _INDEX: Final = "index"
-"""The role of a companion that holds no tensors itself."""
+"""The role of a companion file without tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class OciForm:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """A manifest, and the version that it is of."""
+    """A manifest and its version."""
 
     version: ReadableVersion
     manifest: bytes
@@ -48,7 +48,7 @@ class Pulled:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What a manifest names: a stored file, or the config, whose bytes are here."""
+    """A blob of a manifest: a stored file, or the config with its bytes."""
 
     size: int
     version: ReadableVersion | None = None
@@ -57,7 +57,7 @@ class Blob:
 
 
 def follow_changes(database: Database) -> None:
-    """Renders what becomes ready in the transaction that says so."""
+    """Renders artifacts in the transaction that makes their versions ready."""
 
     async def changed(session: AsyncSession, model_id: str) -> None:
         for version in await queries.versions_to_render(session, uuid.UUID(model_id)):
@@ -67,7 +67,7 @@ def follow_changes(database: Database) -> None:
 
 
 async def form_of(session: AsyncSession, model: ModelRow) -> OciForm | None:
-    """What to tell the model's owner of its OCI form; None while it has no version to pull."""
+    """The OCI reference to show to the model's owner; None while no version is ready."""
     version = registry.resolve(model, None)
     if version is None:
         return None
@@ -78,7 +78,7 @@ async def form_of(session: AsyncSession, model: ModelRow) -> OciForm | None:
 
 
 async def _repository(session: AsyncSession, model: ModelRow) -> tuple[str | None, str | None]:
-    """The name that OCI clients know a model by; where there is none, why."""
+    """The model's repository, or why it has none."""
     name = rules.repository_of(model.project.slug, model.name)
     if name is None:
         return None, (
@@ -94,7 +94,7 @@ async def _repository(session: AsyncSession, model: ModelRow) -> tuple[str | Non
 
 
 async def find_repository(platform: Platform, reader: Reader, owner: str, name: str) -> ReadableModel:
-    """The model behind a repository's name; 404 in the same words where there is none and where it is not readable."""
+    """The model of a repository; the same 404 whether it is missing or not readable."""
     async with platform.database.read() as session:
         found = await access.find_model(session, reader, owner.lower(), name.lower(), now=platform.now())
         refusal = (await _repository(session, found.model))[1] if found else None
@@ -110,7 +110,7 @@ async def find_repository(platform: Platform, reader: Reader, owner: str, name: 
 
 
 async def find_manifest(platform: Platform, found: ReadableModel, reference: str) -> Pulled:
-    """By a tag, or by the manifest's digest. 404 where there is none, or where the version has no OCI form."""
+    """The manifest with this tag or digest; 404 if there is none or the version cannot be an artifact."""
     if rules.sha256_of(reference) is not None:
         async with platform.database.read() as session:
             row = await queries.by_digest(session, _ids(found), _part(found), reference)
@@ -129,7 +129,7 @@ async def find_manifest(platform: Platform, found: ReadableModel, reference: str
 
 
 async def find_blob(platform: Platform, found: ReadableModel, digest: str) -> Blob:
-    """What a manifest of this repository names; that somebody knows a digest grants nothing."""
+    """A blob that a manifest of this repository contains. Knowing a digest does not give access to others."""
     sha256 = rules.sha256_of(digest)
     async with platform.database.read() as session:
         if sha256 is not None:
@@ -143,7 +143,7 @@ async def find_blob(platform: Platform, found: ReadableModel, digest: str) -> Bl
 
 
 def tags_of(found: ReadableModel) -> list[str]:
-    """In the order in which they are listed."""
+    """Sorted."""
     return sorted(
         {rules.tag_of(version.version) for version in found.versions} | ({rules.LATEST} if found.main else set())
     )
@@ -168,9 +168,7 @@ def _tagged(found: ReadableModel, tag: str) -> VersionRow | None:
 
 
 async def _artifact(platform: Platform, version_id: uuid.UUID, part: str) -> OciArtifactRow | None:
-    """Rendered now where that was not done yet: for versions that were ready before, and for one model of several.
-    None: the version was deleted.
-    """
+    """The stored artifact, rendered now if need be. None if the version was deleted."""
     async with platform.database.read() as session:
         row = await queries.artifact(session, version_id, part)
     if row is not None:
@@ -196,7 +194,7 @@ async def _keep(session: AsyncSession, version: VersionRow, part: str) -> None:
 
 
 def _source(version: VersionRow, part: str) -> Source:
-    """From what never changes: the version's manifest, and its facts."""
+    """Reads only what never changes: the version's manifest and facts."""
     manifest = registry.manifest_of(version)
     files = _files(version)
     choice = next((each for each in file_selection.choices(version) if part in each["weights"]), None) if part else None
@@ -219,7 +217,7 @@ def _source(version: VersionRow, part: str) -> Source:
 
 
 def _part(found: ReadableModel) -> str:
-    """Which of a version's models an endpoint's artifact holds, where that is less than the whole version."""
+    """Which of the version's models the endpoint's artifact contains, if not the whole version."""
     if found.file is None or not found.versions:
         return _ALL
     [version] = found.versions

@@ -1,7 +1,7 @@
-"""Bearer tokens of the OCI form: what a client gets for a key or an endpoint's token, and sends with each request.
+"""Bearer tokens that OCI clients get for a key or an endpoint's token.
 
-A token says whose it is, for which repositories and until when, and is signed; it is stored nowhere. Whoever reads one
-looks up the key behind it, so that it ends with the key.
+A token is signed and contains the key's hash, the repositories and the expiry; it is not stored. Every request looks up
+the key, so that the token ends with it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ def signed(token: Token, secret: bytes) -> str:
 
 
 def read(text: str, secret: bytes, now: int) -> Token | None:
-    """None for what is no token of ours, and for one that has expired."""
+    """None if the token is invalid or has expired."""
     try:
         token = msgspec.convert(_signer(secret).loads(text), Token)
     except (BadData, msgspec.ValidationError):

@@ -1,7 +1,7 @@
-"""Files that are sent before anybody says which version they are for, as clients of other forms do.
+"""Files that are sent ahead, before the upload session of their version is opened, as Hugging Face clients do.
 
-Each is known by the SHA-256 that the client claims. The upload that is opened with that digest takes it over, with the
-parts that are there, and checks it as any other file. What no upload takes over in time is deleted.
+They are identified by the SHA-256 that the client claims. A session with that digest takes them over with their stored
+parts, and verifies them like any other file. Files that no session takes over in time are deleted.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from modelshare.server.storage_errors import MultipartNotFoundError
 from modelshare.wire.errors import ErrorCode
 
 URL_SECONDS: Final = int(timedelta(hours=12).total_seconds())
-"""How long the URLs of parts are valid: a client gets them all at once, and sends the parts one after the other."""
+"""Validity of the URLs of parts: a client gets all of them at once and sends the parts one after the other."""
 _AT_ONCE: Final = 16
 _MAX_EXPIRED: Final = 100
 _STEP: Final = 8 << 20
 
 
 async def stored(platform: Platform, caller: Caller, sizes: Mapping[str, int], *, anywhere: bool = False) -> set[str]:
-    """Those of the digests whose files the project's storage has already: stored, or sent ahead completely.
+    """The digests of files that the project's storage has: stored, or sent ahead completely.
 
     With `anywhere`, also those that are stored in another storage of the project; `bring` copies them.
     """
@@ -54,7 +54,7 @@ async def stored(platform: Platform, caller: Caller, sizes: Mapping[str, int], *
 
 
 async def _is_complete_or_lost(platform: Platform, row: StagedFileRow) -> bool | None:
-    """None: the storage has forgotten the upload, as buckets do with old ones, so it has to start again."""
+    """None if the bucket has deleted the unfinished upload, so that it has to start again."""
     try:
         return await is_complete(platform, row)
     except MultipartNotFoundError:
@@ -62,7 +62,7 @@ async def _is_complete_or_lost(platform: Platform, row: StagedFileRow) -> bool |
 
 
 async def sizes(platform: Platform, caller: Caller, digests: Collection[str]) -> dict[str, int]:
-    """The sizes of those of these files that the caller's project has, or is being sent."""
+    """The sizes of the files that the project stores or is receiving, by digest."""
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
         known = await blobs.stored_anywhere(session, caller.project, digests)
@@ -71,9 +71,9 @@ async def sizes(platform: Platform, caller: Caller, digests: Collection[str]) ->
 
 
 async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> dict[str, StagedFileRow]:
-    """A place for each of these files, by digest: the one that it has, or a new one.
+    """The upload of each of these files, by digest; opens those that do not exist yet.
 
-    Raises PermissionDeniedError where the quota is too small, StorageFullError.
+    Raises PermissionDeniedError if the quota is exceeded, StorageFullError.
     """
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
@@ -120,13 +120,16 @@ async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
 
 
 async def bring(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> None:
-    """Copies those of these files that the project has only in another storage to where its pushes go now."""
-    there = await stored(platform, caller, sizes)
+    """Copies files that the project stores only elsewhere into its current storage."""
     async with platform.database.read() as session:
-        found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - there)
+        storage = await storages.current_id(session, caller.project)
+        known = await blobs.stored_blobs(session, caller.project, storage, sizes)
+        found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - known.keys())
     elsewhere = {sha256: row for sha256, row in found.items() if row.size == sizes[sha256]}
-    places = await begin(platform, caller, {sha256: row.size for sha256, row in elsewhere.items()})
-    for sha256, place in places.items():
+    wanted = {sha256: row.size for sha256, row in elsewhere.items()}
+    for sha256 in await stored(platform, caller, wanted):
+        del wanted[sha256]
+    for sha256, place in (await begin(platform, caller, wanted)).items() if wanted else ():
         store = await platform.stores.get(elsewhere[sha256].storage)
         reader = await asyncio.to_thread(store.reader, elsewhere[sha256].key)
         await write(platform, place, _content(reader))
@@ -138,7 +141,7 @@ async def _content(reader: RangeReader) -> AsyncIterator[bytes]:
 
 
 async def destination(platform: Platform, caller: Caller) -> tuple[str, int | None]:
-    """The storage that the project's pushes go to, and its quota there, in bytes; None where there is none."""
+    """The project's current storage, and its quota there in bytes; None if it has none."""
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
         project = await blobs.project(session, caller.project)
@@ -146,7 +149,7 @@ async def destination(platform: Platform, caller: Caller) -> tuple[str, int | No
 
 
 async def find(platform: Platform, staged_id: uuid.UUID) -> StagedFileRow:
-    """By the id that a signed URL names. 404 where it has expired, or an upload has taken it over."""
+    """By the ID in a signed URL. 404 if it has expired or a session has taken it over."""
     async with platform.database.read() as session:
         row = await blobs.staged_by_id(session, staged_id)
     if row is None:
@@ -155,7 +158,7 @@ async def find(platform: Platform, staged_id: uuid.UUID) -> StagedFileRow:
 
 
 async def part_urls(platform: Platform, row: StagedFileRow) -> list[str] | None:
-    """Where each part is sent in the bucket; None where parts come through this server."""
+    """Presigned URLs of all parts; None if parts are sent to this server."""
     store = await platform.stores.get(row.storage)
     if not store.direct:
         return None
@@ -164,7 +167,7 @@ async def part_urls(platform: Platform, row: StagedFileRow) -> list[str] | None:
 
 
 async def receive(platform: Platform, row: StagedFileRow, number: int, chunks: AsyncIterator[bytes] | Inflow) -> None:
-    """Stores one part that comes through this server."""
+    """Stores one part that is sent to this server."""
     store = await platform.stores.get(row.storage)
     if store.direct:
         raise ConflictError("Parts of this file are sent to the bucket.")
@@ -172,7 +175,7 @@ async def receive(platform: Platform, row: StagedFileRow, number: int, chunks: A
 
 
 async def write(platform: Platform, row: StagedFileRow, content: AsyncIterator[bytes]) -> None:
-    """Stores all of a file that the server makes itself. Holds a part in memory."""
+    """Stores a whole file that the server produces. Holds one part in memory."""
     store, whole = await platform.stores.get(row.storage), multipart_of(row)
     number, held = 0, bytearray()
     async for chunk in content:
@@ -186,7 +189,7 @@ async def write(platform: Platform, row: StagedFileRow, content: AsyncIterator[b
 
 
 async def write_all(platform: Platform, files: Sequence[tuple[StagedFileRow, bytes]]) -> None:
-    """Stores files of one storage that the server has in memory, and whose digests it has verified."""
+    """Stores files that are in memory and whose digests are verified. All are in the same storage."""
 
     async def one(file: tuple[StagedFileRow, bytes]) -> None:
         row, content = file
@@ -211,7 +214,7 @@ async def is_complete(platform: Platform, row: StagedFileRow) -> bool:
 
 
 async def discard(platform: Platform, rows: Iterable[StagedFileRow]) -> None:
-    """Deletes what was sent so far, so that it can be sent again."""
+    """Deletes the stored parts, so that the files can be sent again."""
     async with platform.database.write() as session:
         for row in rows:
             if (found := await blobs.staged_by_id(session, row.id)) is not None:
@@ -220,7 +223,7 @@ async def discard(platform: Platform, rows: Iterable[StagedFileRow]) -> None:
 
 
 async def end_expired(platform: Platform) -> None:
-    """Deletes what no upload has taken over in time. Run it every minute or so."""
+    """Deletes files that no session has taken over in time. Run it every minute or so."""
     while True:
         async with platform.database.write() as session:
             rows = await blobs.expired_staged(session, platform.now(), _MAX_EXPIRED)
@@ -241,7 +244,7 @@ async def _delete_bytes(session: AsyncSession, platform: Platform, row: StagedFi
 
 
 async def put_part(store: BlobStore, whole: Multipart, number: int, data: bytes) -> None:
-    """Stores a part that the server has."""
+    """Stores a part that is in memory."""
 
     async def once() -> AsyncIterator[bytes]:
         yield data
