@@ -99,7 +99,7 @@ async def pull(
             async with storage_client() as http:
                 downloader = Downloader(RangeRequests(http))
                 try:
-                    fetched = await _fetch(downloader, target, SignedUrls(ask), progress, overwrite=overwrite)
+                    missing, fetched = await _fetch(downloader, target, SignedUrls(ask), progress, overwrite=overwrite)
                 finally:
                     downloader.close()
             target.clean()
@@ -107,7 +107,7 @@ async def pull(
         raise PullError(str(error)) from error
     except OSError as error:
         raise PullError(f"Cannot write {error.filename or folder}: {error.strerror or error}.") from error
-    return Pulled(version, found.manifest_digest, len(found.files), len(found.files) - len(fetched), sum(fetched))
+    return Pulled(version, found.manifest_digest, len(found.files), len(found.files) - missing, fetched)
 
 
 def _ask(client: Client, model_id: str, version: str) -> Download:
@@ -123,8 +123,8 @@ def _ask(client: Client, model_id: str, version: str) -> Download:
 
 async def _fetch(
     downloader: Downloader, target: "_Folder", urls: SignedUrls, progress: PullProgress, *, overwrite: bool
-) -> list[int]:
-    """Downloads what is missing; returns the sizes of those files."""
+) -> tuple[int, int]:
+    """Downloads what is missing; returns the number of those files, and how many bytes were downloaded now."""
     missing: dict[str, list[GrantFile]] = {}
     for file in target.files:
         if await in_thread(downloader.hashers, has_content, target.place(file), file):
@@ -136,12 +136,15 @@ async def _fetch(
         target.require_earlier_pull(wanted)
     target.require_space(missing)
     todo = iter(missing.values())
+    fetched = 0
 
     async def worker() -> None:
+        nonlocal fetched
         for files in todo:
             blob = target.unfinished / files[0].sha256
             if not blob.exists():
                 with PartFile(blob, files[0].size) as part:
+                    fetched += part.size - part.bytes_done
                     await downloader.download(files[0], part, urls, progress.moved)
             else:
                 progress.moved(files[0].size)
@@ -149,7 +152,7 @@ async def _fetch(
             progress.moved(sum(file.size for file in files[1:]))
 
     await run_all(worker() for _ in range(CONNECTIONS))
-    return [file.size for file in wanted]
+    return len(wanted), fetched
 
 
 class _Folder:
