@@ -100,7 +100,7 @@ async def pull(
             async with storage_client() as http:
                 downloader = Downloader(RangeRequests(http))
                 try:
-                    fetched = await _fetch(downloader, target, SignedUrls(ask), progress, overwrite=overwrite)
+                    missing, fetched = await _fetch(downloader, target, SignedUrls(ask), progress, overwrite=overwrite)
                 finally:
                     downloader.close()
             target.clean()
@@ -108,7 +108,7 @@ async def pull(
         raise PullError(str(error)) from error
     except OSError as error:
         raise PullError(f"Cannot write {error.filename or folder}: {error.strerror or error}.") from error
-    return Pulled(version, found.manifest_digest, len(found.files), len(found.files) - len(fetched), sum(fetched))
+    return Pulled(version, found.manifest_digest, len(found.files), len(found.files) - missing, fetched)
 
 
 def _ask(client: Client, model_id: str, version: str) -> Download:
@@ -124,8 +124,8 @@ def _ask(client: Client, model_id: str, version: str) -> Download:
 
 async def _fetch(
     downloader: Downloader, target: "_Folder", urls: SignedUrls, progress: PullProgress, *, overwrite: bool
-) -> list[int]:
-    """Downloads what is missing; returns the sizes of those files."""
+) -> tuple[int, int]:
+    """Downloads what is missing; returns the number of those files, and how many bytes were downloaded now."""
     missing: dict[str, list[GrantFile]] = {}
     for file in target.files:
         if await in_thread(downloader.hashers, has_content, target.place(file), file):
@@ -137,12 +137,15 @@ async def _fetch(
         target.require_earlier_pull(wanted)
     target.require_space(missing)
     todo = iter(missing.values())
+    fetched = 0
 
     async def worker() -> None:
+        nonlocal fetched
         for files in todo:
             blob = target.unfinished / files[0].sha256
             if not blob.exists():
                 with PartFile(blob, files[0].size) as part:
+                    fetched += part.size - part.bytes_done
                     await downloader.download(files[0], part, urls, progress.moved)
             else:
                 progress.moved(files[0].size)
@@ -150,7 +153,7 @@ async def _fetch(
             progress.moved(sum(file.size for file in files[1:]))
 
     await run_all(worker() for _ in range(CONNECTIONS))
-    return [file.size for file in wanted]
+    return len(wanted), fetched
 
 
 class _Folder:
