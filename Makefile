@@ -21,7 +21,7 @@ run: $(VENV)/.run
 	$(BIN)/modelshare serve --demo --host $(HOST) --port $(PORT) --data-dir $(DATA)
 
 test: $(VENV)/.test
-	@scripts/chromium.sh
+	@scripts/test_programs.sh chromium skopeo containerd
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
 # While you work: about a minute.
@@ -47,7 +47,7 @@ bench: $(VENV)/.test
 
 # Every page, in both themes and two widths, into build/screenshots; the README shows two of them.
 screenshots: $(VENV)/.test
-	@scripts/chromium.sh
+	@scripts/test_programs.sh chromium
 	MODELSHARE_SCREENSHOTS=build/screenshots $(BIN)/python -m pytest tests/browser/test_pages.py --timeout 600
 	@mkdir -p docs/pictures
 	for name in catalog endpoints; do cp build/screenshots/readme-$$name.png docs/pictures/$$name.png; done

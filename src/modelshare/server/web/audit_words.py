@@ -12,6 +12,8 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "endpoint.recall": "Recall reached endpoint",
     "endpoint.recall_cancel": "Recall of endpoint cancelled",
     "endpoint.stop": "Endpoint stopped by a recall",
+    "endpoint.make_token": "Token of endpoint created",
+    "endpoint.revoke_token": "Token of endpoint revoked",
     "grant.issue": "Agent received download links",
     "job.retry": "Job run again",
     "model.change_audience": "Change audience of model",
@@ -30,6 +32,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "person.change_password": "Change password",
     "person.sign_up": "Sign up",
     "project.change_quota": "Change quota of project",
+    "weights.pull": "Weights downloaded",
     "weight_deletion.close": "Unconfirmed weights closed",
     "member.change_role": "Change role of member",
     "upload.expire": "Upload expired",
@@ -51,6 +54,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "project": "Projects",
     "person": "Users",
     "weight_deletion": "Weight deletions",
+    "weights": "Downloads of weights",
     "job": "Jobs",
 }
 """Subjects of actions, and their plurals."""

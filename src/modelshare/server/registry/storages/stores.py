@@ -1,9 +1,11 @@
 """The stores of all storages: the platform's own, and those of projects, opened when they are first needed."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,7 +22,7 @@ from modelshare.server.registry.storages import credentials, queries, rules
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage.base import BlobStore, RangeReader
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.server.storage_errors import OwnStorageError, StorageUnavailableError
 
@@ -137,16 +139,32 @@ async def download_url(platform: Platform, file: StoredFile, *, expires_at: int,
 
     `base_url` is this server's. Call it outside of transactions. Raises StorageUnavailable, which names no storage.
     """
-    try:
+    with errors_for_others():
         store = await platform.stores.get(file.storage)
         return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
+
+
+async def open_file(platform: Platform, file: StoredFile) -> RangeReader:
+    """To read a stored file for somebody else, where a URL will not do."""
+    with errors_for_others():
+        store = await platform.stores.get(file.storage)
+        return await asyncio.to_thread(store.reader, file.key)
+
+
+async def read_file(platform: Platform, file: StoredFile) -> bytes:
+    """All of a small stored file, for somebody else."""
+    reader = await open_file(platform, file)
+    with errors_for_others():
+        return await asyncio.to_thread(reader.read_at, 0, file.size)
+
+
+@contextlib.contextmanager
+def errors_for_others() -> Iterator[None]:
+    """Hides from others than the owner which storage does not work, and why."""
+    try:
+        yield
     except OwnStorageError as error:
-        raise not_for_others() from error
-
-
-def not_for_others() -> StorageUnavailableError:
-    """What others than the owner are told of a storage that does not work."""
-    return StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.")
+        raise StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.") from error
 
 
 def bucket_check(options: Any, own: Any, *, origin: str, direct: bool) -> Any:

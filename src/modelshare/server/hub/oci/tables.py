@@ -1,0 +1,27 @@
+"""Versions as OCI clients see them."""
+
+import uuid
+
+from sqlalchemy import ForeignKey, Index
+from sqlalchemy.orm import Mapped, mapped_column
+
+from modelshare.server.db import Table
+
+
+class OciArtifactRow(Table):
+    """A version's manifest and config. Kept, since people pin digests: a later release that renders them otherwise must
+    not change them.
+    """
+
+    __tablename__ = "oci_artifacts"
+    __table_args__ = (Index("ix_oci_artifacts_digest", "digest"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    file: Mapped[str] = mapped_column(primary_key=True)
+    """Names the one of the version's models that it holds; empty where it holds all of the version's files."""
+    manifest: Mapped[bytes | None]
+    """None where the version has no OCI form, as `refusal` says."""
+    digest: Mapped[str | None]
+    config: Mapped[bytes | None]
+    config_digest: Mapped[str | None]
+    refusal: Mapped[str | None]
