@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Else every process that a test starts would compile our code anew.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= data
-# Two test processes: the suite is written for two cores.
-WORKERS ?= 2
+# Three test processes for two cores, since tests often wait for another process or for a time limit to pass.
+WORKERS ?= 3
 # Each process begins with a part of its own, whose slow tests come first; one that is done takes from the other.
 PARALLEL = -n $(WORKERS) --dist worksteal
 # A minute of two cores: all rules, fewer examples of each property, and one domain of the server with its database.

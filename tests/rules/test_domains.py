@@ -15,7 +15,8 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "blobs.disposal", "file_selection", "licenses", "versions", "inspection.front_matter"),
-        *("manifest", "signatures.service", "storages.relay", "storages.service", "storages.stores"),
+        *("manifest", "moves.service", "signatures.service"),
+        *("storages.keeping", "storages.relay", "storages.service", "storages.stores"),
         *("uploads.ahead", "uploads.completing", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},

@@ -20,6 +20,7 @@ from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
+from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, SignatureRow, SignerRow, StagedFileRow
 from modelshare.server.settings import Settings
@@ -90,6 +91,17 @@ async def add_what_is_new(database: Database) -> None:
                 SignerRow(project_id="proj_acme", name="release", public_key="pem", key_id="0" * 64, created_at=9),
                 SignatureRow(version_id=uid(20), bundle=b"{}", key_id="0" * 64),
                 StorageRow(id=uid(96), project_id="proj_acme", url="s3://weights", created_at=9),
+                MoveRow(
+                    id=uid(97),
+                    project_id="proj_acme",
+                    model_id=SHARED,
+                    model_name="m",
+                    version_name="1.0.0",
+                    storage="platform",
+                    state="moving",
+                    bytes_total=1,
+                    created_at=9,
+                ),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -97,6 +109,7 @@ async def add_what_is_new(database: Database) -> None:
         await session.flush()
         session.add_all(
             [
+                MoveFileRow(move_id=uid(97), sha256="0" * 64, size=1, key="k", multipart_id="u", part_size=8),
                 SessionRow(hash="sh", person_id=uid(94), created_at=9, expires_at=10),
                 MemberRow(project_id="proj_acme", person_id=uid(94), role="owner", added_at=9),
                 InvitationRow(

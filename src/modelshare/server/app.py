@@ -60,6 +60,7 @@ from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.signatures import routes as signatures_routes
 from modelshare.server.registry.storages import routes as storages_routes
@@ -97,6 +98,7 @@ _ROUTERS: Final = (
     uploads_routes.versions,
     signatures_routes.router,
     storages_routes.router,
+    storages_routes.of_models,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
@@ -226,11 +228,12 @@ class Application:
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
-        """Three, so that webhooks do not wait for the hashing of weights, nor recalls for webhooks."""
+        """So that webhooks do not wait for the hashing of weights, nor pushes for moves, nor recalls for webhooks."""
         secret, clock, place = self.settings.signing_secret(), self.platform.clock, self._place()
         deliverer = webhook_jobs.Deliverer(self.database, sender, secret, clock)
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
+        yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 

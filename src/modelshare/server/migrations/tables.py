@@ -12,12 +12,28 @@ from modelshare.server.fleet import tables as fleet
 from modelshare.server.hub import tables as hub
 from modelshare.server.hub.oci import tables as oci
 from modelshare.server.registry import tables as registry
+from modelshare.server.registry.moves import tables as moves
 from modelshare.server.registry.storages import tables as storages
 from modelshare.server.sharing import tables as sharing
 from modelshare.server.sharing.search import tables as search
 
 MODULES = (
-    *(accounts, audit, endpoints, fleet, hub, installation, jobs, oci, registry, search, sharing, storages, webhooks),
+    *(
+        accounts,
+        audit,
+        endpoints,
+        fleet,
+        hub,
+        installation,
+        jobs,
+        moves,
+        oci,
+        registry,
+        search,
+        sharing,
+        storages,
+        webhooks,
+    ),
 )
 metadata: MetaData = Table.metadata
 

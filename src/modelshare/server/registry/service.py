@@ -20,10 +20,12 @@ from modelshare.server.http import Caller
 from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
+from modelshare.server.registry.blobs.queries import lock_project
 from modelshare.server.registry.manifest import ManifestFile
+from modelshare.server.registry.storages.keeping import files_to_keep, keep
 from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.models import ModelPatch, ModelStatus, Version
+from modelshare.wire.models import KeptFile, ModelPatch, ModelStatus, StoredBytes, Version
 from modelshare.wire.signers import Signature, SignatureState
 
 MODELS_TOPIC = "models"
@@ -151,8 +153,15 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
     return row
 
 
-async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> None:
-    """Deletes the model with all versions. 409 while active endpoints of other projects use it."""
+async def delete(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int, stored: StoredBytes | None = None
+) -> list[KeptFile]:
+    """Deletes the model with all versions. 409 while active endpoints of other projects use it.
+
+    `stored`: what happens to files in the project's own storage; 400 if there are any and it is None. Returns those
+    that were kept.
+    """
+    await lock_project(session, caller.project)
     row = await get_locked(session, caller, model_id)
     if row.foreign_endpoints:
         many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
@@ -162,12 +171,15 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             code=ErrorCode.MODEL_IN_USE,
             refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )
-    record(session, "model.delete", row, caller.actor, now)
-    await release(session, caller.project, [version.id for version in row.versions], now=now)
+    versions = [version.id for version in row.versions]
+    files = await files_to_keep(session, caller.project, versions, stored)
+    record(session, "model.delete", row, caller.actor, now, **({"bytes": stored} if stored else {}))
+    await release(session, caller.project, versions, now=now)
     await session.delete(row)
+    await session.flush()
     if row.name_key is not None:
-        await session.flush()
         await queries.hand_on_name(session, row.project_id, row.name_key)
+    return await keep(session, files)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:

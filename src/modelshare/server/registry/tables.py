@@ -296,3 +296,5 @@ class GarbageRow(Table):
     key: Mapped[str]
     """A key in storage or, with `/` at its end, a prefix."""
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    not_before: Mapped[int | None]
+    """When it may be deleted; None: at once. Until then somebody may be reading it by a signed URL."""

@@ -130,7 +130,7 @@ async def end_expired(platform: Platform) -> None:
         async with platform.database.write() as session:
             for row in rows:
                 folder = f"{row.key.rpartition('/')[0]}/"
-                await disposal.delete_later(session, row.project_id, row.storage, [folder], now=platform.now())
+                await disposal.discard_keys(session, row.project_id, row.storage, [folder], now=platform.now())
                 await queries.delete_xorb(session, row.id)
         if len(rows) < _MAX_AT_ONCE:
             return

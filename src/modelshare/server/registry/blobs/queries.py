@@ -91,14 +91,17 @@ async def stored_sizes(session: AsyncSession, project_id: str, storage: str, siz
     return found
 
 
-async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
-    """Blobs that no version has and no session reuses."""
+async def unused_blobs(
+    session: AsyncSession, project_id: str, limit: int, *, storage: str | None = None
+) -> list[BlobRow]:
+    """Blobs that no version has and no session reuses; only of `storage`, if that is given."""
     in_version = (
         exists()
         .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
         .where(FileRow.storage == BlobRow.storage)
     )
-    return list(await session.scalars(scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
+    statement = scoped_to(BlobRow, project_id).where(~in_version, ~in_session()).limit(limit)
+    return list(await session.scalars(statement if storage is None else statement.where(BlobRow.storage == storage)))
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
@@ -113,7 +116,7 @@ async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid
         .where(other.version_id != version_id)
     )
     statement = select(func.sum(BlobRow.size)).where(
-        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~_in_session()
+        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~in_session()
     )
     return int(await session.scalar(statement) or 0)
 
@@ -123,24 +126,45 @@ async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
     return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
 
 
+async def forget(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]) -> None:
+    """Deletes these blobs' rows, not their bytes."""
+    for batch in _batches(sorted(set(digests))):
+        this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
+        await session.execute(delete(any_tenant(BlobRow)).where(*this))
+
+
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
     return list(await session.scalars(select(any_tenant(UploadRow)).where(UploadRow.version_id.in_(version_ids))))
 
 
-async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
-    """Ordered by ID."""
-    statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
+async def garbage(
+    session: AsyncSession, project_id: str, limit: int, *, now: int, after: uuid.UUID
+) -> list[GarbageRow]:
+    """What may be deleted now, ordered by ID."""
+    statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after, _is_due(now)).order_by(GarbageRow.id)
     return list(await session.scalars(statement.limit(limit)))
 
 
-async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
-    """Projects with garbage but no pending `job`, ordered by ID, so that jobs are always inserted in the same order."""
+async def next_due(session: AsyncSession, project_id: str) -> int | None:
+    """When the first of the project's garbage that has to be kept for now may be deleted."""
+    return await session.scalar(select(func.min(GarbageRow.not_before)).where(GarbageRow.project_id == project_id))
+
+
+async def projects_with_garbage(session: AsyncSession, job: str, *, now: int) -> list[str]:
+    """Projects with garbage that may be deleted now and without a pending `job`.
+
+    Ordered by ID, so that jobs are always inserted in the same order.
+    """
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
-    statement = select(any_tenant(GarbageRow).project_id).where(~pending).distinct()
+    statement = select(any_tenant(GarbageRow).project_id).where(~pending, _is_due(now)).distinct()
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
-def _in_session() -> ColumnElement[bool]:
+def _is_due(now: int) -> ColumnElement[bool]:
+    return func.coalesce(GarbageRow.not_before, 0) <= now
+
+
+def in_session() -> ColumnElement[bool]:
     """Whether a session reuses the blob."""
     return (
         exists()
