@@ -13,7 +13,7 @@ from modelshare.agent import signatures
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.errors import DeploymentError
+from modelshare.agent.errors import DeploymentError, OwnerAwayError
 from modelshare.agent.layout import lay_out
 from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
@@ -222,7 +222,15 @@ class Deployment:
                 return
 
     async def _pull(self) -> bool:
-        """Pulls all missing files; returns whether there were any."""
+        """Pulls all missing files; returns whether there were any. Waits while their owner's machine is away."""
+        while True:
+            try:
+                return await self._pull_missing()
+            except OwnerAwayError as away:  # others may pull meanwhile
+                self._enter(Phase.WAITING, f"Waiting for the owner's machine. {away}")
+                await asyncio.sleep(away.retry_after)
+
+    async def _pull_missing(self) -> bool:
         context, here = self._context, True
         for file in self._holding.files:
             here = here and context.cache.has(file)

@@ -9,10 +9,18 @@ from typing import Final
 
 import aiohttp
 
+from modelshare.agent.errors import OwnerAwayError
+from modelshare.wire.errors import ErrorCode, ErrorEnvelope
+from modelshare.wire.link import MAX_TEXT
+from modelshare.wire.text import plain
+
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 """Statuses for an expired signed URL: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
 
+_LONGEST_ERROR: Final = 4096
+_LONGEST_WAIT: Final = 60.0
+"""Seconds. Its owner may start the machine, or change its hours, at any time."""
 _READ_AHEAD: Final = 1 << 20
 """Bytes buffered per connection while earlier ones are written."""
 
@@ -44,13 +52,15 @@ async def open_range(
 ) -> AsyncIterator[RangeBody]:
     """Requests the bytes [start, end) of a file of `size` bytes.
 
-    A server without range support sends the whole file: then the body begins at 0. Reading `RangeBody.content` inside
-    the context also raises InterruptedTransferError if the connection breaks.
+    A server without range support sends the whole file: then the body begins at 0. Raises OwnerAwayError. Reading
+    `RangeBody.content` inside the context also raises InterruptedTransferError if the connection breaks.
     """
     headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
     try:
         async with http.get(url, headers=headers, timeout=timeout, read_bufsize=_READ_AHEAD) as answer:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                await _check_owner(answer)
             first, last = _position(answer, start, end, size)
             yield RangeBody(first, last, answer.content)
     except TimeoutError as error:
@@ -59,6 +69,17 @@ async def open_range(
         raise UnusableAnswerError("the signed URL is not a valid URL") from error
     except (aiohttp.ClientError, ConnectionError) as error:
         raise InterruptedTransferError(_without_url(error)) from error
+
+
+async def _check_owner(answer: aiohttp.ClientResponse) -> None:
+    """Raises OwnerAwayError if it is the owner's machine that does not serve, and not the storage that is busy."""
+    try:
+        error = ErrorEnvelope.model_validate_json(await answer.content.read(_LONGEST_ERROR)).error
+        seconds = float(answer.headers.get("Retry-After", ""))
+    except ValueError:
+        return
+    if error.code == ErrorCode.OWNER_AWAY:
+        raise OwnerAwayError(plain(error.message, MAX_TEXT), min(max(seconds, 1.0), _LONGEST_WAIT))
 
 
 def _position(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:

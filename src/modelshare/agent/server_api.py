@@ -12,6 +12,7 @@ from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopE
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.errors import ErrorEnvelope
+from modelshare.wire.held import HeldChanges
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
 
 _log = logging.getLogger(__name__)
@@ -79,6 +80,13 @@ class ServerApi:
             if backoff.failures + 1 >= _GRANT_ATTEMPTS:
                 raise PullError(f"The server did not grant access to the weights ({_brief(cause)}).") from cause
             await asyncio.sleep(backoff.next())
+
+    async def report_changes(self, changes: HeldChanges) -> None:
+        """Says which held files no longer have the bytes that were registered. Raises AgentError."""
+        try:
+            await self._post("/v1/agent/held-changes", changes)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise AgentError(_brief(error)) from error
 
     async def status(self, agent_id: str, nonce: str) -> AgentStatus:
         """The signed status of this agent; the caller must verify the signature. Raises AgentError."""

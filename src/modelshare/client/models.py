@@ -6,6 +6,7 @@ from pydantic_core import from_json
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.held import HeldOpen, HeldVersion
 from modelshare.wire.models import (
     BomFormat,
     CatalogFootprint,
@@ -100,6 +101,11 @@ class Models(Resource[Transport]):
     def versions(self, model_id: str) -> Call[Paged[Version]]:
         """Newest first."""
         return get(at(BASE, model_id, "versions"), Page[Version])
+
+    @sent
+    def hold(self, version: HeldOpen) -> Call[HeldVersion]:
+        """Registers a version whose files stay on the machine of an agent that holds them. Safe to repeat."""
+        return post("/v1/held-versions", HeldVersion, version, repeatable=True)
 
     @sent
     def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:

@@ -149,6 +149,7 @@ class Application:
                 clock=self.clock,
             )
         )
+        self.platform.stores.holders = self._router.holders
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
         self._inference = Head(self._router.asgi)
         self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter

@@ -30,6 +30,8 @@ class Outage(StrEnum):
     STORAGE_AWAY = "storage_away"
     OWN_STORAGE_AWAY = "own_storage_away"
     """A storage that belongs to a project, which its owner has to restore."""
+    HOLDER_AWAY = "holder_away"
+    """The machine of a model's owner that holds its files."""
     COLLISION = "collision"
     """The database undid it for the sake of another transaction; it can be sent again as it is."""
 

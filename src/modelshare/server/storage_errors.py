@@ -3,6 +3,7 @@
 StorageError
 ├── InvalidKeyError          a key or part number that this server never generates
 ├── BlobNotFoundError
+│   └── FileChangedError     its owner replaced it with other bytes
 ├── MultipartNotFoundError   aborted, expired, or never opened
 ├── PartsMissingError        `finish` was called before every part was stored
 ├── PartRefusedError
@@ -11,7 +12,8 @@ StorageError
 │   └── PartReplacedError    a newer request is sending the same part
 ├── StorageFullError
 ├── StorageUnavailableError  the store is not responding, or not correctly
-│   └── OwnStorage      the same, for the storage of a project
+│   ├── OwnStorageError      the same, for the storage of a project
+│   └── HolderAwayError      the same, for the machine of a model's owner
 └── StorageSettingError      the `storage` setting is invalid
 
 Each message is shown to the user who sent the request.
@@ -34,6 +36,13 @@ class InvalidKeyError(StorageError):
 class BlobNotFoundError(StorageError):
     def __init__(self) -> None:
         super().__init__("The file is no longer stored. Get the model's current files.")
+
+
+class FileChangedError(BlobNotFoundError):
+    """What lies in its owner's storage is no longer what was published."""
+
+    def __init__(self, reason: str) -> None:
+        StorageError.__init__(self, reason)
 
 
 class MultipartNotFoundError(StorageError):
@@ -89,6 +98,20 @@ class OwnStorageError(StorageUnavailableError):
     """A project's own storage; the message names it, so that it is for members of that project only."""
 
     outage: ClassVar[Outage] = Outage.OWN_STORAGE_AWAY
+
+
+class HolderAwayError(StorageUnavailableError):
+    """The machine that holds the files is not connected, or does not serve now. It passes without the platform."""
+
+    outage: ClassVar[Outage] = Outage.HOLDER_AWAY
+
+    def __init__(
+        self,
+        message: str = "The machine of the model's owner is not connected. Try again when it is.",
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageSettingError(StorageError):

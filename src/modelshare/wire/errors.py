@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
     PART_REPLACED = "part_replaced"
     STORAGE_FULL = "storage_full"
     STORAGE_CHECK_FAILED = "storage_check_failed"
+    OWNER_AWAY = "owner_away"
 
 
 class ErrorBody(Response):

@@ -1,5 +1,6 @@
 """`/v1/join-keys`, `/v1/agents`, `/v1/platform/...` of the same, `/v1/enroll`, and an agent's grants."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -25,7 +26,9 @@ from modelshare.server.http import (
 )
 from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
+from modelshare.server.registry import held
 from modelshare.server.registry.storages.stores import download_url
+from modelshare.server.registry.uploads.service import checked_files
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -38,6 +41,7 @@ from modelshare.wire.agents import (
     JoinKeyWithValue,
 )
 from modelshare.wire.base import Page
+from modelshare.wire.held import HeldChanges, HeldOpen, HeldVersion
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import VersionDeletion
 from modelshare.wire.sharing import WeightsDeletion
@@ -109,6 +113,30 @@ async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl
         ],
         expires_at=granted.expires_at,
     )
+
+
+@router.post("/v1/held-versions", status_code=201, tags=["models"])
+async def register_held(caller: ModelsCaller, platform: PlatformDep, body: HeldOpen) -> HeldVersion:
+    """Makes a version of files that stay on the machine of one of the project's agents (`modelshare hold`).
+
+    Nothing is uploaded: headers are read over the agent's connection, and so are the files, by whoever gets a grant.
+    The same files again give the same version.
+    """
+    files = await asyncio.to_thread(checked_files, platform, body)
+    async with platform.database.write() as session:
+        holder_id = await service.holder(session, caller.project, body.holder)
+        return await held.register(session, platform, caller, holder_id, body, files)
+
+
+@public.post("/v1/agent/held-changes", status_code=204)
+async def report_held_changes(request: Request, platform: PlatformDep, body: HeldChanges) -> None:
+    """Fails the versions that have one of these files, which the agent holds and which have changed there."""
+    async with platform.database.write() as session:
+        agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
+        if agent is None or not agent.holds or agent.project_id is None:
+            raise UnauthenticatedError("This route needs the token of an agent that holds files (`msa_...`).")
+        proven(request.scope)
+        await held.changed(session, agent.project_id, agent.id, body.files, now=platform.now())
 
 
 @router.get(

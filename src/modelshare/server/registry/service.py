@@ -218,6 +218,7 @@ def version_view(row: VersionRow) -> Version:
         manifest_digest=row.manifest_digest,
         signature=signature_view(row),
         signature_problem=row.signature_problem,
+        digests="holder" if row.digests == "holder" else "platform",
         created_at=row.created_at,
     )
 

@@ -83,6 +83,7 @@ class VersionRow(Table):
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
         CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
         CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
+        CheckConstraint("digests IN ('platform', 'holder')", name="digests"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -114,6 +115,8 @@ class VersionRow(Table):
     """Why it did not become the latest when it became ready."""
     notes: Mapped[str | None]
     """The owner's notes about this version."""
+    digests: Mapped[str] = mapped_column(default="platform", server_default="platform")
+    """Who computed the digests of the files: the platform, or the `holder` that keeps them."""
     signature_state: Mapped[str] = mapped_column(default="none", server_default="none")
     """`wire.signers.SignatureState`, judged by the signers of the model's project; see `signatures.service`."""
     signer: Mapped[str | None]

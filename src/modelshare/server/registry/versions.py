@@ -116,11 +116,25 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
             "This model is still being uploaded. Complete or cancel the upload first (`modelshare uploads list`)."
         )
     if version.status != ModelStatus.PROCESSING:
-        if version.status == ModelStatus.FAILED:
-            version.status, version.status_reason = ModelStatus.PROCESSING, None
-        await enqueue(session, REVALIDATE, str(version.id), now=now)
-        record(session, "model.revalidate", model, caller.actor, now, version=version.version)
+        await check_again(session, model, version, caller.actor, now=now)
     return model
+
+
+async def check_again(session: AsyncSession, model: ModelRow, version: VersionRow, actor: str, *, now: int) -> None:
+    """Reads all bytes of the version and inspects it again. `model` must be locked."""
+    if version.status == ModelStatus.FAILED:
+        version.status, version.status_reason = ModelStatus.PROCESSING, None
+    await enqueue(session, REVALIDATE, str(version.id), now=now)
+    record(session, "model.revalidate", model, actor, now, version=version.version)
+
+
+async def fail(session: AsyncSession, model: ModelRow, version: VersionRow, reason: str, *, now: int) -> None:
+    """Marks the version as failed; if it was the latest, another ready one takes its place. `model` must be locked."""
+    record(session, "model.failed", model, SYSTEM, now, reason, version=version.version)
+    if version.is_latest:
+        await fall_back(session, model, version, reason=reason, now=now)
+    version.is_latest = False
+    version.status, version.status_reason = ModelStatus.FAILED, reason
 
 
 async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:

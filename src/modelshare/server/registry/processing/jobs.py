@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from modelshare.server.http import Platform
-from modelshare.server.jobs import Handler, Lease
+from modelshare.server.jobs import Handler, Lease, TryAgainError
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.blobs.disposal import COLLECT, collect
 from modelshare.server.registry.processing import finish
@@ -17,12 +17,19 @@ from modelshare.server.registry.processing.load_job import ProcessingJob, load_j
 from modelshare.server.registry.processing.store_blobs import store_blobs
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.versions import PROCESS, REVALIDATE
-from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
+from modelshare.server.storage_errors import (
+    BlobNotFoundError,
+    FileChangedError,
+    HolderAwayError,
+    MultipartNotFoundError,
+    PartsMissingError,
+)
 from modelshare.wire.models import ModelStatus
 
 _GAVE_UP = (
     "The server could not read or store this version's files. Contact the platform's operator, then run `revalidate`."
 )
+_AWAY_SECONDS = 10
 _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
 
 
@@ -47,6 +54,10 @@ async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
         await _steps(platform, lease, job, fresh=fresh)
     except ModelRejectedError as refused:
         await finish.failed(platform, lease, job, refused.reason)
+    except HolderAwayError as away:  # it may take days, and is nobody's mistake
+        raise TryAgainError(away.retry_after or _AWAY_SECONDS) from away
+    except FileChangedError as changed:
+        await finish.failed(platform, lease, job, str(changed))
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
         await finish.failed(platform, lease, job, _INCOMPLETE)
     except Exception as error:

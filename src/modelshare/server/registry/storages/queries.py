@@ -1,13 +1,14 @@
 """Queries of the storages of projects."""
 
 import uuid
+from collections.abc import Collection
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import any_tenant, for_update, scoped_to
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.storage.stores import PLATFORM
 
 
@@ -28,6 +29,24 @@ async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) ->
     """The project's storage there, whether new pushes go to it or not."""
     is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
     return await session.scalar(scoped_to(StorageRow, project_id).where(*is_there))
+
+
+async def held_by(session: AsyncSession, project_id: str, holder_id: uuid.UUID) -> StorageRow | None:
+    """The storage of what this agent holds."""
+    return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.holder_id == holder_id))
+
+
+async def models_with(session: AsyncSession, storage: StorageRow, digests: Collection[str]) -> list[uuid.UUID]:
+    """Models with a version that has one of these files of the storage, by ID."""
+    has_file = FileRow.project_id == storage.project_id, FileRow.storage == storage.id.hex, FileRow.sha256.in_(digests)
+    versions = select(VersionRow.model_id).join(FileRow, FileRow.version_id == VersionRow.id).where(*has_file)
+    return list(await session.scalars(versions.distinct().order_by(VersionRow.model_id)))
+
+
+async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uuid.UUID) -> set[str]:
+    """Digests of the version's files in the storage."""
+    of_version = FileRow.version_id == version_id, FileRow.storage == storage.id.hex
+    return set(await session.scalars(select(FileRow.sha256).where(*of_version)))
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:

@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from modelshare.server.db import Database
 from modelshare.server.http import Platform
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.storages import credentials, queries, rules
+from modelshare.server.registry.storages.held import HeldStore, Holders
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings
@@ -53,6 +55,8 @@ class ProjectStores:
         self._rows.drop_on(database, credentials.TOPIC, lambda subject, key, _: subject == key)
         self._opened: OrderedDict[str, tuple[int, Any]] = OrderedDict()
         self._opening = asyncio.Lock()
+        self.holders: Holders | None = None
+        """Set when the application is put together: connections are made above this."""
 
     async def get(self, storage: str) -> BlobStore:
         """`storage`: PLATFORM or a project's storage. Call it outside of transactions. Raises StorageUnavailable."""
@@ -109,7 +113,7 @@ class ProjectStores:
         revision, store = self._opened.get(storage, (0, None))
         if revision == row.revision:
             return store
-        fresh = await asyncio.to_thread(self._new, storage, row)
+        fresh = await asyncio.to_thread(self._new, storage, row) if row.holder_id is None else self._held(storage, row)
         if store is not None:
             await _close(store)
         self._opened[storage] = (row.revision, fresh)
@@ -118,12 +122,21 @@ class ProjectStores:
             await _close(oldest)
         return fresh
 
+    def _held(self, storage: str, row: StorageRow) -> HeldStore:
+        assert row.holder_id is not None  # noqa: S101 - called for those only
+        assert self.holders is not None  # noqa: S101 - set before the first request
+        return HeldStore(row.id, row.holder_id, self.holders, _link_names(storage), self._secret)
+
     def _new(self, storage: str, row: StorageRow) -> Any:
         own = self.own_bucket(row)
         common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
         if row.direct:
             return _parts().direct(own=own, **common)
-        return _parts().relayed(own, lambda key: f"{storage}{SEPARATOR}{key}", self._secret, **common)
+        return _parts().relayed(own, _link_names(storage), self._secret, **common)
+
+
+def _link_names(storage: str) -> Callable[[str], str]:
+    return lambda key: f"{storage}{SEPARATOR}{key}"
 
 
 def options_of(row: StorageRow) -> Any:

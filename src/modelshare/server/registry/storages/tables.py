@@ -30,6 +30,7 @@ class StorageRow(Table):
             postgresql_where=text(_CURRENT),
         ),
         CheckConstraint("kind IN ('bucket', 'held')", name="kind"),
+        CheckConstraint("(kind = 'held') = (holder_id IS NOT NULL)", name="held"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -37,13 +38,13 @@ class StorageRow(Table):
     kind: Mapped[str] = mapped_column(default="bucket")
     """`held` is a folder of its owner's machine, reached through an agent."""
     url: Mapped[str]
-    """`s3://bucket/prefix`."""
+    """`s3://bucket/prefix`, or `held:<id of the agent>`."""
     endpoint: Mapped[str] = mapped_column(default="")
     """Empty: AWS."""
     region: Mapped[str | None]
     addressing: Mapped[str] = mapped_column(default="path")
     credentials: Mapped[str | None]
-    """Sealed, see `server.sealing`; None: a role is assumed."""
+    """Sealed, see `server.sealing`; None: a role is assumed, or the files are held."""
     key_hint: Mapped[str | None]
     """The last characters of the access key's id."""
     role_arn: Mapped[str | None]
@@ -51,6 +52,8 @@ class StorageRow(Table):
     """False: no signed URLs, everything is relayed."""
     writable: Mapped[bool] = mapped_column(default=True)
     """False: it is read only, as where models are registered in place."""
+    holder_id: Mapped[uuid.UUID | None]
+    """The agent that holds the files, of a storage of kind `held`."""
     revision: Mapped[int] = mapped_column(default=1)
     """Counts changes; a client that was opened for another revision is not used any more."""
     created_at: Mapped[int]

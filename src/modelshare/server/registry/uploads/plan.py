@@ -67,7 +67,7 @@ async def plan_opening(
         return UploadPlan(model, storage, resumes, resumes.version_name, None, reused, candidates, to_send)
     deleted = await models.deleted_versions(session, model.id) if model else set()
     sessions = await queries.open_uploads_of(session, model.id) if model else []
-    version, replaces = _version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
+    version, replaces = choose_version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
     return UploadPlan(model, storage, None, version, replaces, reused, candidates, to_send)
 
 
@@ -87,7 +87,7 @@ async def _same_push(
     return None
 
 
-def _version(
+def choose_version(
     model: ModelRow | None, wanted: str | None, deleted: set[str], open_uploads: Mapping[str, uuid.UUID]
 ) -> tuple[str, VersionRow | None]:
     """The version's number, and the failed version that has it now. That was never ready, so it may be replaced."""

@@ -63,7 +63,7 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
             raise taken
         return found
 
-    files = await asyncio.to_thread(_checked_files, platform, request)
+    files = await asyncio.to_thread(checked_files, platform, request)
     return await _open(_Opening(platform, caller, request, files, lock, request.name))
 
 
@@ -75,7 +75,7 @@ async def open_version(
     def lock(session: AsyncSession) -> Awaitable[ModelRow]:
         return registry.get_locked(session, caller, model_id)
 
-    files = await asyncio.to_thread(_checked_files, platform, request)
+    files = await asyncio.to_thread(checked_files, platform, request)
     return await _open(_Opening(platform, caller, request, files, lock))
 
 
@@ -175,7 +175,8 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
     return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
-def _checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]:
+def checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]:
+    """Blocks. The files of a request; raises InvalidRequestError if they cannot be a model."""
     files = wanted_files(request)
     try:
         check_paths(file.path for file in files)
