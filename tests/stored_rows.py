@@ -153,6 +153,8 @@ def old_part(content: Dump) -> Dump:
             "audit_log.changed_ms",
             "usage.estimated",
             "agents.join_key_id",
+            "agents.is_holder",
+            "model_versions.digests",
             "blobs.proven_at",
             "uploads.digests",
         ),

@@ -16,7 +16,6 @@ from programs import agent, serving, wait_until
 from served import free_port
 from shell import shell
 
-
 PADDING = 40 << 20
 """More than agents may lose in a kill."""
 

@@ -14,13 +14,13 @@ OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
-        *("service", "file_selection", "licenses", "versions", "inspection.front_matter"),
+        *("service", "file_selection", "held", "licenses", "versions", "inspection.front_matter"),
         *("signatures.service", "storages.relay", "storages.service", "storages.stores"),
         *("uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
-    "fleet": {"service", "link", "links", "topics", "version_deletion", "weight_deletions"},
+    "fleet": {"service", "holding", "link", "links", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
 }
 """Use cases, and what is made for others, by domain."""

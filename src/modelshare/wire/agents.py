@@ -81,7 +81,7 @@ class Capabilities(Response):
 class Enroll(Request):
     join_key: str
     name: Name
-    holds: bool = False
+    is_holder: bool = False
     """Whether it only serves files that stay on its machine, and runs no models."""
     capabilities: Machine = Field(default_factory=Machine)
 
@@ -115,7 +115,7 @@ class Agent(Response):
     state: AgentState
     tiers: list[str] | None
     """None for a private agent, which serves its project's self_hosted endpoints."""
-    holds: bool = False
+    is_holder: bool = False
     """It runs no models: it serves files of the project's models that stay on its machine."""
     capabilities: Capabilities
     deployments: list[DeploymentReport] = Field(default_factory=list)

@@ -32,7 +32,7 @@ class HeldOpen(UploadOpen):
     """A new version whose files stay on the machine that holds them."""
 
     holder: Annotated[str, Field(max_length=64)]
-    """ID of the agent that holds the files; it enrolled with `holds`."""
+    """ID of the agent that holds the files; it enrolled with `is_holder`."""
 
     @model_validator(mode="after")
     def _only_files_with_digests(self) -> Self:

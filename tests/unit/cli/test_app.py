@@ -98,7 +98,7 @@ ARGUMENTS = {
     "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "agent", "push", "login"}
+OFFLINE = {"serve", "demo", "db", "admin", "agent", "hold", "push", "login"}
 ONLINE = [command for command in LEAVES if command[0] not in OFFLINE]
 
 

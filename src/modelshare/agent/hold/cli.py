@@ -76,8 +76,9 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
     """Publish a model that stays on this machine: nothing is uploaded.
 
     The files are hashed here. The platform reads their headers, and agents that are to run the model read the files,
-    through a connection that this command opens and keeps open. While it does not run, pulls wait; endpoints that run
-    already go on. Run the same command again to go on. No port is opened.
+    through a connection that this command opens and keeps open. No port is opened.
+
+    While the command does not run, pulls wait, and endpoints that run already keep serving. Run it again to continue.
     """
     source = read_source(path, include=include or (), exclude=exclude or ())
     if source.is_archive:

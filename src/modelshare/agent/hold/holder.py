@@ -133,7 +133,7 @@ class Holder:
         except FileGoneError as gone:
             self._look.set()
             await _refuse(stream, RefusedError(HTTPStatus.CONFLICT, str(gone)))
-        except Exception:  # noqa: BLE001 - every request is answered: whoever reads must not wait in vain
+        except Exception:  # noqa: BLE001 - every request is answered: no reader must wait in vain
             _log.exception("A file could not be read.")
             why = "The owner's machine could not read the file."
             await _refuse(stream, RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER))

@@ -1,4 +1,4 @@
-"""When and how fast files leave their owner's machine. Pure but for `Rate`."""
+"""When and how fast files leave their owner's machine."""
 
 import asyncio
 import re
@@ -9,7 +9,7 @@ from typing import Final
 from modelshare.wire.link import BODY_SLICE
 
 LEAST_RATE: Final = 10_000
-"""Bytes a second: slower, whoever pulls would think that the connection is dead."""
+"""Bytes a second: slower, the agent that pulls would think that the connection is dead."""
 _HOURS: Final = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-3]):([0-5][0-9])", re.ASCII)
 _RATE: Final = re.compile(r"([0-9]{1,9}) ?([kMG])B(?:/s)?", re.ASCII)
 _UNITS: Final = {"k": 10**3, "M": 10**6, "G": 10**9}

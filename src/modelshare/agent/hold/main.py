@@ -141,7 +141,7 @@ async def _identity(http: aiohttp.ClientSession, options: Options) -> Identity:
     key = await asyncio.to_thread(join_keys.create, JoinKeyCreate(name=name, expires_in=_JOIN_SECONDS))
     try:
         machine = capabilities(options.data_dir, [])
-        request = Enroll(join_key=key.key, name=name, holds=True, capabilities=machine)
+        request = Enroll(join_key=key.key, name=name, is_holder=True, capabilities=machine)
         enrolled = await ServerApi(http, options.client.config.url).enroll(request)
     finally:
         await asyncio.to_thread(join_keys.revoke, key.id)

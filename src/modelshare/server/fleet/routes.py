@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from modelshare.server.errors import UnauthenticatedError
-from modelshare.server.fleet import service, version_deletion, weight_deletions
+from modelshare.server.fleet import holding, service, version_deletion, weight_deletions
 from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import (
     BaseUrl,
@@ -26,7 +26,6 @@ from modelshare.server.http import (
 )
 from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
-from modelshare.server.registry import held
 from modelshare.server.registry.storages.stores import download_url
 from modelshare.server.registry.uploads.service import checked_files
 from modelshare.wire.agents import (
@@ -119,24 +118,21 @@ async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl
 async def register_held(caller: ModelsCaller, platform: PlatformDep, body: HeldOpen) -> HeldVersion:
     """Makes a version of files that stay on the machine of one of the project's agents (`modelshare hold`).
 
-    Nothing is uploaded: headers are read over the agent's connection, and so are the files, by whoever gets a grant.
+    Nothing is uploaded: headers are read over the agent's connection, and so are the files by agents that get a grant.
     The same files again give the same version.
     """
     files = await asyncio.to_thread(checked_files, platform, body)
     async with platform.database.write() as session:
-        holder_id = await service.holder(session, caller.project, body.holder)
-        return await held.register(session, platform, caller, holder_id, body, files)
+        return await holding.register(session, platform, caller, body, files)
 
 
 @public.post("/v1/agent/held-changes", status_code=204)
 async def report_held_changes(request: Request, platform: PlatformDep, body: HeldChanges) -> None:
     """Fails the versions that have one of these files, which the agent holds and which have changed there."""
     async with platform.database.write() as session:
-        agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
-        if agent is None or not agent.holds or agent.project_id is None:
-            raise UnauthenticatedError("This route needs the token of an agent that holds files (`msa_...`).")
+        token = bearer(request.headers.get("authorization"))
+        await holding.report_changes(session, token, body, now=platform.now())
         proven(request.scope)
-        await held.changed(session, agent.project_id, agent.id, body.files, now=platform.now())
 
 
 @router.get(

@@ -33,7 +33,7 @@ class AgentFacts:
     """The shared tiers it serves; empty for a private agent."""
     state: AgentState
     last_seen_at: int | None
-    holds: bool = False
+    is_holder: bool = False
     """It serves files and runs no models."""
 
     def is_available(self, now: int) -> bool:
@@ -233,7 +233,7 @@ class Fleet:
 
 def eligible(tier: str, project_id: str, agent: AgentFacts) -> bool:
     """Whether the agent may serve endpoints of this project on this tier."""
-    if agent.holds:
+    if agent.is_holder:
         return False
     if tier == SELF_HOSTED:
         return agent.project_id == project_id

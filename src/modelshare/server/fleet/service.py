@@ -103,8 +103,10 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         status = "was revoked" if key.revoked_at is not None else "has expired"
         raise UnauthenticatedError(f"This join key {status}. To enrol the agent, {_ANOTHER_KEY}.")
-    if spec.holds and key.project_id is None:
-        raise InvalidRequestError("Only agents of a project hold files. Use a join key of the project.", param="holds")
+    if spec.is_holder and key.project_id is None:
+        raise InvalidRequestError(
+            "Only agents of a project hold files. Use a join key of the project.", param="is_holder"
+        )
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
@@ -115,7 +117,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
         state=AgentState.PENDING,
         capabilities=spec.capabilities.model_dump(),
         created_at=now,
-        holds=spec.holds,
+        is_holder=spec.is_holder,
         join_key_id=key.id,
     )
     session.add(row)
@@ -177,21 +179,6 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
     row = await _own(session, caller, agent_id, lock=True)
     await _deactivate(session, row, AgentState.REMOVED, now=now)
     _agent_changed(session, caller.actor, "agent.remove", row, now, name=row.name)
-
-
-async def holder(session: AsyncSession, project_id: str, agent_id: str) -> uuid.UUID:
-    """The project's agent of this ID that holds files; 404 otherwise."""
-    uid = parse_uuid(agent_id)
-    row = await queries.own_agent(session, project_id, uid) if uid else None
-    if row is None or not row.holds:
-        raise NotFoundError("There is no such agent of your project that holds files. Run `modelshare hold`.")
-    return row.id
-
-
-async def address_of(session: AsyncSession, agent_id: uuid.UUID) -> str:
-    """URL of the server process that the agent is connected to; empty if it is not connected."""
-    row = await queries.agent(session, agent_id)
-    return (row.linked_to or "") if row is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +278,7 @@ def facts_of(row: AgentRow) -> rules.AgentFacts:
         tiers=frozenset(row.tiers or ()),
         state=AgentState(row.state),
         last_seen_at=row.last_seen_at,
-        holds=row.holds,
+        is_holder=row.is_holder,
     )
 
 
@@ -362,7 +349,7 @@ async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]
             name=row.name,
             state=AgentState(row.state),
             tiers=row.tiers,
-            holds=row.holds,
+            is_holder=row.is_holder,
             capabilities=Capabilities.model_construct(**row.capabilities),
             deployments=reports[row.id],
             created_at=row.created_at,

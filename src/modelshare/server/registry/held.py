@@ -24,6 +24,8 @@ from modelshare.server.registry.uploads.rules import WantedFile
 from modelshare.wire.held import HeldChange, HeldOpen, HeldVersion
 from modelshare.wire.models import ModelStatus
 
+Files = Sequence[WantedFile]
+
 
 async def register(
     session: AsyncSession,
@@ -31,7 +33,7 @@ async def register(
     caller: Caller,
     holder_id: uuid.UUID,
     request: HeldOpen,
-    files: Sequence[WantedFile],
+    files: Files,
 ) -> HeldVersion:
     """Makes a version of these files, which the holder has, and has them checked. `files` are `checked_files`.
 
@@ -138,7 +140,7 @@ async def _add_files(
     project_id: str,
     storage: StorageRow,
     version: VersionRow,
-    files: Sequence[WantedFile],
+    files: Files,
     now: int,
 ) -> None:
     known = await blobs.stored_blobs(session, project_id, storage.id.hex, (file.sha256 or "" for file in files))

@@ -115,8 +115,6 @@ class VersionRow(Table):
     """Why it did not become the latest when it became ready."""
     notes: Mapped[str | None]
     """The owner's notes about this version."""
-    digests: Mapped[str] = mapped_column(default="platform", server_default="platform")
-    """Who computed the digests of the files: the platform, or the `holder` that keeps them."""
     signature_state: Mapped[str] = mapped_column(default="none", server_default="none")
     """`wire.signers.SignatureState`, judged by the signers of the model's project; see `signatures.service`."""
     signer: Mapped[str | None]
@@ -125,6 +123,8 @@ class VersionRow(Table):
     """The id of the key that is proven to have signed all files, whichever project registered it."""
     signature_problem: Mapped[str | None]
     """Why the signature is invalid."""
+    digests: Mapped[str] = mapped_column(default="platform", server_default="platform")
+    """Who computed the digests of the files: the platform, or the `holder` that keeps them."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")

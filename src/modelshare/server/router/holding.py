@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Final
 
 from modelshare.server.db import Database
-from modelshare.server.fleet import service as fleet
+from modelshare.server.fleet import holding
 from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
@@ -21,8 +21,8 @@ from modelshare.wire.link import Answer, Chunk, End, Head
 
 _SILENT_SECONDS: Final = 60.0
 """A holder with a rate limit sends small pieces, but more often than this."""
-_OFFLINE: Final = "The machine of the model's owner is not connected. The pull goes on when it is."
-_LOST: Final = "The connection to the machine of the model's owner was lost. The pull goes on when it is back."
+_OFFLINE: Final = "The machine of the model's owner is not connected. The pull continues when it is."
+_LOST: Final = "The connection to the machine of the model's owner was lost. The pull continues when it is back."
 _CHANGED: Final = "The file was changed on its owner's machine since it was published."
 _MISSING: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 
@@ -55,7 +55,7 @@ class HolderConnections:
         if self._links.get(holder_id) is not None:
             return self._links.address
         async with self._database.read() as session:
-            return await fleet.address_of(session, holder_id)
+            return await holding.address_of(session, holder_id)
 
 
 async def _begin(stream: AnswerStream) -> None:

@@ -9,9 +9,9 @@ down_revision = "0019"
 
 def upgrade() -> None:
     with op.batch_alter_table("agents", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("holds", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch_op.add_column(sa.Column("is_holder", sa.Boolean(), server_default=sa.false(), nullable=False))
         batch_op.create_check_constraint(
-            batch_op.f("ck_agents_holders_are_private"), "project_id IS NOT NULL OR NOT holds"
+            batch_op.f("ck_agents_holders_are_private"), "project_id IS NOT NULL OR NOT is_holder"
         )
 
     with op.batch_alter_table("model_versions", schema=None) as batch_op:
@@ -34,4 +34,4 @@ def downgrade() -> None:
 
     with op.batch_alter_table("agents", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("ck_agents_holders_are_private"), type_="check")
-        batch_op.drop_column("holds")
+        batch_op.drop_column("is_holder")

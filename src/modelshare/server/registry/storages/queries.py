@@ -46,7 +46,8 @@ async def models_with(session: AsyncSession, storage: StorageRow, digests: Colle
 async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uuid.UUID) -> set[str]:
     """Digests of the version's files in the storage."""
     of_version = FileRow.version_id == version_id, FileRow.storage == storage.id.hex
-    return set(await session.scalars(select(FileRow.sha256).where(*of_version)))
+    statement = scoped_to(FileRow, storage.project_id).where(*of_version)
+    return {row.sha256 for row in await session.scalars(statement)}
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:

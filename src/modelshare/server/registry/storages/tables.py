@@ -52,8 +52,6 @@ class StorageRow(Table):
     """False: no signed URLs, everything is relayed."""
     writable: Mapped[bool] = mapped_column(default=True)
     """False: it is read only, as where models are registered in place."""
-    holder_id: Mapped[uuid.UUID | None]
-    """The agent that holds the files, of a storage of kind `held`."""
     revision: Mapped[int] = mapped_column(default=1)
     """Counts changes; a client that was opened for another revision is not used any more."""
     created_at: Mapped[int]
@@ -61,3 +59,5 @@ class StorageRow(Table):
     checked_at: Mapped[int | None]
     checks: Mapped[list[dict[str, Any]]] = mapped_column(JsonColumn, default=list)
     """The steps of the last check, as `wire.storage.CheckStep`."""
+    holder_id: Mapped[uuid.UUID | None]
+    """The agent that holds the files, of a storage of kind `held`."""
