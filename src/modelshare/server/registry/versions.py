@@ -7,6 +7,7 @@ from typing import Any, Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
+from modelshare.server.db import Database
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
@@ -14,6 +15,7 @@ from modelshare.server.registry import queries
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import discard_unused, release
 from modelshare.server.registry.latest import next_latest
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.service import current, delete, get_locked, ready, record, resolve, version_of
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus, VersionPatch
@@ -121,6 +123,36 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
         await enqueue(session, REVALIDATE, str(version.id), now=now)
         record(session, "model.revalidate", model, caller.actor, now, version=version.version)
     return model
+
+
+async def fail(session: AsyncSession, row: ModelRow, version: VersionRow, reason: str, *, now: int) -> None:
+    """Marks a version as failed and tells its owner why. `row` must be locked.
+
+    Its bytes are kept until it is deleted or replaced, so that it can be revalidated. If it was the latest, another
+    ready version takes its place. Endpoints that already run it go on.
+    """
+    record(session, "model.failed", row, SYSTEM, now, reason, version=version.version)
+    if version.is_latest:
+        await fall_back(session, row, version, reason=reason, now=now)
+    version.is_latest = False
+    version.status, version.status_reason = ModelStatus.FAILED, reason
+
+
+async def fail_changed(database: Database, version_id: uuid.UUID, path: str, what: str, *, now: int) -> None:
+    """The file at `path` of a ready version is no longer what was published, as its owner is told. Safe to repeat.
+
+    `what` completes the sentence: "was replaced". Call it outside of transactions.
+    """
+    reason = (
+        f"{printable(path)} {what} after this version was published. Restore it and run `modelshare models "
+        "revalidate`, or publish the files as a new version."
+    )
+    async with database.write() as session:
+        found = await queries.version(session, version_id)
+        model = await queries.any_model(session, found.model_id, lock=True) if found is not None else None
+        for version in ready(model) if model is not None else ():
+            if model is not None and version.id == version_id:
+                await fail(session, model, version, reason, now=now)
 
 
 async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:
