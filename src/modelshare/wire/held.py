@@ -9,7 +9,6 @@ from modelshare.wire.base import Request, Response
 from modelshare.wire.link import MAX_INTEGER
 from modelshare.wire.link import Sha256 as Digest
 from modelshare.wire.models import ModelStatus
-from modelshare.wire.text import Line
 from modelshare.wire.uploads import MAX_FILES, Sha256, UploadOpen
 
 READ_ROUTE: Final = "held/file"
@@ -55,7 +54,8 @@ class HeldChange(Request):
     """A file that no longer has the bytes that were registered."""
 
     sha256: Sha256
-    reason: Annotated[Line, Field(max_length=400)]
+    is_missing: bool = False
+    """It is no longer there; otherwise it has other bytes."""
 
 
 class HeldChanges(Request):

@@ -55,7 +55,11 @@ class NotHeldError(Exception):
 
 
 class FileGoneError(NotHeldError):
-    """The file was changed or removed; the message names it."""
+    """The file was changed or removed."""
+
+    def __init__(self, name: str, *, is_missing: bool) -> None:
+        super().__init__(f"{name} is no longer there." if is_missing else f"{name} was changed.")
+        self.is_missing = is_missing
 
 
 class FolderAwayError(Exception):
@@ -82,7 +86,7 @@ class OpenFile:
         """Blocks. Raises FileGoneError if the file is being changed: then the bytes are not what was registered."""
         data = os.pread(self.descriptor, length, offset)
         if len(data) != length or Identity.of(os.fstat(self.descriptor)) != self.identity:
-            raise FileGoneError(f"{Path(self.location).name} is being changed.")
+            raise FileGoneError(_name(self.location), is_missing=False)
         return data
 
     def close(self) -> None:
@@ -145,14 +149,14 @@ class HeldFiles:
             hashed = self._state.hashed.get(location)
             opened = _open(location)
             if opened is None:
-                gone = FileGoneError(f"{_name(location)} is no longer on the machine that holds it.")
+                gone = FileGoneError(_name(location), is_missing=True)
                 continue
             if hashed is not None and opened.identity == hashed.identity and hashed.sha256 == sha256:
                 return opened
             opened.close()
             if hashed is None or hashed.identity != opened.identity:
                 raise UncheckedError(location)
-            gone = FileGoneError(f"{_name(location)} was changed on the machine that holds it.")
+            gone = FileGoneError(_name(location), is_missing=False)
         if gone is not None and not any(map(os.path.exists, self._locations())):
             raise FolderAwayError
         raise gone or NotHeldError("This machine does not hold the file.")
@@ -162,14 +166,14 @@ class HeldFiles:
         try:
             found = _hashed(location, lambda _: None)
         except StopError as error:
-            raise FileGoneError(str(error)) from error
+            raise FileGoneError(_name(location), is_missing=False) from error
         with self._lock:
             self._state.hashed[location] = found
         self._save()
 
-    def changes(self) -> dict[str, str]:
+    def changes(self) -> dict[str, FileGoneError]:
         """Why files can no longer be served, by their digests. Hashes again what looks changed."""
-        found = {}
+        found: dict[str, FileGoneError] = {}
         for sha256 in list(self._state.served):
             while True:
                 try:
@@ -180,8 +184,8 @@ class HeldFiles:
                         continue
                 except FolderAwayError:
                     return {}
-                except NotHeldError as gone:
-                    found[sha256] = str(gone)
+                except FileGoneError as gone:
+                    found[sha256] = gone
                 break
         return found
 

@@ -4,7 +4,7 @@ limits."""
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from http import HTTPStatus
@@ -86,7 +86,7 @@ class Holder:
         self._readers = ThreadPoolExecutor(_READS_AT_ONCE, thread_name_prefix="held-read")
         self._hashers = ThreadPoolExecutor(1, thread_name_prefix="held-hash")
         self._checks: dict[str, asyncio.Task[None]] = {}
-        self._reported: dict[str, str] = {}
+        self._reported: set[str] = set()
 
     def close(self) -> None:
         self._readers.shutdown()
@@ -115,7 +115,7 @@ class Holder:
         """Looks at all files again and again, and tells the platform of those that have changed."""
         while True:
             changes = await in_thread(self._hashers, self._files.changes)
-            if changes != self._reported:
+            if changes.keys() != self._reported:
                 await self._report(changes)
             try:
                 async with asyncio.timeout(self._watch_seconds):
@@ -190,14 +190,14 @@ class Holder:
             why = f"Its owner serves the model only from {str(self._hours).replace('-', ' to ')} there."
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, seconds)
 
-    async def _report(self, changes: dict[str, str]) -> None:
-        new = {sha256: reason for sha256, reason in changes.items() if sha256 not in self._reported}
-        files = [HeldChange(sha256=sha256, reason=reason) for sha256, reason in new.items()]
+    async def _report(self, changes: Mapping[str, FileGoneError]) -> None:
+        new = {sha256: gone for sha256, gone in changes.items() if sha256 not in self._reported}
+        files = [HeldChange(sha256=sha256, is_missing=gone.is_missing) for sha256, gone in new.items()]
         try:
             if files:
-                _log.warning("%d file(s) can no longer be served: %s", len(files), files[0].reason)
+                _log.warning("%d file(s) can no longer be served. %s", len(files), next(iter(new.values())))
                 await self._api.report_changes(HeldChanges(files=files))
-            self._reported = changes
+            self._reported = set(changes)
         except AgentError as error:
             _log.warning("The platform could not be told: %s", error)
 

@@ -4,7 +4,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -185,14 +185,13 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
 class Granted:
     """The contents of a grant, before the storage signs the URLs."""
 
-    manifest_digest: str
+    deployment: DeploymentRow = field(compare=False)
     files: list[StoredFile]
     expires_at: int
 
 
-async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """Grants access to a deployment's files for `seconds`. Recorded in the audit logs of the model's owner and of the
-    agent's project.
+async def grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
+    """Access to a deployment's files for `seconds`, to be issued by `record_grant`.
 
     404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
     uses that version now. A grant expires at a recall's deadline at the latest.
@@ -205,15 +204,20 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
             "This deployment is not assigned to this agent. Wait for the desired state from the server."
         )
     expires_at = int(min(now + seconds, needed_until))
+    files = await registry.stored_files(session, row.version_id)
+    model = file_selection.find(row.version, row.file)
+    return Granted(row, model.needed(files) if model else [], expires_at)
+
+
+def record_grant(session: AsyncSession, agent: AgentRow, granted: Granted, *, now: int) -> None:
+    """In the audit logs of the model's owner and of the agent's project."""
+    row = granted.deployment
     owner_id = row.version.model.project_id
     of_version = {"model": str(row.version.model_id), "version": row.version.version}
     for project_id in {owner_id, agent.project_id or owner_id}:
         Audit(session, project_id, f"agent:{agent.id}", now).done(
             "grant.issue", f"deployment:{row.id}", project=agent.project_id or "platform", **of_version
         )
-    files = await registry.stored_files(session, row.version_id)
-    model = file_selection.find(row.version, row.file)
-    return Granted(row.version.manifest_digest or "", model.needed(files) if model else [], expires_at)
 
 
 @dataclass(frozen=True, slots=True)

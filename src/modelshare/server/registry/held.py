@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,6 +26,7 @@ from modelshare.wire.held import HeldChange, HeldOpen, HeldVersion
 from modelshare.wire.models import ModelStatus
 
 Files = Sequence[WantedFile]
+_FALLIBLE: Final = frozenset({ModelStatus.READY, ModelStatus.PROCESSING})
 
 
 async def register(
@@ -61,18 +63,21 @@ async def changed(
     session: AsyncSession, project_id: str, holder_id: uuid.UUID, files: Sequence[HeldChange], *, now: int
 ) -> list[str]:
     """Fails every version that has one of these files of the holder's; returns their numbers."""
-    reasons = {file.sha256: file.reason for file in files}
+    missing = {file.sha256: file.is_missing for file in files}
     storage = await storages.held_by(session, project_id, holder_id)
     if storage is None:
         return []
     failed = []
-    for model_id in await storages.models_with(session, storage, reasons):
+    for model_id in await storages.models_with(session, storage, missing):
         model = await registry.find_any(session, model_id, lock=True)
         for version in model.versions if model is not None else ():
-            found = await storages.digests_in(session, storage, version.id) & reasons.keys()
-            if model is not None and found and version.status in {ModelStatus.READY, ModelStatus.PROCESSING}:
-                await versions.fail(session, model, version, reasons[min(found)], now=now)
-                failed.append(version.version)
+            digests = await storages.digests_in(session, storage, version.id)
+            found = next((path for path, sha256 in sorted(digests.items()) if sha256 in missing), None)
+            if model is None or found is None or version.status not in _FALLIBLE:
+                continue
+            what = "is no longer on the machine that holds it" if missing[digests[found]] else "was changed"
+            await versions.fail(session, model, version, versions.reason_of_change(found, what), now=now)
+            failed.append(version.version)
     return failed
 
 

@@ -36,6 +36,7 @@ USAGE_TOPIC = "usage"
 class StoredFile:
     """A file of a version and where its bytes are stored."""
 
+    version_id: uuid.UUID
     path: str
     size: int
     sha256: str
@@ -156,7 +157,7 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
     return [
-        StoredFile(row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
+        StoredFile(version_id, row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
         for row, blob in await queries.files_with_blobs(session, version_id)
     ]
 

@@ -65,15 +65,12 @@ async def ready(
 
 
 async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
-    """Marks the version as failed. Its bytes are kept until it is deleted or replaced, so that it can be revalidated.
-
-    If it was the latest, another ready version takes its place.
-    """
     async with platform.database.write() as session:
         locked = await _locked(session, lease, job)
         if locked is None:
             return
-        await versions.fail(session, *locked, reason, now=platform.now())
+        model, version = locked
+        await versions.fail(session, model, version, reason, now=platform.now())
 
 
 async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:

@@ -43,11 +43,11 @@ async def models_with(session: AsyncSession, storage: StorageRow, digests: Colle
     return list(await session.scalars(versions.distinct().order_by(VersionRow.model_id)))
 
 
-async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uuid.UUID) -> set[str]:
-    """Digests of the version's files in the storage."""
+async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uuid.UUID) -> dict[str, str]:
+    """Digests of the version's files in the storage, by path."""
     of_version = FileRow.version_id == version_id, FileRow.storage == storage.id.hex
     statement = scoped_to(FileRow, storage.project_id).where(*of_version)
-    return {row.sha256 for row in await session.scalars(statement)}
+    return {row.path: row.sha256 for row in await session.scalars(statement)}
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:

@@ -4,9 +4,9 @@ import asyncio
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
 
 import structlog
 
@@ -15,16 +15,19 @@ from modelshare.plugins import PluginError
 from modelshare.server.cache import NotifiedCache
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import Platform
+from modelshare.server.registry import versions
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.storages import credentials, queries, rules
 from modelshare.server.registry.storages.held import HeldStore, Holders
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import BlobStore
+from modelshare.server.storage.base import BlobStore, PinnedStore
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.server.storage_errors import OwnStorageError, StorageUnavailableError
+from modelshare.wire.errors import ErrorCode
 
 log = structlog.get_logger()
 SEPARATOR: Final = ":"
@@ -148,13 +151,38 @@ def options_of(row: StorageRow) -> Any:
 async def download_url(platform: Platform, file: StoredFile, *, expires_at: int, base_url: str) -> str:
     """The one way to a stored file for somebody else: a URL that answers GET and `Range` until `expires_at`.
 
-    `base_url` is this server's. Call it outside of transactions. Raises StorageUnavailable, which names no storage.
+    `base_url` is this server's. Call it outside of transactions; for many files, call `unchanged` before. Raises
+    ConflictError if the file is no longer what was published, StorageUnavailable, which names no storage.
     """
     try:
+        [file] = await unchanged(platform, [file])
         store = await platform.stores.get(file.storage)
         return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
     except OwnStorageError as error:
         raise not_for_others() from error
+
+
+async def unchanged(platform: Platform, files: Sequence[StoredFile]) -> list[StoredFile]:
+    """The same files, without pins: where others can change them, the storage was just asked.
+
+    If one has changed, its version fails. Call it outside of transactions. Raises as `download_url`.
+    """
+    pinned = [file for file in files if file.pin is not None]
+    for storage in sorted({file.storage for file in pinned}):
+        there = {file.key: file for file in pinned if file.storage == storage}
+        try:
+            store = cast("PinnedStore", await platform.stores.get(storage))
+            changes = await store.changes(list(there))
+        except OwnStorageError as error:
+            raise not_for_others() from error
+        for key, what in changes.items():
+            file = there[key]
+            await versions.fail_changed(platform.database, file.version_id, file.path, what, now=platform.now())
+            raise ConflictError(
+                "The model's owner changed its files after this version was published. Ask them for a new version.",
+                code=ErrorCode.FILES_CHANGED,
+            )
+    return [replace(file, pin=None) for file in files]
 
 
 def not_for_others() -> StorageUnavailableError:
