@@ -29,7 +29,8 @@ from modelshare.wire.models import ModelStatus
 _GAVE_UP = (
     "The server could not read or store this version's files. Contact the platform's operator, then run `revalidate`."
 )
-_AWAY_SECONDS = 10
+_AWAY_SECONDS = 3
+_LONGEST_WAIT = 60
 _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
 
 
@@ -55,7 +56,7 @@ async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
     except ModelRejectedError as refused:
         await finish.failed(platform, lease, job, refused.reason)
     except HolderAwayError as away:  # it may take days, and is nobody's mistake
-        raise TryAgainError(away.retry_after or _AWAY_SECONDS) from away
+        raise TryAgainError(min(away.retry_after or _AWAY_SECONDS, _LONGEST_WAIT)) from away
     except FileChangedError as changed:
         await finish.failed(platform, lease, job, str(changed))
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
