@@ -103,7 +103,7 @@ async def test_a_pull_waits_for_the_owners_machine_without_counting_as_failed(
         await peer.want(wanted(storage))
         await peer.expect(Report, lambda one: one.phase == Phase.PULLING)
         waiting = await peer.expect(Report, lambda one: one.phase == Phase.WAITING and one.reason is not None)
-        assert waiting.reason == "Waiting for the owner's machine. The machine is not connected."
+        assert waiting.reason == "The pull waits. The machine is not connected."
         storage.is_owner_away = False
         await ready(peer)
         assert not [frame for frame in peer.frames if isinstance(frame, Report) and frame.phase is Phase.FAILED]

@@ -227,7 +227,7 @@ class Deployment:
             try:
                 return await self._pull_missing()
             except OwnerAwayError as away:  # others may pull meanwhile
-                self._enter(Phase.WAITING, f"Waiting for the owner's machine. {away}")
+                self._enter(Phase.WAITING, f"The pull waits. {away}")
                 await asyncio.sleep(away.retry_after)
 
     async def _pull_missing(self) -> bool:

@@ -303,7 +303,7 @@ _UNAVAILABLE: Final = {
     ),
     Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
     Outage.OWN_STORAGE_AWAY: ("The storage of a project is unavailable.", 30),
-    Outage.HOLDER_AWAY: ("The machine of the model's owner is not connected.", 10),
+    Outage.HOLDER_AWAY: ("The owner's machine is not connected.", 10),
     # Rolled back because of another request, so this one can be repeated unchanged.
     Outage.COLLISION: ("This was changed by another request; try again.", 1),
 }

@@ -118,6 +118,9 @@ def report(what: str, error: BaseException, **context: object) -> None:
     outage = outage_of(error)
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     sentence = _SENTENCES.get(outage) if outage is not None else None
+    if outage is Outage.HOLDER_AWAY:  # machines of users come and go
+        log.debug(what, error=reason, **context)
+        return
     if outage is None or sentence is None:
         log.warning(what, error=reason, **context)
         return

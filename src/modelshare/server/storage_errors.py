@@ -107,7 +107,7 @@ class HolderAwayError(StorageUnavailableError):
 
     def __init__(
         self,
-        message: str = "The machine of the model's owner is not connected. Try again when it is.",
+        message: str = "The owner's machine is not connected. Try again when it is.",
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)

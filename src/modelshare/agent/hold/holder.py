@@ -165,7 +165,7 @@ class Holder:
             except UncheckedError as unchecked:
                 await self._checked(unchecked.location)
             except FolderAwayError as away:
-                why = "The files are not there now, on the owner's machine."
+                why = "The files are not there now on the owner's machine."
                 raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER) from away
             except FileGoneError:
                 raise
@@ -187,7 +187,8 @@ class Holder:
 
     def _check_hours(self) -> None:
         if self._hours is not None and (seconds := self._hours.seconds_until(self._local_time())):
-            why = f"Its owner serves the model only from {str(self._hours).replace('-', ' to ')} there."
+            when = str(self._hours).replace("-", " to ")
+            why = f"The owner's machine serves files only from {when}, in its local time."
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, seconds)
 
     async def _report(self, changes: Mapping[str, FileGoneError]) -> None:

@@ -21,9 +21,9 @@ from modelshare.wire.link import Answer, Chunk, End, Head
 
 _SILENT_SECONDS: Final = 60.0
 """A holder with a rate limit sends small pieces, but more often than this."""
-_OFFLINE: Final = "The machine of the model's owner is not connected. The pull continues when it is."
-_LOST: Final = "The connection to the machine of the model's owner was lost. The pull continues when it is back."
-_CHANGED: Final = "The file was changed on its owner's machine since it was published."
+_OFFLINE: Final = "The owner's machine is not connected."
+_LOST: Final = "The connection to the owner's machine was lost."
+_CHANGED: Final = "The file was changed on its owner's machine after this version was published."
 _MISSING: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 
 

@@ -19,6 +19,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "model.edit_version": "Edit version of model",
     "model.end_link": "Revoke claim link",
     "model.failed": "Model rejected by checks",
+    "model.hold": "Model registered on its owner's machine",
     "model.invite": "Model shared with this project",
     "model.ready": "Model ready",
     "model.recall_cancel": "Cancel recall",
