@@ -57,7 +57,7 @@ class Held:
     async def register(self, name: str = "tiny", **fields: Any) -> httpx.Response:
         """Hashes the folder and registers what is there."""
         source = read_source(self.folder)
-        digests = self.files.hash(source.files, lambda _: None)
+        digests = self.files.hash(self.folder, source.files, lambda _: None)
         self.files.serve(source.files, digests)
         entries = [{"path": file.path, "size": file.size, "sha256": digests[file.path]} for file in source.files]
         body = {"holder": self.agent_id, "name": name, "files": entries} | fields

@@ -103,7 +103,8 @@ class ServerApi:
 
     async def _post(self, path: str, body: BaseModel | None = None) -> bytes:
         headers = self._headers | {"Content-Type": "application/json"}
-        data = body.model_dump_json().encode() if body else b""
+        # Without what was not set: an older server refuses fields that it does not know.
+        data = body.model_dump_json(exclude_unset=True).encode() if body else b""
         async with self._http.post(self._url + path, data=data, headers=headers, timeout=_TIMEOUT) as answer:
             content = await answer.read()
             if answer.status >= HTTPStatus.BAD_REQUEST:

@@ -22,7 +22,7 @@ from modelshare.server.app import Application, create_app
 from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.storages.stores import download_url
-from modelshare.server.registry.tables import BlobRow
+from modelshare.server.registry.tables import BlobRow, GarbageRow
 from modelshare.server.settings import Settings
 from modelshare.wire.held import READ_ROUTE, decode_read
 from modelshare.wire.link import Answer, Chunk, End, Head, Request
@@ -179,6 +179,23 @@ async def test_processing_waits_for_the_holder(app: Application, url: str, owner
     assert answer.json()["status"] == "processing"
     async with held(url, owner, tmp_path) as laptop:
         assert (await laptop.ended(answer.json()["model"]))["status"] == "ready"
+
+
+@sqlite
+async def test_deleting_the_model_leaves_the_folder(app: Application, url: str, owner: Tenant, tmp_path: Path) -> None:
+    async with held(url, owner, tmp_path) as laptop:
+        model = await laptop.published()
+        link = (await links(app, url, model))["config.json"]
+        assert (await owner.http.delete(f"/v1/models/{model['id']}")).status_code == 204
+
+        async def is_collected() -> bool:
+            async with app.database.read() as session:
+                return (await session.scalars(select(GarbageRow))).first() is None
+
+        await wait_until(is_collected)
+        assert (laptop.folder / "config.json").exists()
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(link)).status_code == 503
 
 
 @sqlite

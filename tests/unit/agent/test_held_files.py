@@ -29,7 +29,7 @@ def held(tmp_path: Path, file: LocalFile) -> HeldFiles:
     beside = file.location.with_name("config.json")
     beside.write_bytes(b"{}")
     both = [file, plain_file(beside, "config.json")]
-    digests = files.hash(both, lambda _: None)
+    digests = files.hash(file.location.parent, both, lambda _: None)
     assert digests["model.gguf"] == SHA256
     with pytest.raises(NotHeldError):
         files.open(SHA256)  # hashed, but not registered
@@ -50,7 +50,7 @@ def test_files_are_hashed_once_and_known_after_a_restart(tmp_path: Path, held: H
     again = HeldFiles(tmp_path / "data")
     assert content(again) == b"weights"
     read: list[int] = []
-    again.hash([file], read.append)
+    again.hash(file.location.parent, [file], read.append)
     assert (sum(read), again.serves([SHA256])) == (7, True)
     assert (tmp_path / "data" / "held.json").stat().st_mode & 0o077 == 0
 
@@ -130,10 +130,18 @@ def test_bytes_that_change_while_they_are_read_are_not_sent(held: HeldFiles, fil
 def test_a_copy_elsewhere_in_the_folder_is_as_good(tmp_path: Path, held: HeldFiles, file: LocalFile) -> None:
     (file.location.parent / "copy.gguf").write_bytes(b"weights")
     copy = plain_file(file.location.parent / "copy.gguf", "copy.gguf")
-    held.serve([copy], held.hash([copy], lambda _: None))
+    held.serve([copy], held.hash(file.location.parent, [copy], lambda _: None))
     file.location.unlink()
     assert held.changes() == {}
     assert content(held) == b"weights"
+
+
+def test_a_link_out_of_the_folder_is_not_hashed(tmp_path: Path, held: HeldFiles, file: LocalFile) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    link = file.location.with_name("link.gguf")
+    link.symlink_to(tmp_path / "secret")
+    with pytest.raises(StopError, match=r"link\.gguf is a link that leads outside the folder"):
+        held.hash(file.location.parent, [plain_file(link, "link.gguf")], lambda _: None)
 
 
 def test_what_was_stored_and_cannot_be_read_is_named(tmp_path: Path, held: HeldFiles) -> None:

@@ -97,6 +97,7 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
 
         options = Options(
             client=client,
+            path=path,
             data_dir=(data_dir or _data_dir(client.config.url, path)).absolute(),
             name=model,
             version=version,

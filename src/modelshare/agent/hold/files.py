@@ -109,15 +109,19 @@ class HeldFiles:
                 f"{self._path} cannot be read. Delete it: then everything is hashed and registered again."
             ) from error
 
-    def hash(self, files: Iterable[LocalFile], moved: Callable[[int], None]) -> dict[str, str]:
+    def hash(self, root: Path, files: Iterable[LocalFile], moved: Callable[[int], None]) -> dict[str, str]:
         """Digests by path in the model. Files that are as they were when they were hashed are not read again.
 
-        Raises OSError, and StopError for a file that is being changed.
+        Raises OSError, and StopError for a file that is being changed, or that a link leads to outside of the folder
+        `root`, if that is one.
         """
+        inside = root.resolve() if root.is_dir() else Path("/")
         digests = {}
         try:
             for file in files:
                 location = os.path.realpath(file.location, strict=True)
+                if not Path(location).is_relative_to(inside):
+                    raise StopError(f"{visible(file.path)} is a link that leads outside the folder.")
                 known, now = self._state.hashed.get(location), Identity.of(Path(location).stat())
                 if known is None or known.identity != now:
                     known = _hashed(location, moved)

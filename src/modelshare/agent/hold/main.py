@@ -38,6 +38,8 @@ class Options:
     """The parameters of `hold`."""
 
     client: Client
+    path: Path
+    """What is held."""
     data_dir: Path
     name: str
     """The model's."""
@@ -60,7 +62,7 @@ def run(source: PushSource, options: Options) -> None:
     os.umask(private_files.UMASK)
     with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=loop_factory()) as runner:
         files = HeldFiles(options.data_dir)
-        digests = files.hash(source.files, options.moved)
+        digests = files.hash(options.path, source.files, options.moved)
         options.hashed()
         if options.client.config.api_key is None and not files.serves(digests.values()):
             raise StopError(

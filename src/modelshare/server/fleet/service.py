@@ -104,9 +104,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
         status = "was revoked" if key.revoked_at is not None else "has expired"
         raise UnauthenticatedError(f"This join key {status}. To enrol the agent, {_ANOTHER_KEY}.")
     if spec.is_holder and key.project_id is None:
-        raise InvalidRequestError(
-            "Only agents of a project hold files. Use a join key of the project.", param="is_holder"
-        )
+        raise InvalidRequestError("Enrol a holder with a join key of its project.", param="is_holder")
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(

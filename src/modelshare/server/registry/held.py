@@ -104,11 +104,10 @@ async def _same(
 ) -> VersionRow | None:
     """The newest version with exactly these files of this holder; with `wanted`, of that number."""
     for version in reversed(model.versions):
-        if wanted in {None, version.version}:
-            rows = await models.files_with_blobs(session, version.id)
-            found = {file.path: file.sha256 for file, blob in rows if blob.storage == storage.id.hex}
-            if found and len(found) == len(rows) and found == digests:
-                return version
+        if version.digests != "holder" or wanted not in {None, version.version}:
+            continue
+        if await storages.digests_in(session, storage, version.id) == digests:
+            return version
     return None
 
 
