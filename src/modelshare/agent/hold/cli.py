@@ -16,11 +16,13 @@ from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size
 from modelshare.cli.output import print_message
 from modelshare.cli.progress import PushProgress
+from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.client.push import PushPhase
 from modelshare.client.source import PushSource, find_secrets, read_source
 from modelshare.wire.held import HeldVersion
 from modelshare.wire.models import Version
+from modelshare.wire.uploads import FileEntry, UploadOpen
 
 app = typer.Typer(add_completion=False)
 
@@ -86,29 +88,31 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
     model = name or source.name
     if model is None:
         raise CommandError(f"{path.name!r} is not a valid model name. Use --name.", ExitCode.USAGE)
+    spec = request(
+        UploadOpen,
+        name=model,
+        version=version,
+        make_latest=latest,
+        version_notes=notes,
+        file=file,
+        files=[FileEntry(path=each.path, size=each.size) for each in source.files],
+        include=list(source.include) or None,
+    )
     log_to_stderr()
     with Client() as client, PushProgress() as progress:
         progress.source(source, find_secrets(source))
         progress.phase(PushPhase.DIGESTS, source.size, 0)
 
-        def ready(held: HeldVersion, version: Version) -> None:
-            progress.done()
-            _print_ready(source, path, held, version)
-
         options = Options(
             client=client,
             path=path,
             data_dir=(data_dir or _data_dir(client.config.url, path)).absolute(),
-            name=model,
-            version=version,
-            latest=latest,
-            notes=notes,
-            file=file,
+            spec=spec,
             rate=rate,
             hours=hours,
             moved=progress.moved,
-            hashed=lambda: progress.phase(PushPhase.PROCESSING, 0, 0),
-            ready=ready,
+            hashed=progress.done,
+            ready=lambda held, ready: _print_ready(source, path, held, ready),
         )
         try:
             run(source, options)

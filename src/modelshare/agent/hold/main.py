@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 
@@ -26,11 +27,12 @@ from modelshare.client.source import PushSource
 from modelshare.wire.agents import Enroll, JoinKeyCreate
 from modelshare.wire.held import HeldOpen, HeldVersion
 from modelshare.wire.models import ModelStatus, Version
-from modelshare.wire.uploads import FileEntry
+from modelshare.wire.uploads import FileEntry, UploadOpen
 
 _log = logging.getLogger(__name__)
 _JOIN_SECONDS = 600
 _POLL_SECONDS = 0.5
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +43,8 @@ class Options:
     path: Path
     """What is held."""
     data_dir: Path
-    name: str
-    """The model's."""
-    version: str | None
-    latest: bool | None
-    notes: str | None
-    file: str | None
+    spec: UploadOpen
+    """What is to be registered, without digests."""
     rate: int | None
     hours: Hours | None
     moved: Callable[[int], None]
@@ -91,9 +89,11 @@ async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], o
 
         async def register() -> None:
             await holder.connected.wait()
-            if options.client.config.api_key is not None:
-                held = await asyncio.to_thread(_register, source, digests, identity.agent_id, options)
-                options.ready(held, await _until_ready(options.client, held))
+            if options.client.config.api_key is None:
+                _log.info("Serving files that are registered already.")
+                return
+            held = await _reached(lambda: _register(source, digests, identity.agent_id, options))
+            options.ready(held, await _until_ready(options.client, held))
 
         try:
             await unless_stopping(stopping, run_all([holder.link.run(), holder.watch(), register()]))
@@ -105,28 +105,14 @@ async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], o
 def _register(source: PushSource, digests: dict[str, str], holder: str, options: Options) -> HeldVersion:
     """Blocks. The same files again give the same version, so that it may be repeated."""
     entries = [FileEntry(path=file.path, size=file.size, sha256=digests[file.path]) for file in source.files]
-    request = HeldOpen(
-        holder=holder,
-        name=options.name,
-        version=options.version,
-        make_latest=options.latest,
-        version_notes=options.notes,
-        file=options.file,
-        files=entries,
-        include=list(source.include) or None,
-    )
-    return options.client.models.hold(request)
+    fields = options.spec.model_dump(exclude_unset=True) | {"files": entries, "holder": holder}
+    return options.client.models.hold(HeldOpen(**fields))
 
 
 async def _until_ready(client: Client, held: HeldVersion) -> Version:
-    """Raises ModelFailedError with the reason. The platform may restart meanwhile."""
+    """Raises ModelFailedError with the reason."""
     while True:
-        try:
-            versions = await asyncio.to_thread(lambda: list(client.models.versions(held.model)))
-        except (ConnectError, ServerError) as error:
-            _log.warning("Cannot ask for the model's state: %s", error)
-            versions = []
-        for found in versions:
+        for found in await _reached(lambda: list(client.models.versions(held.model))):
             if found.version == held.version and found.status is ModelStatus.FAILED:
                 raise ModelFailedError(held.model, found.status_reason or "The server gave no reason.")
             if found.version == held.version and found.status in {ModelStatus.READY, ModelStatus.ACTIVE}:
@@ -134,11 +120,21 @@ async def _until_ready(client: Client, held: HeldVersion) -> Version:
         await asyncio.sleep(_POLL_SECONDS)
 
 
+async def _reached(request: Callable[[], T]) -> T:
+    """The result of a blocking request. Waits while the platform is not there: it may be restarting."""
+    while True:
+        try:
+            return await asyncio.to_thread(request)
+        except (ConnectError, ServerError) as error:
+            _log.warning("The platform does not answer: %s Trying again.", error)
+        await asyncio.sleep(_POLL_SECONDS)
+
+
 async def _identity(http: aiohttp.ClientSession, options: Options) -> Identity:
     """Enrols with a join key made for this once."""
     if (known := load_identity(options.data_dir)) is not None:
         return known
-    name = f"{socket.gethostname()[:60]} holds {options.name[:30]}"
+    name = f"{socket.gethostname()[:60]} holds {options.spec.name[:30]}"
     join_keys = options.client.join_keys
     key = await asyncio.to_thread(join_keys.create, JoinKeyCreate(name=name, expires_in=_JOIN_SECONDS))
     try:
