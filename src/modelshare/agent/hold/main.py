@@ -84,8 +84,7 @@ async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], o
     async with aiohttp.ClientSession(trust_env=True) as http:
         if (identity := await unless_stopping(stopping, _identity(http, options))) is None:
             return
-        limits = {"rate": options.rate, "hours": options.hours}
-        holder = Holder(url, identity, options.data_dir, files, http, **limits)  # type: ignore[arg-type]
+        holder = Holder(url, identity, options.data_dir, files, http, rate=options.rate, hours=options.hours)
 
         async def register() -> None:
             await holder.connected.wait()
@@ -126,7 +125,7 @@ async def _reached(request: Callable[[], T]) -> T:
         try:
             return await asyncio.to_thread(request)
         except (ConnectError, ServerError) as error:
-            _log.warning("The platform does not answer: %s Trying again.", error)
+            _log.warning("The platform is not responding: %s Trying again.", error)
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -32,6 +32,13 @@ async def report_changes(session: AsyncSession, token: str | None, changes: Held
     await held.changed(session, agent.project_id, agent.id, changes.files, now=now)
 
 
+async def resume(session: AsyncSession, agent_id: uuid.UUID, *, now: int) -> None:
+    """Continues to check versions whose files this agent holds, if it does. Call it when it is connected."""
+    row = await queries.agent(session, agent_id)
+    if row is not None and row.is_holder and row.project_id is not None:
+        await held.resume(session, row.project_id, row.id, now=now)
+
+
 async def address_of(session: AsyncSession, agent_id: uuid.UUID) -> str:
     """URL of the server process that the agent is connected to; empty if it is not connected."""
     row = await queries.agent(session, agent_id)

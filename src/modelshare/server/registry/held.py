@@ -6,9 +6,10 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import InvalidRequestError
+from modelshare.server.errors import ConflictError, InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import new_id
+from modelshare.server.jobs import run_now
 from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
@@ -52,11 +53,21 @@ async def register(
         if known.status == ModelStatus.FAILED:
             await versions.check_again(session, model, known, caller.actor, now=now)
         return _view(model, known)
+    limit = platform.settings.uploads_open_per_project
+    if len(await storages.processing_in(session, storage)) >= limit:
+        raise ConflictError(f"{limit} versions on this machine are being checked, the maximum. Try again later.")
     model, version = await _create(session, caller, model, request, now)
     await _add_files(session, caller.project, storage, version, files, now)
     await versions.request_processing(session, version.id, now=now)
     registry.record(session, "model.hold", model, caller.actor, now, version=version.version, agent=str(holder_id))
     return _view(model, version)
+
+
+async def resume(session: AsyncSession, project_id: str, holder_id: uuid.UUID, *, now: int) -> None:
+    """Continues to check what this holder has. Call it when it is connected."""
+    storage = await storages.held_by(session, project_id, holder_id)
+    if storage is not None and (waiting := await storages.processing_in(session, storage)):
+        await run_now(session, [versions.PROCESS, versions.REVALIDATE], waiting, now=now)
 
 
 async def changed(

@@ -29,8 +29,7 @@ from modelshare.wire.models import ModelStatus
 _GAVE_UP = (
     "The server could not read or store this version's files. Contact the platform's operator, then run `revalidate`."
 )
-_AWAY_SECONDS = 3
-_LONGEST_WAIT = 60
+_AWAY_SECONDS = 60
 _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
 
 
@@ -55,8 +54,8 @@ async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
         await _steps(platform, lease, job, fresh=fresh)
     except ModelRejectedError as refused:
         await finish.failed(platform, lease, job, refused.reason)
-    except HolderAwayError as away:  # it may take days, and is nobody's mistake
-        raise TryAgainError(min(away.retry_after or _AWAY_SECONDS, _LONGEST_WAIT)) from away
+    except HolderAwayError as away:  # it may take days, and is nobody's mistake; its connection starts the job at once
+        raise TryAgainError(_AWAY_SECONDS) from away
     except FileChangedError as changed:
         await finish.failed(platform, lease, job, str(changed))
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):

@@ -50,6 +50,13 @@ async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uui
     return {row.path: row.sha256 for row in await session.scalars(statement)}
 
 
+async def processing_in(session: AsyncSession, storage: StorageRow) -> list[str]:
+    """IDs of versions with files in the storage that are being processed."""
+    in_storage = FileRow.version_id == VersionRow.id, FileRow.storage == storage.id.hex
+    statement = select(VersionRow.id).where(VersionRow.status == "processing", exists().where(*in_storage))
+    return [str(version_id) for version_id in await session.scalars(statement)]
+
+
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
     """Storages that were replaced and that nothing of the project refers to any more."""
     rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
