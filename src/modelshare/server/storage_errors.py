@@ -3,6 +3,8 @@
 StorageError
 ├── InvalidKeyError          a key or part number that this server never generates
 ├── BlobNotFoundError
+│   └── BlobChangedError     others replaced it
+├── TooManyObjectsError
 ├── MultipartNotFoundError   aborted, expired, or never opened
 ├── PartsMissingError        `finish` was called before every part was stored
 ├── PartRefusedError
@@ -34,6 +36,17 @@ class InvalidKeyError(StorageError):
 class BlobNotFoundError(StorageError):
     def __init__(self) -> None:
         super().__init__("The file is no longer stored. Get the model's current files.")
+
+
+class BlobChangedError(BlobNotFoundError):
+    """An object in somebody else's hands is not what it was."""
+
+
+class TooManyObjectsError(StorageError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"There are more than {limit:,} objects below this prefix. Give the model a prefix of its own."
+        )
 
 
 class MultipartNotFoundError(StorageError):

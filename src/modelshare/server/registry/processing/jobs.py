@@ -14,6 +14,7 @@ from modelshare.server.registry.blobs.disposal import COLLECT, collect
 from modelshare.server.registry.processing import finish
 from modelshare.server.registry.processing.inspect_files import inspect_files, read_signature, verify_files
 from modelshare.server.registry.processing.load_job import ProcessingJob, load_job, stored_files
+from modelshare.server.registry.processing.read_in_place import read_in_place
 from modelshare.server.registry.processing.store_blobs import store_blobs
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.versions import PROCESS, REVALIDATE
@@ -58,6 +59,7 @@ async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
 async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh: bool) -> None:
     if job.staged is not None:
         await store_blobs(platform, lease, job, job.staged)
+    await read_in_place(platform, lease, job)
     files = await stored_files(platform.database, job.version_id)
     if fresh and job.staged is None:
         await verify_files(platform, job.project_id, files)

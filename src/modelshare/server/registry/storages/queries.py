@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import any_tenant, for_update, scoped_to
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import BlobRow, GarbageRow, RegisteredFileRow, UploadFileRow, UploadRow
 from modelshare.server.storage.stores import PLATFORM
 
 
@@ -24,22 +24,36 @@ async def current_id(session: AsyncSession, project_id: str) -> str:
     return row.id.hex if row is not None else PLATFORM
 
 
-async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) -> StorageRow | None:
-    """The project's storage there, whether new pushes go to it or not."""
+async def at(
+    session: AsyncSession, project_id: str, url: str, endpoint: str, *, writable: bool = True
+) -> StorageRow | None:
+    """The project's storage there, whether new pushes go to it or not; or what is registered in place there."""
     is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
-    return await session.scalar(scoped_to(StorageRow, project_id).where(*is_there))
+    statement = scoped_to(StorageRow, project_id).where(*is_there, StorageRow.writable.is_(writable))
+    return await session.scalar(statement)
+
+
+async def read_only(session: AsyncSession, project_id: str) -> set[str]:
+    """Those of the project's storages in which nothing may be deleted, as rows name them."""
+    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.writable.is_(False)))
+    return {row.id.hex for row in rows}
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
-    """Storages that were replaced and that nothing of the project refers to any more."""
-    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
+    """Storages to which no new pushes go and that nothing of the project refers to any more."""
+    in_place = (StorageRow.kind == "bucket") & StorageRow.writable.is_(False)
+    ended = scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None) | in_place)
     found = []
-    for row in rows:
+    for row in await session.scalars(ended):
+        users = scoped_to(StorageRow, project_id).where(StorageRow.credentials_of == row.id)
+        registered = select(RegisteredFileRow).where(RegisteredFileRow.storage == row.id.hex)
         blobs = scoped_to(BlobRow, project_id).where(BlobRow.storage == row.id.hex)
         garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
         staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged)]):
+        if not any(
+            [await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, users, registered)]
+        ):
             found.append(row)
     return found
 

@@ -20,7 +20,8 @@ class StorageRow(Table):
 
     __tablename__ = "storages"
     __table_args__ = (
-        UniqueConstraint("project_id", "kind", "url", "endpoint"),
+        # What is registered in place has a storage of its own, even where new pushes go: nothing is deleted there.
+        UniqueConstraint("project_id", "kind", "url", "endpoint", "writable"),
         # A project has at most one storage for new pushes.
         Index(
             "uq_storages_current",
@@ -43,7 +44,7 @@ class StorageRow(Table):
     region: Mapped[str | None]
     addressing: Mapped[str] = mapped_column(default="path")
     credentials: Mapped[str | None]
-    """Sealed, see `server.sealing`; None: a role is assumed."""
+    """Sealed, see `server.sealing`; None: a role is assumed, or see `credentials_of`."""
     key_hint: Mapped[str | None]
     """The last characters of the access key's id."""
     role_arn: Mapped[str | None]
@@ -58,3 +59,5 @@ class StorageRow(Table):
     checked_at: Mapped[int | None]
     checks: Mapped[list[dict[str, Any]]] = mapped_column(JsonColumn, default=list)
     """The steps of the last check, as `wire.storage.CheckStep`."""
+    credentials_of: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("storages.id"))
+    """The project's storage whose keys or role are used; None: its own."""
