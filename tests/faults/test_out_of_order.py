@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 @pytest.fixture(autouse=True)
 def told_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was told or looked at a moment ago, by another test."""
-    monkeypatch.setattr(outages, "_said", {})
+    monkeypatch.setattr(outages, "_reported", {})
     monkeypatch.setattr(health, "_REMEMBERED_SECONDS", 0.0)
 
 

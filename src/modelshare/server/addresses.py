@@ -1,11 +1,11 @@
-"""Where a request comes from: as a proxy says it, and as limits count it. Pure."""
+"""Client addresses: from a proxy's header, and grouped for limits. Pure."""
 
 import ipaddress
 from collections.abc import Sequence
 from typing import Final
 
 _SITE: Final = 64
-"""Bits of an IPv6 address that one connection to the internet has to itself at least (RFC 6177)."""
+"""Prefix length of the smallest IPv6 network that a site gets (RFC 6177)."""
 
 
 def forwarded(headers: Sequence[str]) -> str:
@@ -18,7 +18,7 @@ def forwarded(headers: Sequence[str]) -> str:
 
 
 def counted_as(address: str) -> str:
-    """What limits per address count: of IPv6 the /64, in which whoever has one address has all the others."""
+    """The unit of limits per address: for IPv6 the /64 network, all of whose addresses belong to one client."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Log lines on standard error: for people, or one JSON object a line."""
+"""Logging to standard error, as text or as one JSON object per line."""
 
 import logging
 import sys
@@ -10,8 +10,8 @@ from modelshare.wire.text import visible
 
 
 def configure(form: Literal["text", "json"]) -> None:
-    """Sets up structlog for the process; library warnings come out the same way."""
-    # Plain tracebacks: the pretty ones print local variables, and with them keys and what people ask their models.
+    """Configures structlog and the warnings of libraries."""
+    # Plain tracebacks: the rich ones print local variables, which may hold keys and prompts.
     console = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
@@ -34,7 +34,7 @@ def configure(form: Literal["text", "json"]) -> None:
 
 
 def _escape(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """What others wrote makes no line of its own and steers no terminal; JSON escapes by itself."""
+    """Escapes line breaks and terminal control sequences. JSON does so itself."""
     return {
         name: visible(value, keep="\n" if name == "exception" else "") if isinstance(value, str) else value
         for name, value in line.items()

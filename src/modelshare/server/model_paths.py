@@ -1,6 +1,6 @@
-"""`owner/name` where a path has a model's id: as two segments, or as one with `%2F`. Pure.
+"""Accepts `owner/name` in place of a model's id in a path, as two segments or as one with `%2F`. Pure.
 
-Routes have one segment for a model, so both forms become one, with `SLASH` between owner and name.
+Routes have one segment for a model, so both forms are joined to one, with `SLASH` between owner and name.
 """
 
 import re
@@ -14,13 +14,13 @@ _PREFIX: Final = re.compile(r"/v1/(?:models|catalog/models|platform/catalog)/(?=
 
 
 def below_models(routes: Iterable[str]) -> frozenset[str]:
-    """What may follow a model in a path, such as `versions`: by itself no name of a model."""
+    """Segments that may follow a model in a path, such as `versions`, and therefore cannot be a model's name."""
     below = (path.partition(f"{_MODEL}/")[2] for path in routes if path.startswith("/v1/"))
     return frozenset(each.split("/", 1)[0] for each in below if each)
 
 
 def joined(path: str, raw_path: bytes, below: Collection[str]) -> str:
-    """The path with a model's `owner/name` as one segment. `raw_path`: the same as the client wrote it."""
+    """The path with a model's `owner/name` as one segment. `raw_path`: the path as the client sent it."""
     prefix = _PREFIX.match(path)
     if prefix is None:
         return path

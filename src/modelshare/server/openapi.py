@@ -1,4 +1,4 @@
-"""The OpenAPI description: what FastAPI cannot see of errors, of the key, and of the routes that inference takes."""
+"""Completes the OpenAPI description with errors, the API key and the inference routes, which FastAPI does not see."""
 
 import re
 from typing import Any, Final
@@ -11,9 +11,9 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     "4XX": {"model": ErrorEnvelope, "description": "The request was rejected; the message says why and what to do"},
     "5XX": {"model": ErrorEnvelope, "description": "Server-side error; `Retry-After` says when to try again"},
 }
-"""What every route may answer beside success."""
+"""Error responses of every route."""
 KEYED: Final[dict[str, Any]] = {"security": [{"key": []}]}
-"""What a route that needs a key adds to its description."""
+"""Added to the description of a route that needs a key."""
 _INFERENCE: Final = {
     "chat/completions": ("post", "Create a chat completion"),
     "completions": ("post", "Create a text completion"),
@@ -25,7 +25,7 @@ _JSON: Final = {"application/json": {"schema": {"type": "object"}}}
 
 
 def complete(api: FastAPI) -> None:
-    """Has `api` describe the whole of the wire."""
+    """Makes `api` describe the whole HTTP API."""
     describe = api.openapi
 
     def openapi() -> dict[str, Any]:
@@ -38,7 +38,7 @@ def complete(api: FastAPI) -> None:
                 schema["paths"][f"/{{project_id}}/{{endpoint_slug}}/v1/{route}"] = _inference(route, method, summary)
         return api.openapi_schema or {}
 
-    api.openapi = openapi  # type: ignore[method-assign] # FastAPI's own way to extend it
+    api.openapi = openapi  # type: ignore[method-assign] # the way that FastAPI documents
 
 
 def _inference(route: str, method: str, summary: str) -> dict[str, Any]:

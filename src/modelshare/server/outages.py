@@ -1,4 +1,4 @@
-"""What is out of order when nothing is wrong with what was asked: told from an error of a database or of the system."""
+"""Outages: classifies errors of the database and the operating system that are not the fault of the request."""
 
 import errno
 import socket
@@ -14,28 +14,28 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 log = structlog.get_logger()
 
-_SAY_AGAIN_SECONDS: Final = 10.0
+_REPEAT_SECONDS: Final = 10.0
 
 
 class Outage(StrEnum):
-    """Each passes without anybody who asked changing what they ask for."""
+    """Each may pass without a change of the request."""
 
     DATABASE_AWAY = "database_away"
-    """It cannot be asked: not there, starting, stopping, without a free connection, or broken."""
+    """It is unreachable, starting, stopping, without a free connection, or damaged."""
     DATABASE_READ_ONLY = "database_read_only"
     DATABASE_UNFIT = "database_unfit"
-    """It lacks a table, or the rights on one: nothing is wrong with what was to be written."""
+    """A table, a column or a permission is missing."""
     DISK_FULL = "disk_full"
-    """The database's, or that of the storage."""
+    """The disk of the database or of the storage."""
     STORAGE_AWAY = "storage_away"
     OWN_STORAGE_AWAY = "own_storage_away"
-    """A storage that belongs to a project, which its owner has to restore."""
+    """A storage that belongs to a project; its owner has to restore it."""
     COLLISION = "collision"
-    """The database undid it for the sake of another transaction; it can be sent again as it is."""
+    """The transaction was rolled back in favour of another one; it can be retried unchanged."""
 
 
 class OutageError(Exception):
-    """Says itself what is out of order; its message is fit for the person who sent the request."""
+    """An error that names its outage. Its message may be shown to the client."""
 
     outage: ClassVar[Outage]
 
@@ -72,16 +72,16 @@ _SQLITE: Final = {
     sqlite3.SQLITE_PROTOCOL: Outage.DATABASE_AWAY,
 }
 _SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
-"""What SQLite says of a table; its code for it is the one for any error of a statement."""
+"""Messages of SQLite, whose error code is the same for any error of a statement."""
 _SENTENCES: Final = {
     Outage.DATABASE_AWAY: "the database is unreachable: check that it runs, and that `database_url` is right",
     Outage.DATABASE_READ_ONLY: "the database rejects writes: make it writable, or set `database_url` to the primary",
     Outage.DISK_FULL: "a disk is full, the database's or the storage's: free some space",
     Outage.STORAGE_AWAY: "the storage is unavailable: check that its folder or bucket exists and is writable",
 }
-"""What the operator is told of what passes by itself; of anything else, what it is."""
-_said: dict[Outage, float] = {}
-"""When each was last told of, by the monotonic clock."""
+"""Log messages for the operator. Other outages are logged as they are."""
+_reported: dict[Outage, float] = {}
+"""When each was last logged, by the monotonic clock."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _DISK: Final = frozenset(
     {
@@ -94,7 +94,7 @@ _NETWORK: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDO
 
 
 def outage_of(error: BaseException) -> Outage | None:
-    """What is out of order; None where the error says nothing of the kind. Pure."""
+    """The outage that the error shows; None if it shows none. Pure."""
     if isinstance(error, DBAPIError):
         return _of_database(error)
     if isinstance(error, asyncpg.PostgresError):
@@ -107,12 +107,12 @@ def outage_of(error: BaseException) -> Outage | None:
 
 
 def is_database_away(error: BaseException) -> bool:
-    """The database could not be asked. False for whatever it answered, an error of its own included."""
+    """Whether the database was unreachable. False if it answered, even with an error."""
     return outage_of(error) is Outage.DATABASE_AWAY
 
 
 def report(what: str, error: BaseException, **context: object) -> None:
-    """Tells the operator what failed. An outage takes one sentence, now and then, however much fails for it."""
+    """Logs what failed. An outage is logged at most every ten seconds, however much fails because of it."""
     outage = outage_of(error)
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     sentence = _SENTENCES.get(outage) if outage is not None else None
@@ -120,8 +120,8 @@ def report(what: str, error: BaseException, **context: object) -> None:
         log.warning(what, error=reason, **context)
         return
     now = time.monotonic()
-    if now >= _said.get(outage, -_SAY_AGAIN_SECONDS) + _SAY_AGAIN_SECONDS:
-        _said[outage] = now
+    if now >= _reported.get(outage, -_REPEAT_SECONDS) + _REPEAT_SECONDS:
+        _reported[outage] = now
         log.error(sentence, error=reason, failed=what, **context)
 
 
@@ -130,7 +130,7 @@ def _of_database(error: DBAPIError) -> Outage | None:
     if code == sqlite3.SQLITE_ERROR:
         return Outage.DATABASE_UNFIT if any(lack in str(error.orig) for lack in _SQLITE_LACKS) else None
     if code is not None:
-        return _SQLITE.get(code & 0xFF)  # extended codes keep what they extend in the low byte
+        return _SQLITE.get(code & 0xFF)  # extended codes have the primary code in the low byte
     found = _of_sqlstate(getattr(error.orig, "sqlstate", None))
     if found is None and (error.connection_invalidated or isinstance(error, InterfaceError)):
         return Outage.DATABASE_AWAY

@@ -14,7 +14,7 @@ from modelshare.server.errors import InvalidRequestError
 from modelshare.wire.base import PAGE_LIMIT_DEFAULT, PAGE_LIMIT_MAX
 
 _LARGEST = 2**63 - 1
-"""What the databases take for a number."""
+"""The largest integer of the databases."""
 Row = TypeVar("Row")
 First = TypeVar("First", int, str, uuid.UUID)
 Second = TypeVar("Second", int, str, uuid.UUID)
@@ -26,23 +26,23 @@ def _id_of(row: Any) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page of a list is asked for."""
+    """The requested page of a list."""
 
     limit: int
     after: str | None = None
 
     @property
     def fetch_limit(self) -> int:
-        """How many rows to ask the database for: one beyond the page says that there is a next one."""
+        """How many rows to query: one more than the page shows whether there is a next one."""
         return self.limit + 1
 
     @property
     def after_id(self) -> uuid.UUID | None:
-        """The last page's last row, of a list that is ordered by id."""
+        """The last row of the previous page, for a list that is ordered by id."""
         return decode_cursor(self.after, uuid.UUID)[0] if self.after else None
 
     def after_row(self, first: type[First], second: type[Second]) -> tuple[First, Second] | None:
-        """As `after_id`, of a list that is ordered by two columns of these types."""
+        """As `after_id`, for a list that is ordered by two columns of these types."""
         if not self.after:
             return None
         one, other = decode_cursor(self.after, first, second)
@@ -76,7 +76,7 @@ def decode_cursor(cursor: str, *kinds: type[int | str | uuid.UUID]) -> list[Any]
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         if not isinstance(values, list):
-            raise TypeError(values)  # noqa: TRY301 - one way out for all that is no cursor
+            raise TypeError(values)  # noqa: TRY301 - all invalid cursors are handled below
         return [_of_kind(value, kind) for value, kind in zip(values, kinds, strict=True)]
     except (binascii.Error, ValueError, TypeError, RecursionError) as error:
         raise InvalidRequestError("Invalid `after` cursor. Take it from `next_cursor`.", param="after") from error
@@ -87,5 +87,5 @@ def _of_kind(value: Any, kind: type[int | str | uuid.UUID]) -> int | str | uuid.
         return uuid.UUID(value)
     if type(value) is not kind or (isinstance(value, int) and abs(value) > _LARGEST):
         raise TypeError(value)
-    str(value).encode()  # halves of characters are in JSON, and in no database
+    str(value).encode()  # JSON allows lone surrogates, databases do not
     return cast("int | str", value)

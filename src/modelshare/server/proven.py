@@ -1,17 +1,17 @@
-"""Who a request comes from, as far as limits on connections care: somebody known, or a stranger."""
+"""Tells the HTTP server which connections are authenticated, since others are limited per address."""
 
 from collections.abc import MutableMapping
 from typing import Any, Final
 
 PROVEN: Final = "modelshare.proven"
-"""The key in a request's scope under which the HTTP server leaves what it wants to have called."""
+"""Key of the callback in a request's scope."""
 
 
 def proven(scope: MutableMapping[str, Any]) -> None:
-    """Tells the HTTP server that the request came with a key, a session, a token or a signature that holds.
+    """Tells the HTTP server that the request has a valid key, session, token or signature.
 
-    Its connection then does not count against its address.
+    Its connection then no longer counts against the limit of its address.
     """
     tell = scope.get(PROVEN)
-    if tell is not None:  # other servers do not ask
+    if tell is not None:  # other HTTP servers have none
         tell()

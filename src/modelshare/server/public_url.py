@@ -1,8 +1,8 @@
-"""How a client reaches the platform, where no setting says it.
+"""The URL of the platform for links, where `public_url` is not set.
 
-Links are made of it, and `Host` is whatever a client writes: it counts where it names this machine by an address. A
-name could be anybody's: one that a page of somebody else resolves to this machine for a moment, or one that a cache in
-front takes for another site. Behind a name or a proxy, `public_url` has to be set.
+`Host` is chosen by the client, so it is used only if it is an address of this machine or a loopback name. Any other
+name could belong to an attacker (DNS rebinding, poisoned caches). Behind a host name or a proxy, `public_url` has to
+be set.
 """
 
 import functools
@@ -15,27 +15,27 @@ import structlog
 from starlette.requests import Request
 
 log = structlog.get_logger()
-_SOMEWHERE: Final = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))
-"""Addresses for documentation (RFC 5737, RFC 3849): nothing is sent, but the system knows by which way it would be."""
-_LONGEST: Final = 300
-"""Characters of a name, and its port, that are logged."""
+_DOCUMENTATION_ADDRESSES: Final = (("192.0.2.1", socket.AF_INET), ("2001:db8::1", socket.AF_INET6))
+"""RFC 5737 and RFC 3849. Nothing is sent to them, but the system selects the interface that it would use."""
+_MAX_LOGGED: Final = 300
+"""Characters of a host name that are logged."""
 
 
 def url_of(request: Request) -> str:
-    """Scheme, address and port."""
+    """Scheme, host and port of the platform as this client may use them."""
     bound, port = request.scope.get("server") or ("", None)
     given = request.headers.get("host", "")
     if is_own(hostname(given), bound):
         return f"{request.url.scheme}://{given}"
     if given:
-        _warn(given[:_LONGEST])
+        _warn(given[:_MAX_LOGGED])
     address = bound if bound and not _is_unspecified(bound) else _outward_address()
     name = f"[{address}]" if ":" in address else address
     return f"{request.url.scheme}://{name}:{port}" if port else f"{request.url.scheme}://{name}"
 
 
 def hostname(given: str) -> str:
-    """The host of a `Host` header, in lower case and without its port; "" for what is no such header."""
+    """The host of a `Host` header, in lower case and without its port; "" for an invalid one."""
     try:
         parts = urlsplit(f"//{given}")
         plain = parts.netloc == given and "@" not in given and (parts.port is None or parts.port > 0)
@@ -45,14 +45,14 @@ def hostname(given: str) -> str:
 
 
 def is_own(host: str, bound: str) -> bool:
-    """Whether it names this machine: as the socket does, as loopback, or by an address that is this machine's."""
+    """Whether the host is the bound one, a loopback name, or an address of this machine."""
     if not host:
         return False
     return host == bound.lower() or host == "localhost" or host.endswith(".localhost") or is_own_address(host)
 
 
 def is_own_address(text: str) -> bool:
-    """Whether a socket of this machine can have the address. False for what is none."""
+    """Whether it is an address of this machine. False for anything that is not an address."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
@@ -70,7 +70,7 @@ def is_own_address(text: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there."""
+    """Whether a server that listens there is reachable from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -85,11 +85,11 @@ def _is_unspecified(text: str) -> bool:
 
 
 def _outward_address() -> str:
-    """The address by which this machine reaches others, and most likely is reached; loopback for one by itself."""
-    for somewhere, family in _SOMEWHERE:
+    """The address of the interface to the network; loopback if there is none."""
+    for address, family in _DOCUMENTATION_ADDRESSES:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect((somewhere, 9))
+                probe.connect((address, 9))
                 return str(probe.getsockname()[0])
             except OSError:
                 continue
@@ -98,7 +98,7 @@ def _outward_address() -> str:
 
 @functools.lru_cache(maxsize=16)
 def _warn(given: str) -> None:
-    """Once for each of the last names."""
+    """Once per name, for the most recent names."""
     log.warning(
         "clients use an address that is not configured: set public_url, or links contain the wrong address",
         host=given,

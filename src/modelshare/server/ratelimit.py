@@ -1,4 +1,4 @@
-"""Token buckets: so much per minute, with room for a burst. Pure; the clock is passed in."""
+"""Token buckets: a rate per minute with a burst. Pure; the clock is passed in."""
 
 import math
 from collections import OrderedDict
@@ -22,7 +22,7 @@ class Bucket:
         self.updated = now
 
     def take(self, amount: float, now: float) -> int:
-        """0 when the tokens were there (they are taken); else the whole seconds until they will be."""
+        """Takes the tokens and returns 0, or returns the whole seconds until there are enough."""
         self.refill(now)
         if self.level >= amount:
             self.level -= amount
@@ -30,13 +30,13 @@ class Bucket:
         return max(1, math.ceil((amount - self.level) * 60 / self.per_minute))
 
     def charge(self, amount: float, now: float) -> None:
-        """Takes tokens that were already used, going below zero if need be."""
+        """Takes tokens that were already used; the level may become negative."""
         self.refill(now)
         self.level -= amount
 
 
 class TokenBuckets:
-    """One bucket per subject; the least recently used are forgotten beyond `limit`."""
+    """One bucket per subject; beyond `limit` the least recently used ones are dropped."""
 
     def __init__(
         self, per_minute: float, clock: Callable[[], float], *, burst: float = 0.5, limit: int = 100_000
@@ -48,7 +48,7 @@ class TokenBuckets:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def take(self, subject: str) -> int:
-        """0 when one more is allowed, else the seconds to wait."""
+        """0 if one more is allowed, else the seconds to wait."""
         now = self._clock()
         bucket = self._buckets.get(subject)
         if bucket is None:

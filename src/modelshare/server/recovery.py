@@ -1,4 +1,4 @@
-"""What `modelshare admin` does on the server's machine: ways back in for the operator."""
+"""Recovery on the server's machine: `modelshare admin` and `modelshare secrets`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from modelshare.server.settings import Settings, SettingsError
 
 
 async def reset_password(settings: Settings, email: str, password: str) -> None:
-    """Sets the password and signs the person out everywhere. ApiError says what is wrong with either."""
+    """Sets the password and signs the person out everywhere. Raises ApiError."""
     people.check_new_password(password, email)
     async with _existing(settings) as database:
         password_hash = await passwords.hash_password(password)
@@ -25,13 +25,16 @@ async def reset_password(settings: Settings, email: str, password: str) -> None:
 
 
 async def replace_secret(settings: Settings) -> None:
-    """Has the database be used with the secret of these settings, made where it is lost. Nobody may use it now."""
+    """Binds the database to the secret of these settings, generated if it is lost. The server must be stopped."""
     async with _existing(settings) as database:
         await installation.replace_secret(settings, database)
 
 
 async def rotate_secrets(settings: Settings) -> int:
-    """Encrypts all secrets in the database with the newest key, created where the settings give none; how many."""
+    """Encrypts all secrets in the database with the newest key and returns how many.
+
+    The key is generated if the settings give none.
+    """
     keyring = Keyring(settings)
     async with _existing(settings) as database:
         keyring.add_key()
@@ -43,7 +46,7 @@ async def rotate_secrets(settings: Settings) -> int:
 
 @asynccontextmanager
 async def _existing(settings: Settings) -> AsyncIterator[Database]:
-    """The database, at the newest schema. SettingsError where there is none."""
+    """The database, upgraded to the newest schema. Raises SettingsError if there is none."""
     database = Database(settings.database)
     try:
         if database.is_sqlite and not Path(database.url.database or "").exists():

@@ -1,4 +1,4 @@
-"""The platform's one secret: what will do as one, and the file of one that nobody set."""
+"""The platform's secret: its requirements, and the file that holds a generated one."""
 
 import secrets
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Final
 from modelshare import private_files
 
 LENGTH: Final = 32
-"""Bytes at least: 256 bits, as many as the HMAC-SHA256 that is made with it."""
+"""Minimum in bytes: the 256 bits of HMAC-SHA256."""
 _NOTHING: Final = b"0\0 \t\r\n"
-"""What a file or variable holds that was never filled in."""
+"""Content of a file or variable that was never filled in."""
 _NAME: Final = "secret.key"
 
 
 def check(secret: bytes) -> None:
-    """ValueError with a sentence for one that somebody could guess."""
-    given = secret.strip() if secret.isascii() else secret  # raw bytes may well end in that of a blank
+    """Raises ValueError for a secret that could be guessed."""
+    given = secret.strip() if secret.isascii() else secret  # raw bytes may end with the code of a space
     if len(given) < LENGTH or not secret.strip(_NOTHING):
         raise ValueError(
             f"a secret must have at least {LENGTH} random bytes, which are not blanks or zeros; create one with "
@@ -24,12 +24,15 @@ def check(secret: bytes) -> None:
 
 
 def path(data_dir: Path) -> Path:
-    """Where the secret lies that nobody set."""
+    """Path of the generated secret."""
     return data_dir / _NAME
 
 
 def of_folder(data_dir: Path) -> bytes:
-    """The secret of this folder, made on first use: one for all who ask at once. ValueError as `check`; OSError."""
+    """The secret of this folder, generated on first use, once even for concurrent callers.
+
+    Raises ValueError as `check` does, and OSError.
+    """
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = path(data_dir)
     if file.exists():

@@ -1,4 +1,4 @@
-"""`modelshare serve`: one process with everything in it."""
+"""`modelshare serve`: the whole platform in one process."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """The credentials of a fresh platform: shown once, since only their hashes are stored."""
+    """The credentials of a new platform. Shown once, since only their hashes are stored."""
 
     platform_key: str
     project_id: str
@@ -36,11 +36,11 @@ class FirstRun:
 
 
 Started = Callable[[str, FirstRun | None], Coroutine[Any, Any, None]]
-"""Called with the platform's URL once it answers, and with its first credentials if it was empty."""
+"""Called once the platform answers, with its URL, and with the first credentials if it was empty."""
 
 
 def run(settings: Settings, started: Started) -> None:
-    """Serves until SIGINT or SIGTERM. SettingsError says what keeps it from starting."""
+    """Serves until SIGINT or SIGTERM. Raises SettingsError if it cannot start."""
     os.umask(private_files.UMASK)
     configure(settings.log_format)
     raise_file_limit()
@@ -63,8 +63,8 @@ async def serve(settings: Settings, started: Started) -> None:
     with listener:
         async with startup.started(settings) as application:
             first_run = await first_credentials(application)
-            gc.freeze()  # what is there now stays: a full round of the garbage collector need not look through it
-            gc.enable()  # it is off while the program starts
+            gc.freeze()  # objects made so far stay: the collector need not scan them
+            gc.enable()  # disabled while the program starts
             async with Front(application, settings).serving(listener):
                 greeting = asyncio.create_task(started(_url(settings), first_run))
                 await stop.wait()
@@ -74,7 +74,7 @@ async def serve(settings: Settings, started: Started) -> None:
 
 
 async def first_credentials(application: Application) -> FirstRun | None:
-    """Makes a platform key and a first project on an empty platform; None on any other."""
+    """Creates a platform key and a first project if the platform is empty; else None."""
     now = application.platform.now()
     try:
         async with application.database.write() as session:
@@ -83,20 +83,20 @@ async def first_credentials(application: Application) -> FirstRun | None:
             platform_key = await accounts.create_platform_key(session, "first platform key", now=now)
             request = ProjectCreate(name="First project", slug="first")
             project = await accounts.create_project(session, request, now=now, actor="system")
-    except ConflictError:  # another process, started at the same moment, was first
+    except ConflictError:  # another process that started at the same moment was first
         return None
     return FirstRun(platform_key, project.id, project.slug, project.api_key)
 
 
 def _url(settings: Settings) -> str:
-    """Where a client on this machine reaches it, unless it has a name of its own."""
+    """`public_url`, or the URL for clients on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - compared, not bound
     name = f"[{host}]" if ":" in host else host
     return settings.public_url or f"http://{name}:{settings.port}"
 
 
 def _listener(host: str, port: int) -> socket.socket:
-    """A socket on the port, or on a free one for 0; says so plainly when it is taken."""
+    """A socket bound to the port, or to a free one for 0. Raises SettingsError."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

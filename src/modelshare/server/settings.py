@@ -1,7 +1,7 @@
 """Settings: one frozen object, read once from `modelshare.toml`, then `MODELSHARE_*`, then the command line.
 
 A setting `a_b` is `MODELSHARE_A_B` in the environment, `a_b = …` or `[a] b = …` in the file. `MODELSHARE_A_B_FILE`
-names a file that holds the value, for secrets. An empty variable counts as none, but for the secret.
+names a file that holds the value, for secrets. Empty variables are ignored, except the secret.
 """
 
 import re
@@ -20,9 +20,9 @@ PREFIX = "MODELSHARE_"
 _NOT_SETTINGS = frozenset(
     f"MODELSHARE_{name}" for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV")
 )
-"""What client and agent read; the server shares their prefix."""
+"""Variables of the client and the agent, with the same prefix."""
 _NEVER_EMPTY = "MODELSHARE_SECRET"
-"""An empty one is what is left of a secret that could not be found."""
+"""An empty one is an error, since it shows that the secret could not be found."""
 
 
 _ORIGIN = re.compile(r"https?://[a-z0-9.\-\[\]:]+")
@@ -30,86 +30,86 @@ _DRIVERS = {"postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"
 
 
 class SettingsError(Exception):
-    """A setting is wrong; the message names it and says what fits."""
+    """A setting is invalid. The message names it and says what is valid."""
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_dir: Path = Path("data")
-    """Where the embedded database and weights live, and the secret when none is set."""
+    """Folder of the embedded database, the weights, and the generated secrets."""
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     public_url: str | None = None
-    """How clients reach the platform, such as https://models.example.org; None: by an address of this machine."""
+    """URL of the platform for clients, such as https://models.example.org. None: an address of this machine."""
     advertise_url: str | None = None
-    """How the other processes behind one load balancer reach this one; None takes host and port."""
+    """URL of this process for the other processes behind a load balancer. None: host and port."""
     database_url: str | None = None
-    """`postgresql://user:password@host/name`; None is SQLite in the data folder."""
+    """`postgresql://user:password@host/name`. None: SQLite in the data folder."""
     database_grace_seconds: int = Field(default=30, ge=0, le=3600)
-    """How long keys, sessions and endpoints already known go on while the database cannot be asked."""
+    """How long known keys, sessions and endpoints remain valid while the database is unreachable."""
     storage_url: str | None = None
-    """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or a plug-in's; None is a folder in the data folder."""
+    """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or the URL of a plug-in. None: a folder in the data folder."""
     secret: SecretStr | None = None
-    """Signs download links. Processes behind one load balancer need the same; None makes one in the data folder."""
+    """Signs download links; the same for all processes behind a load balancer. None: generated in the data folder."""
     secret_keys: SecretStr | None = None
     """Encrypt secrets in the database: keys of 64 hex digits, the first encrypts, all decrypt. None creates a key file
     in the data folder."""
     storage_allow_private: bool = False
     """Whether projects' own storages may use http and private addresses, including those of this machine."""
     tiers_file: Path | None = None
-    """Replaces the tiers that come with the package."""
+    """Replaces the default tiers."""
 
     catalog_promotion: bool = True
     """False: nothing ever assigns the role `shared`."""
     models_allow_pickle: bool = False
-    """On: pickle weights (.bin, .pt, .ckpt, .pkl) are accepted; they can run code where they are loaded."""
+    """True: pickle weights (.bin, .pt, .ckpt, .pkl) are accepted, which can run code when they are loaded."""
     projects_quota_bytes: int = Field(default=512 * GIB, ge=0)
-    """Most bytes of weights a project may store, where it has no quota of its own."""
+    """Maximum bytes of weights per project, unless the project has its own quota."""
     uploads_part_size: int = Field(default=64 << 20, ge=5 << 20, le=5 * GIB)
     uploads_expire_seconds: int = Field(default=24 * 3600, ge=1)
-    """A session ends after this long without activity."""
+    """An upload expires after this time without activity."""
     grants_seconds: int = Field(default=600, ge=1)
-    """How long a grant's download links are valid."""
+    """Validity of the download links of a grant."""
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
-    """How long the old value of a rotated key still works."""
+    """How long the old value of a rotated key remains valid."""
     keys_cut_streams: bool = True
-    """False: a request that is under way when its key is revoked, replaced or expires may end."""
+    """False: requests in progress may finish when their key is revoked, replaced or expires."""
     accounts_sign_up: Literal["open", "invite_only"] = "open"
-    """Invite only: after the first person, only those sign up who were invited into a project."""
+    """`invite_only`: after the first person, only people who were invited into a project can sign up."""
     accounts_projects_per_person: int = Field(default=10, ge=0)
-    """Most projects that a person may own by making them; the platform's admins may make any number."""
+    """Maximum of projects that a person may create. Admins of the platform may create any number."""
     accounts_session_days: int = Field(default=30, ge=1, le=3650)
-    """How long somebody stays signed in."""
+    """How long people stay signed in."""
     public_requests_per_minute: int = Field(default=1200, ge=1)
-    """Per address, on routes that need no key."""
+    """Per client address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
     uploads_open_per_project: int = Field(default=100, ge=1)
-    """Most uploads that a project may have open at once."""
+    """Maximum of open uploads per project."""
     agents_per_join_key: int = Field(default=100, ge=1)
-    """Most agents that may be there at once by one join key."""
+    """Maximum of agents per join key."""
     agents_per_project: int = Field(default=1000, ge=1)
-    """Most agents that a project may have at once."""
+    """Maximum of agents per project."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses whose X-Forwarded-For is believed."""
+    """Addresses of proxies whose X-Forwarded-For is trusted."""
     webhooks_allow_private: bool = False
-    """On: webhooks may use http and reach private addresses, this machine's included."""
+    """True: webhooks may use http and private addresses, including those of this machine."""
     log_format: Literal["text", "json"] = "text"
 
     connections_total: int | None = Field(default=None, ge=16)
-    """Most connections at once; None takes three quarters of the files that the operating system allows a process."""
+    """Maximum of connections. None: three quarters of the open files that the operating system allows."""
     connections_per_address: int = Field(default=128, ge=1)
-    """Of strangers (who showed no key, session or signed link), while the platform waits for them."""
+    """Maximum of waiting connections per address without a valid key, session or signed link."""
     connections_head_seconds: float = Field(default=10, gt=0)
-    """In which a request's headers have to be there."""
+    """Time limit for the headers of a request."""
     connections_idle_seconds: float = Field(default=75, gt=0)
-    """How long a connection is kept after an answer."""
+    """How long an idle connection is kept."""
     connections_stalled_seconds: float = Field(default=30, gt=0)
-    """In which something of a request's body has to come, and something of an answer to be taken."""
+    """Time limit without progress, for receiving a request and for sending an answer."""
     connections_stop_seconds: float = Field(default=10, ge=0)
-    """How long answers that are under way may go on when the process is to stop."""
+    """How long answers in progress may continue when the process stops."""
     cors_origins: tuple[str, ...] = ()
-    """Where pages of others may call the platform from, such as https://app.example.org; `*` is everywhere."""
+    """Origins of web pages that may call the API, such as https://app.example.org; `*` allows all."""
 
     @field_validator("database_url")
     @classmethod
@@ -149,7 +149,7 @@ class Settings(BaseModel):
         return f"{_DRIVERS[scheme]}://{rest}"
 
     def signing_secret(self) -> bytes:
-        """The secret, or the one in the data folder, made on first use. SettingsError where it will not do."""
+        """The secret, or the one in the data folder, generated on first use. Raises SettingsError."""
         if self.secret is not None:
             return self.secret.get_secret_value().encode(errors="surrogateescape")
         file = secret.path(self.data_dir)
@@ -166,15 +166,15 @@ class Settings(BaseModel):
             ) from error
 
     def with_secret(self) -> Self:
-        """The same with the secret in it, so that a process goes by one and the same while it runs. SettingsError."""
+        """A copy that includes the secret, so that a running process keeps using one. Raises SettingsError."""
         own = self.signing_secret().decode(errors="surrogateescape")
         return self.model_copy(update={"secret": SecretStr(own)})
 
 
 def load(environ: Mapping[str, str], file: Path | None = None, **given: Any) -> Settings:
-    """Reads the settings; `given` (the command line) wins over the environment, the environment over the file.
+    """Reads the settings. `given` (the command line) overrides the environment, the environment overrides the file.
 
-    Raises SettingsError with a sentence that names the setting.
+    Raises SettingsError, which names the setting.
     """
     values = {**_from_file(file), **_from_environment(environ)}
     values.update({name: value for name, value in given.items() if value is not None})
@@ -219,7 +219,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             name = name.removesuffix("_file")
             if environ.get(variable.removesuffix("_FILE")):
                 raise SettingsError(f"Set {variable.removesuffix('_FILE')} or {variable}, not both.")
-            value = _content(variable, value)  # noqa: PLW2901 - what the variable means
+            value = _content(variable, value)  # noqa: PLW2901 - the content of the file
         values[name] = _list(value) if name in {"trusted_proxies", "cors_origins"} else value
     return values
 

@@ -1,4 +1,4 @@
-"""What can keep a server from starting, said as the setting to look at."""
+"""Starts the platform. Errors name the setting to change."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ from modelshare.server.storage_errors import StorageSettingError
 
 @contextlib.asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[Application]:
-    """The platform while it runs. SettingsError when its folder is in use, or its database or storage is not there."""
+    """The running platform. Raises SettingsError if its folder is in use, or its database or storage is unavailable."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_sole_user(settings))
         async with opened(settings) as database:
@@ -33,7 +33,7 @@ async def started(settings: Settings) -> AsyncIterator[Application]:
 
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Database]:
-    """The database by itself. SettingsError when it is not there."""
+    """The database alone. Raises SettingsError if it is unavailable."""
     database = Database(settings.database)
     try:
         with _database_errors(database):
@@ -55,7 +55,7 @@ def _database_errors(database: Database) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _sole_user(settings: Settings) -> Iterator[None]:
-    """SQLite is for one process: two would not hear of each other's changes."""
+    """SQLite is for one process: two would not notify each other of changes."""
     if not settings.database.startswith("sqlite"):
         yield
         return

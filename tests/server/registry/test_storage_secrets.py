@@ -5,11 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from conftest import Tenant
 from modelshare.server import recovery
 from modelshare.server.app import Application
+from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.settings import Settings
 from storage_servers import S3Server, s3_server
 from stored_rows import dump
@@ -91,3 +93,20 @@ async def test_rotation_encrypts_anew_while_the_server_runs(
     refused = await owner.http.post("/v1/storage/check")
     assert refused.status_code == 503
     assert "Set them again: `modelshare storage set`" in json.loads(refused.text)["error"]["message"]
+
+
+async def test_keys_are_not_sent_to_an_endpoint_that_somebody_wrote_into_the_database(
+    app: Application, server: S3Server, owner: Tenant
+) -> None:
+    spec = {
+        "url": f"s3://{server.bucket}/bound",
+        "endpoint": server.endpoint,
+        "access_key_id": server.access_key,
+        "secret_access_key": server.secret_key,
+    }
+    assert (await owner.http.put("/v1/storage", json=spec)).status_code == 200
+    async with app.database.engine.begin() as connection:
+        await connection.execute(update(StorageRow).values(endpoint="http://127.0.0.1:9"))
+    refused = await owner.http.post("/v1/storage/check")
+    assert refused.status_code == 503
+    assert "Set them again: `modelshare storage set`" in refused.json()["error"]["message"]

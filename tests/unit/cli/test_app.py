@@ -85,6 +85,7 @@ ARGUMENTS = {
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "bom": ["m"],
+    "storage set": ["s3://bucket/prefix", "--role-arn", "arn:aws:iam::123456789012:role/r"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
     "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],
@@ -98,7 +99,7 @@ ARGUMENTS = {
     "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "agent", "push", "login"}
+OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "push", "login"}
 ONLINE = [command for command in LEAVES if command[0] not in OFFLINE]
 
 

@@ -149,7 +149,7 @@ class Connection(Overdue, asyncio.Protocol):
                 return self._begin(head, scope | {"client": self._client, "server": self._server, PROVEN: self._proven})
             except ApiError as refusal:
                 self._refusal = refusal
-        return head.is_upgrade  # in any case it is not read again
+        return head.is_upgrade  # never parsed again
 
     def _begin(self, head: Head, scope: dict[str, Any]) -> bool:
         """As `head`. Raises ApiError for what cannot be begun here."""
@@ -346,7 +346,7 @@ class Connection(Overdue, asyncio.Protocol):
                 self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
 
     def _next(self) -> None:
-        """The application's turn with the next request."""
+        """Passes the next request to the application."""
         exchange = self._exchange = self._pipeline.popleft()
         self._phase = ConnectionPhase.WORK if exchange.complete else ConnectionPhase.BODY
         self._front.run(exchange)

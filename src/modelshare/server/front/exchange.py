@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, between the connection and the application (ASGI 2.3)."""
+"""One HTTP request and its response, between the connection and the application (ASGI 2.3)."""
 
 import asyncio
 import os
@@ -16,44 +16,44 @@ log = structlog.get_logger()
 
 PATHSEND: Final = "http.response.pathsend"
 _MAX_UNREAD: Final = 256 << 10
-"""Bytes of a body that wait for the application before the client is slowed down."""
+"""Bytes of a body that are buffered before reading from the client pauses."""
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
 _BREAK: Final = re.compile(rb"[\0\r\n]")
 
 
 class Wire(Protocol):
-    """What an exchange needs of its connection."""
+    """The connection, as an exchange uses it."""
 
     def date(self) -> bytes: ...
     def write(self, data: bytes) -> None: ...
     async def drain(self) -> None:
-        """Waits while the client takes less than it is sent; no longer than it is there."""
+        """Waits while the send buffer is full. Returns when the client disconnects."""
         ...
 
     async def send_file(self, file: int, size: int) -> int:
-        """Sends the first `size` bytes of it; those that were sent, fewer when the file or the client is not there."""
+        """Sends the first `size` bytes and returns how many were sent: fewer if the file ends or the client leaves."""
         ...
 
     def read_on(self) -> None:
-        """There is room for more of the body."""
+        """Resumes reading the body."""
         ...
 
     def take_body(self, first: bytes, left: int) -> RequestBody | None:
-        """As `Exchange.take_body`. `first` is read, `left` bytes are to come."""
+        """As `Exchange.take_body`. `first` was already read; `left` bytes follow."""
         ...
 
     def answered(self) -> None:
-        """The answer was handed over, to its end."""
+        """The whole response was passed on."""
         ...
 
     def failed(self) -> None:
-        """The application cannot answer, or not to the end."""
+        """The application failed to send the whole response."""
         ...
 
 
 class Exchange:
-    """A request from its head on."""
+    """A request from its headers on, and its response."""
 
     __slots__ = (
         "_bodiless",
@@ -77,20 +77,20 @@ class Exchange:
     )
 
     def __init__(self, wire: Wire, scope: MutableMapping[str, Any], *, keep_alive: bool, expects: bool) -> None:
-        """`expects`: the client keeps its body back until it is told to go on."""
+        """`expects`: the client waits for `100 Continue` before it sends its body."""
         self.scope = scope
         scope["extensions"] = {**scope["extensions"], TAKE_BODY: self.take_body}
         self.keep_alive = keep_alive
         self.complete = False
-        """The request is here, to its end."""
+        """Whether the whole request was received."""
         self.started = False
-        """Something of the answer is on its way: no other can be given any more."""
+        """Whether a part of the response was sent, so that it cannot be replaced by an error."""
         self.answered = False
-        """To the answer's end."""
+        """Whether the whole response was passed on."""
         self.gone = False
-        """Nobody is there to be answered."""
+        """Whether the client has disconnected."""
         self.is_stream = False
-        """The answer is a stream of events."""
+        """Whether the response is an event stream."""
         self._wire = wire
         self._expects = expects
         self._body: list[bytes] = []
@@ -100,15 +100,15 @@ class Exchange:
         self._head = b""
         self._bodiless = self._chunked = False
         self._unsent: int | None = None
-        """Bytes of the length that was announced."""
+        """Remaining bytes of the announced length."""
 
     @property
     def is_open_ended(self) -> bool:
-        """The answer has begun, and has said nothing of its length."""
+        """Whether the response has started without an announced length."""
         return self.started and self._unsent is None
 
     def feed(self, data: bytes) -> bool:
-        """Some of the request's body. True: the connection is to read no more for now."""
+        """Takes a part of the request's body. Returns True if the connection should pause reading."""
         if self.answered or self.gone:
             return False
         self._body.append(data)
@@ -122,16 +122,16 @@ class Exchange:
         self._news.set()
 
     def leave(self) -> None:
-        """The client is gone, or not to be answered any more."""
+        """The client has disconnected, or gets no response."""
         self.gone = True
         self._news.set()
 
     async def run(self, app: ASGIApp) -> None:
-        """Has the application answer."""
+        """Runs the application."""
         try:
             await app(self.scope, self.receive, self.send)
             if not self.answered and not self.gone:
-                raise RuntimeError("The application did not answer to the end.")  # noqa: TRY301 - one way out
+                raise RuntimeError("The application did not send the whole response.")  # noqa: TRY301 - logged below
         except Exception as error:
             if not self.gone:
                 log.error("request failed", path=self.scope["path"], method=self.scope["method"], exc_info=error)  # noqa: TRY400 - with more to say
@@ -140,9 +140,9 @@ class Exchange:
                 self._wire.failed()
 
     def take_body(self) -> RequestBody | None:
-        """The body as it comes from the socket; None where it is short, here already, or of unknown length.
+        """The body, to be read directly from the socket; None if it is short, already received, or of unknown length.
 
-        Then `receive` gives it, else no more of it.
+        For None, `receive` returns the body.
         """
         length = dict(self.scope["headers"]).get(b"content-length", b"")
         left = int(length) - self._fed if length.isdigit() else 0
@@ -153,7 +153,7 @@ class Exchange:
         return body
 
     def go_on(self) -> None:
-        """Tells a client that waits for it to send its body."""
+        """Sends `100 Continue` to a client that waits for it."""
         if self._expects and not self.started:
             self._expects = False
             self._wire.write(refusals.CONTINUE)
@@ -175,7 +175,7 @@ class Exchange:
         if self.gone:
             return
         if self.answered:
-            raise RuntimeError("The answer has already ended.")
+            raise RuntimeError("The response has already ended.")
         kind = message["type"]
         if kind == "http.response.start":
             self._start(message["status"], message.get("headers", ()))
@@ -184,12 +184,12 @@ class Exchange:
         elif kind == PATHSEND:
             await self._send_file(message["path"])
         else:
-            raise RuntimeError(f"`{kind}` is not part of an answer.")
+            raise RuntimeError(f"`{kind}` is not part of a response.")
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Keeps the head until some of the body is there, so that both go out as one."""
+        """Holds the headers back until the first part of the body, so that both are sent together."""
         if self._head or self.started:
-            raise RuntimeError("The answer has already started.")
+            raise RuntimeError("The response has already started.")
         if status not in _FINAL:
             raise RuntimeError(f"{status} is not a valid status.")
         lines = [refusals.status_line(status), b"date: ", self._wire.date(), b"\r\n"]
@@ -208,7 +208,7 @@ class Exchange:
         elif self._unsent is None:
             self._chunked = self.scope["http_version"] == "1.1"
             lines += (b"transfer-encoding: chunked\r\n",) if self._chunked else ()
-        # What is left of the request would have to be read before the next one.
+        # The rest of the request would have to be read before the next one.
         self.keep_alive = self.keep_alive and self.complete and (self._chunked or self._unsent is not None)
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
@@ -224,7 +224,7 @@ class Exchange:
         elif self._unsent is not None:
             self._unsent -= len(data)
             if self._unsent < 0 or (self._unsent and not more):
-                raise RuntimeError("The answer's body is not as long as it was announced.")
+                raise RuntimeError("The response's body does not have the announced length.")
         self._put(data)
         if not more:
             self._end()
@@ -238,14 +238,14 @@ class Exchange:
         self._put(b"")
         is_whole = await self._wire.send_file(file, size) == size
         if not is_whole and await asyncio.to_thread(os.path.getsize, path) < size:
-            raise RuntimeError(f"{path} is shorter than was announced.")
-        if is_whole and not self.gone:  # else the client has left, whether or not that was heard
+            raise RuntimeError(f"{path} is shorter than announced.")
+        if is_whole and not self.gone:  # else the client has disconnected, even if that was not noticed yet
             self._end()
 
     def _put(self, data: bytes) -> None:
         if not self.started:
             if not self._head:
-                raise RuntimeError("The answer has no head.")
+                raise RuntimeError("The response has no headers.")
             self.started = True
             data, self._head = self._head + data, b""
         if data:

@@ -30,32 +30,32 @@ class Receiver(Protocol):
     """To be resolved when the connection is lost."""
 
     def begin_body(self) -> None:
-        """The client may send, if it waits to be told so."""
+        """Sends `100 Continue` if the client waits for it."""
         ...
 
     def received(self, count: int) -> None:
-        """So many bytes of the body came."""
+        """`count` bytes of the body were received."""
         ...
 
     def end_body(self) -> None:
-        """All of it is here."""
+        """The whole body was received."""
         ...
 
     def stalled(self) -> None:
-        """It comes too slowly."""
+        """The body arrives too slowly."""
         ...
 
 
 class RequestBody:
-    """What is left of a request's body. Threads call `take`, the loop all else, and `close` in any case."""
+    """The rest of a request's body. Threads call `take`; the event loop calls everything else, and always `close`."""
 
     def __init__(
         self, receiver: Receiver, transport: asyncio.Transport, first: bytes, left: int, stalled_seconds: float
     ) -> None:
-        """`first` was read already, and `left` bytes follow it. Nobody else reads from the socket meanwhile."""
+        """`first` was already read; `left` bytes follow. Nothing else may read from the socket meanwhile."""
         self._receiver = receiver
         self._transport = transport
-        # A descriptor of our own: the transport closes its own one when it likes.
+        # A duplicate: the transport may close its own descriptor at any time.
         self._socket = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
         self._socket.setblocking(False)
         self._in_use = threading.Lock()
@@ -120,7 +120,7 @@ class RequestBody:
                 sink(self._buffer[:count])
 
     def _fill(self) -> int:
-        """How many bytes the buffer has: as many as fit, unless the client pauses."""
+        """Fills the buffer unless the client pauses, and returns the number of bytes."""
         room = select.poll()
         room.register(self._socket, select.POLLIN)
         filled, limit = 0, min(_BUFFER, self._left)

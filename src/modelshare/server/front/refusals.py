@@ -1,4 +1,4 @@
-"""What the HTTP server itself answers: requests that it cannot read, or will not wait for."""
+"""Errors that the HTTP server itself sends: invalid requests, time limits and limits on connections."""
 
 import json
 import uuid
@@ -9,10 +9,10 @@ from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedE
 from modelshare.wire.errors import ErrorCode, ErrorType
 
 MAX_HEAD: Final = 64 << 10
-"""Bytes of a request's line and headers."""
+"""Maximum bytes of the request line and headers."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 BEGINNING: Final = b"HTTP/1.1 "
-"""Of every answer."""
+"""Start of every response."""
 _STATUS_LINES: Final = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
 
 
@@ -71,7 +71,7 @@ def status_line(status: int) -> bytes:
 
 
 def answer(error: ApiError, date: bytes) -> bytes:
-    """The whole answer, after which the connection ends."""
+    """The whole response, after which the connection is closed."""
     body = json.dumps(error.body(), ensure_ascii=False).encode()
     headers = {
         "Content-Type": "application/json",

@@ -1,4 +1,4 @@
-"""The head of a request as the application gets it (ASGI 2.3). Pure."""
+"""Converts the headers of a request to an ASGI scope (ASGI 2.3). Pure."""
 
 import re
 from collections.abc import MutableMapping, Sequence
@@ -13,14 +13,14 @@ from modelshare.server.front.exchange import PATHSEND
 from modelshare.wire.link import LINK_PATH
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""With names in lower case."""
+"""Names are in lower case."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _SEPARATORS: Final = len(": \r\n")
 
 
 def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[str, Any]:
-    """The request's scope. Raises ApiError for what the parser takes and is no request all the same."""
+    """The request's scope. Raises ApiError for invalid requests that the parser accepts."""
     if len(target) + sum(len(name) + len(value) + _SEPARATORS for name, value in headers) > refusals.MAX_HEAD:
         raise refusals.head_too_large()
     if version not in _VERSIONS:
@@ -56,17 +56,17 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
 
 
 def forwarded_for(headers: Headers) -> str:
-    """Whom the proxy in front says that it speaks for; "" for nobody."""
+    """The client address that the proxy names; "" for none."""
     return forwarded([value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"])
 
 
 def expects(headers: Headers) -> bool:
-    """Whether the client keeps its body back until it is told to go on (RFC 9110 section 10.1.1)."""
+    """Whether the client waits for `100 Continue` before it sends its body (RFC 9110 section 10.1.1)."""
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
 def asks_for_link(scope: MutableMapping[str, Any]) -> bool:
-    """Whether this is the handshake of a WebSocket, where there is one to be had (RFC 6455 section 4.2.1)."""
+    """Whether this is the handshake of an agent's WebSocket (RFC 6455 section 4.2.1)."""
     headers = dict(scope["headers"])
     return (
         scope["path"] == LINK_PATH

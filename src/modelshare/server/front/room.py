@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Generic, TypeVar
 
 GRACE_SECONDS: Final = 1.0
-"""As long as a connection may be silent however many its address has: many that open at once are no attack."""
+"""How long a connection may be silent regardless of limits: opening many at once is not an attack."""
 _SPARE: Final = 16
 """Frees this fraction of the capacity at once, so that not every new connection has to."""
 
@@ -12,28 +12,28 @@ Guest = TypeVar("Guest")
 
 
 class Room(Generic[Guest]):
-    """The connections that wait for their client, by address, longest first; all others are left alone."""
+    """The connections that wait for their client, by address, longest waiting first. Others are never closed."""
 
     def __init__(self, total: int, per_address: int) -> None:
-        """`total`: connections of the process; `per_address`: those of one address that wait."""
+        """`total`: maximum of connections; `per_address`: maximum of waiting connections per address."""
         self.total = total
         self._per_address = per_address
         self._waiting: dict[str | None, dict[Guest, float]] = {}
-        """None: of those that are known, which go last."""
+        """None: authenticated ones, which are closed last."""
 
     def waits(self, guest: Guest, address: str | None, now: float) -> None:
-        """From now on it is the client's turn. `address` None: known, or of a proxy."""
+        """The connection waits for its client from now on. `address` None: authenticated, or of a proxy."""
         self._waiting.setdefault(address, {})[guest] = now
 
     def leaves(self, guest: Guest, address: str | None) -> None:
-        """It waits no longer; `address` as it was given."""
+        """The connection no longer waits. `address`: as passed to `waits`."""
         own = self._waiting[address]
         del own[guest]
         if not own:
             del self._waiting[address]
 
     def beyond(self, now: float) -> list[Guest]:
-        """Those that their address has too many of."""
+        """The connections beyond the limit of their address."""
         return [
             guest
             for address, own in self._waiting.items()
@@ -43,10 +43,10 @@ class Room(Generic[Guest]):
         ]
 
     def make(self, taken: int) -> list[Guest]:
-        """Those that go when `taken` connections are more than there may be.
+        """The connections to close when there are `taken`, more than the maximum.
 
-        What each address may keep is halved until there is room: the greediest lose first, and an address with a
-        single connection loses it when all the others have but one as well.
+        The number that each address may keep is halved until enough are selected: the addresses with most connections
+        lose first, and an address with a single one loses it only when all others have one as well.
         """
         if taken <= self.total:
             return []
@@ -63,23 +63,23 @@ class Room(Generic[Guest]):
 
 
 class Seat(Generic[Guest]):
-    """How one connection counts while it waits: for its address until it is known, then only while it is idle."""
+    """How a waiting connection counts: for its address until it is authenticated, then only while it is idle."""
 
     def __init__(self, room: Room[Guest], guest: Guest) -> None:
         self._room = room
         self._guest = guest
         self.address: str | None = None
-        """Whose limits count; None: nobody's."""
+        """The address whose limits apply; None: none."""
         self.is_known = False
         self._taken: tuple[str | None] | None = None
-        """As whose it is counted."""
+        """The address that it is counted for."""
 
     @property
     def is_taken(self) -> bool:
         return self._taken is not None
 
     def take(self, now: float, *, is_idle: bool) -> None:
-        """From now on it is the client's turn."""
+        """The connection waits for its client from now on."""
         self.leave()
         address = None if self.is_known else self.address
         if address is not None or is_idle:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 _PIECE: Final = 32 << 20
 """Bytes that a thread sends between checks for cancellation."""
 _PATIENCE_MS: Final = 10
-"""What a thread waits for the client: going back and forth for one that takes all it gets would cost more."""
+"""How long a thread waits for the client, since switching threads would cost more."""
 
 
 class Sender(Protocol):
@@ -23,26 +23,26 @@ class Sender(Protocol):
     """To be resolved when the connection is lost."""
 
     def sent(self, count: int) -> None:
-        """So many bytes went out."""
+        """`count` bytes were sent."""
         ...
 
     def block(self, *, is_blocked: bool) -> None:
-        """The client takes no more for now."""
+        """The client's receive window is full, or no longer."""
         ...
 
 
 async def send_file(sender: Sender, transport: asyncio.Transport, file: int, size: int) -> int:
-    """Sends the first `size` bytes of the open file, which it closes; those that were sent.
+    """Sends the first `size` bytes of the open file, closes it, and returns how many bytes were sent.
 
-    Threads do it, since files may have to come from a disk; none of them waits for a client that is slow. Nothing else
-    may be written meanwhile.
+    Threads do it, since reading from a disk blocks; no thread waits for a slow client. Nothing else may be written
+    meanwhile.
     """
     loop = asyncio.get_running_loop()
     offset = 0
     if transport.is_closing():
         os.close(file)
         return 0
-    # A descriptor of our own: the transport closes its own one when it likes.
+    # A duplicate: the transport may close its own descriptor at any time.
     out = os.dup(transport.get_extra_info("socket").fileno())
     piece: asyncio.Future[tuple[int, bool]] = loop.create_future()
     piece.cancel()
@@ -56,7 +56,7 @@ async def send_file(sender: Sender, transport: asyncio.Transport, file: int, siz
                 await _writable(sender, out)
             elif count == 0:
                 break
-    finally:  # a thread may still be at it
+    finally:  # a thread may still use them
         piece.add_done_callback(lambda _: os.close(out))
         piece.add_done_callback(lambda _: os.close(file))
     return offset
@@ -95,7 +95,7 @@ def is_reset(transport: asyncio.Transport) -> bool:
 
 
 def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:
-    """How many bytes went out, and whether the socket takes no more for now."""
+    """How many bytes were sent, and whether the socket's buffer is full."""
     room = select.poll()
     room.register(out, select.POLLOUT)
     sent = 0

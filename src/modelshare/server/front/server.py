@@ -1,4 +1,4 @@
-"""The public port: takes connections in, keeps to the limits, and ends in good order."""
+"""The HTTP server on the public port: accepts connections, enforces limits, and shuts down gracefully."""
 
 import asyncio
 import contextlib
@@ -24,9 +24,9 @@ from modelshare.server.settings import Settings
 BACKLOG: Final = 4096
 _SWEEP_SECONDS: Final = 0.25
 _LEAVE_SECONDS: Final = 1.0
-"""What the application has to notice that nobody waits for its answer any more."""
+"""Time for the application to notice that its clients have disconnected."""
 _MAX_CONNECTIONS: Final = 50_000
-"""Unless a setting says otherwise."""
+"""Default maximum."""
 
 Kind = TypeVar("Kind", Connection, WebSocket)
 
@@ -53,7 +53,7 @@ class Front:
             settings.connections_stalled_seconds,
             settings.connections_stop_seconds,
         )
-        total = settings.connections_total or _possible()
+        total = settings.connections_total or _max_connections()
         self.room: Room[Connection] = Room(total, settings.connections_per_address)
         self.is_stopping = False
         self._app = app
@@ -63,9 +63,9 @@ class Front:
 
     @asynccontextmanager
     async def serving(self, listener: socket.socket) -> AsyncIterator[None]:
-        """Serves on the bound socket while the block runs; what is being answered may then end, for a while.
+        """Serves on the bound socket while the block runs. Then pending responses get some time to finish.
 
-        WebSockets, by which the application may be answering, are closed after that.
+        WebSockets are closed after that, since responses may depend on them.
         """
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
@@ -78,17 +78,17 @@ class Front:
             await self._stop()
             await sweeping.stop()
 
-    # What connections say.
+    # Called by connections.
 
     def run(self, asked: Exchange | WebSocket) -> None:
-        """Has the application answer."""
+        """Runs the application."""
         task = self.loop.create_task(asked.run(self._app))
         self._tasks[task] = asked
         task.add_done_callback(self._tasks.pop)
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
-        if self.is_stopping:  # it was accepted a moment ago
+        if self.is_stopping:  # it was accepted just before
             connection.abort()
             return
         if len(self._connections) > self.room.total:
@@ -105,7 +105,7 @@ class Front:
         self._connections.discard(connection)
 
     def date(self) -> bytes:
-        """As `Date` says it."""
+        """Value of the `Date` header."""
         now = int(time.time())
         if now != self._second:
             self._second, self._date = now, email.utils.formatdate(now, usegmt=True).encode()
@@ -139,17 +139,17 @@ class Front:
     async def _while(self, lasts: Callable[[], bool], seconds: float) -> None:
         deadline = self.loop.time() + seconds
         while lasts() and self.loop.time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)  # a look at all of them, rather than an event of each
+            await asyncio.sleep(0.02)  # polls all of them, rather than an event of each
 
 
-def _possible() -> int:
-    """As many as the operating system allows files, less a quarter for all that is no connection."""
+def _max_connections() -> int:
+    """Three quarters of the open files that the operating system allows; the rest is for everything else."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(files - files // 4, _MAX_CONNECTIONS) if files > 0 else _MAX_CONNECTIONS
 
 
 def raise_file_limit() -> None:
-    """Every connection is an open file, and of these a process may have few unless it asks for more."""
+    """Raises the soft limit of open files to the hard limit, since every connection is an open file."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems name more than they give
+    with contextlib.suppress(OSError, ValueError):  # some systems report more than they allow
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))

@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _MAX_UNREAD: Final = 2 * MAX_FRAME
-"""Bytes of messages that wait for the application before the peer is slowed down."""
+"""Bytes of messages that are buffered before reading from the peer pauses."""
 _COST: Final = 512
-"""Bytes that a message takes beside its own."""
+"""Estimated overhead of a buffered message in bytes."""
 CLOSE_SECONDS: Final = 2.0
-"""What the peer has to answer a close, or to take what is on its way."""
+"""Time limit for the peer to answer a close frame and to receive pending data."""
 _GOING_AWAY: Final = 1001
 _MAX_REASON: Final = 123
-"""Bytes of a reason that fit into a close frame."""
+"""Maximum bytes of the reason in a close frame."""
 _MAX_UNWRITTEN: Final = MAX_DESIRED + 2 * MAX_FRAME
-"""More than the application ever leaves: pongs for somebody who pings and does not listen."""
+"""Bytes; more than the application ever buffers. Reached by a peer that pings without reading the pongs."""
 _FRAMES: Final = 20_000
-"""A second, of one peer: what it sends beyond it waits. However small a frame is, it takes its time of the process."""
+"""Frames per second and peer; further ones wait. Even the smallest frame takes processor time."""
 _BURST: Final = 500
-"""Frames that are read in one go, before everybody else has a turn."""
+"""Frames that are parsed at once, before other connections get their turn."""
 _PIECE: Final = 4096
-"""Bytes that are read between two looks at how many frames they were; at most 700."""
+"""Bytes that are parsed between two checks of the number of frames (at most 700)."""
 
 
 class WebSocket(asyncio.Protocol):
-    """Takes over from `Connection` when the head of the handshake was read."""
+    """Takes over from `Connection` after the headers of the handshake."""
 
     def __init__(self, front: "Front", transport: asyncio.Transport, scope: dict[str, Any]) -> None:
         self.deadline = float("inf")
@@ -56,7 +56,7 @@ class WebSocket(asyncio.Protocol):
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        # Longer than a frame may be, so that it is the application that says so, in its own words.
+        # More than a frame may have, so that the application rejects it with its own message.
         self._socket = Protocol(Side.SERVER, max_size=2 * MAX_FRAME)
         self._messages: deque[Message] = deque([{"type": "websocket.connect"}])
         self._news = asyncio.Event()
@@ -65,10 +65,10 @@ class WebSocket(asyncio.Protocol):
         self._is_reading = True
         self._unparsed = bytearray()
         self._turn: asyncio.TimerHandle | None = None
-        """The next, while the peer waits for it."""
+        """The next run of the parser, while the rate limit delays it."""
         self._pace = Bucket(60 * _FRAMES, _BURST, _BURST, front.loop.time())
         self._message = bytearray()
-        """What is there of a message in several frames."""
+        """The received part of a message in several frames."""
         self._is_text = False
         self._flow = asyncio.Event()
         self._flow.set()
@@ -76,7 +76,7 @@ class WebSocket(asyncio.Protocol):
         self._denial: tuple[bytes, list[tuple[bytes, bytes]]] | None = None
         front.run(self)
 
-    # What the transport says.
+    # Called by the transport.
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._turn is not None:
@@ -114,7 +114,7 @@ class WebSocket(asyncio.Protocol):
         self._read_or_wait()
 
     def _parse_piece(self, piece: bytes) -> int:
-        """How many frames ended in it."""
+        """Returns how many frames were completed."""
         self._socket.receive_data(piece)
         frames = [event for event in self._socket.events_received() if isinstance(event, Frame)]
         for frame in frames:
@@ -125,11 +125,11 @@ class WebSocket(asyncio.Protocol):
             self._transport.close()
         elif self._socket.parser_exc is not None and not self._is_over:
             self._end(self._socket.close_sent.code if self._socket.close_sent else 1006)
-            self._transport.write_eof()  # what the peer still sends is read: closing now might lose it our reason
+            self._transport.write_eof()  # and reads on: closing now could lose the peer our reason
         return len(frames)
 
     def _read_or_wait(self) -> None:
-        """Reads from the peer, unless it has sent more than is taken in so quickly."""
+        """Pauses or resumes reading from the peer."""
         limit = _MAX_UNREAD if self._is_reading else _MAX_UNREAD // 2
         is_welcome = self._turn is None and (self._unread <= limit or self._is_over)
         if is_welcome != self._is_reading and not self._transport.is_closing():
@@ -153,13 +153,13 @@ class WebSocket(asyncio.Protocol):
         )
         self._news.set()
 
-    # What the front says.
+    # Called by the server.
 
     is_busy = False
-    """Nobody is owed an answer."""
+    """No response is pending."""
 
     def end(self) -> None:
-        """The process stops."""
+        """Closes the connection, since the process stops."""
         if self._is_accepted and not self._is_over:
             self._close(_GOING_AWAY, "The server is restarting.")
         elif not self._is_over:
@@ -172,7 +172,7 @@ class WebSocket(asyncio.Protocol):
         self._transport.abort()
 
     async def run(self, app: Any) -> None:
-        """Has the application serve it."""
+        """Runs the application."""
         try:
             await app(self._scope, self.receive, self.send)
         except Exception as error:
@@ -197,8 +197,8 @@ class WebSocket(asyncio.Protocol):
         return message
 
     async def send(self, message: Message) -> None:
-        """Raises OSError when nobody is there to hear it."""
-        while not self._flow.is_set():  # of all who wait the first may fill the buffer again
+        """Raises OSError if the peer has disconnected."""
+        while not self._flow.is_set():  # the first waiter may fill the buffer again
             await self._flow.wait()
         if self._is_over or self._transport.is_closing():
             raise ConnectionResetError("The WebSocket is closed.")
@@ -221,7 +221,7 @@ class WebSocket(asyncio.Protocol):
         elif kind == "websocket.http.response.body":
             self._deny_with(message.get("body", b""), more=message.get("more_body", False))
         else:
-            raise RuntimeError(f"`{kind}` is nothing to send on a WebSocket.")
+            raise RuntimeError(f"`{kind}` is not a message of a WebSocket.")
 
     def _accept(self) -> None:
         self._is_accepted = True
@@ -238,7 +238,7 @@ class WebSocket(asyncio.Protocol):
         self._transport.close()
 
     def _deny_with(self, data: bytes, *, more: bool) -> None:
-        assert self._denial is not None  # noqa: S101 - the head comes first
+        assert self._denial is not None  # noqa: S101 - the headers come first
         self._message += data
         if more:
             return
@@ -251,14 +251,14 @@ class WebSocket(asyncio.Protocol):
         self._transport.close()
 
     def _close(self, code: int, reason: str) -> None:
-        """Says goodbye, and waits a moment for the peer to do the same."""
+        """Sends a close frame, and waits a moment for that of the peer."""
         with contextlib.suppress(InvalidState):  # the peer was first
             self._socket.send_close(code, reason.encode()[:_MAX_REASON].decode(errors="ignore"))
         self._flush()
         self._end(code)
 
     def _end(self, code: int) -> None:
-        """Nothing is taken or sent any more; the connection may stay for a moment, until both sides know."""
+        """Ends the exchange of messages. The connection stays open for a moment, for the close frames."""
         if not self._is_over:
             self._is_over = True
             self.deadline = self._front.loop.time() + CLOSE_SECONDS

@@ -47,6 +47,6 @@ async def forget_unused(session: AsyncSession, project_id: str) -> None:
         await session.flush()
 
 
-def _about(row: StorageRow) -> tuple[str, str, str]:
-    """What keys are sealed for: in any other row they cannot be decrypted."""
-    return ("storage credentials", row.project_id, row.id.hex)
+def _about(row: StorageRow) -> tuple[str, ...]:
+    """What keys are sealed for: they cannot be decrypted in another row, nor after the row was pointed elsewhere."""
+    return ("storage credentials", row.project_id, row.id.hex, row.url, row.endpoint)

@@ -14,6 +14,7 @@ const page = $("upload");
 const { api, model, pages } = page.dataset;
 const leftOut = new LeftOut(JSON.parse(page.dataset.leftOut));
 let chosen = new Map(); // paths to Files
+let latest = null; // the latest choice
 let transfer = null;
 let suggested = ""; // the name that we filled in
 
@@ -72,13 +73,18 @@ async function dropped(items) {
   return found;
 }
 
-// Takes what was chosen; paths begin below the folder.
+// Takes what was chosen; paths begin below the folder. Nothing can be started until it is known what that would send,
+// or an upload would begin with the files of the choice before. Of two choices at once the later one counts.
 async function take(found) {
+  const choice = (latest = Symbol("choice"));
   complain("");
+  $("start").disabled = true;
   const [top] = found.length ? found[0].path.split("/") : [""];
   const folder = found.length > 0 && found.every(({ path }) => path.startsWith(`${top}/`));
   const all = found.map(({ path, file }) => ({ path: (folder ? path.slice(top.length + 1) : path).normalize("NFC"), file }));
-  leftOut.obey(await all.find(({ path }) => path === IGNORE_FILE)?.file.text() ?? "");
+  const ignoring = (await all.find(({ path }) => path === IGNORE_FILE)?.file.text()) ?? "";
+  if (choice !== latest) return;
+  leftOut.obey(ignoring);
   const out = all.map(({ path }) => leftOut.of(path));
   const good = all.filter(({ file }, at) => file && !out[at]);
   chosen = new Map(good.map(({ path, file }) => [path, file]));
@@ -86,11 +92,13 @@ async function take(found) {
   const words = good.length ? `${plural(good.length, "file")}, ${size(total)}` : "Nothing to upload";
   $("chosen").textContent = `${words}${note(out.filter(Boolean))}.`;
   list();
-  $("start").disabled = !usable();
   $("start").textContent = "Upload";
-  if ($("start").disabled) return;
+  if (!usable()) return;
   suggest(folder ? top : good[0].path);
-  await recognise();
+  const upload = await recognise();
+  if (choice !== latest) return;
+  if (upload) resume(upload);
+  $("start").disabled = false;
 }
 
 function list() {
@@ -127,8 +135,10 @@ async function recognise() {
     && upload.files.every((file) => chosen.get(file.path)?.size === file.size);
   const open = await call("GET", `${api}/uploads?state=open&limit=200`).catch(() => ({ data: [] }));
   const candidates = open.data.filter(same);
-  const upload = candidates.find((each) => each.name === $("f-name")?.value) ?? candidates[0];
-  if (!upload) return;
+  return candidates.find((each) => each.name === $("f-name")?.value) ?? candidates[0];
+}
+
+function resume(upload) {
   if ($("f-name")) $("f-name").value = suggested = upload.name;
   $("f-version").value = upload.version;
   $("start").textContent = "Resume";
@@ -224,13 +234,14 @@ async function cancel() {
   await ending.cancel().then(() => location.reload(), (error) => complain(reason(error)));
 }
 
+const unreadable = () => complain("These files cannot be read. Choose the folder again.");
 const picked = (input) => [...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file }));
 for (const id of ["folder", "files"]) {
   $(`choose-${id}`).addEventListener("click", () => $(id).click());
   $(id).addEventListener("change", async () => {
     const found = picked($(id));
     $(id).value = ""; // so that choosing the same again is a change
-    if (found.length) await take(found);
+    if (found.length) await take(found).catch(unreadable);
   });
 }
 $("drop").addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
@@ -238,7 +249,7 @@ $("drop").addEventListener("dragleave", () => $("drop").classList.remove("over")
 $("drop").addEventListener("drop", async (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
-  await dropped(event.dataTransfer.items).then(take, () => complain("These files cannot be read. Choose the folder instead."));
+  await dropped(event.dataTransfer.items).then(take).catch(unreadable);
 });
 $("send").addEventListener("submit", (event) => { event.preventDefault(); start(); });
 $("pause").addEventListener("click", pauseOrResume);
