@@ -14,6 +14,7 @@ StorageError
 ├── StorageFullError
 ├── StorageUnavailableError  the store is not responding, or not correctly
 │   └── OwnStorage      the same, for the storage of a project
+│       └── StorageRefused  it answers, and refuses
 └── StorageSettingError      the `storage` setting is invalid
 
 Each message is shown to the user who sent the request.
@@ -102,6 +103,10 @@ class OwnStorageError(StorageUnavailableError):
     """A project's own storage; the message names it, so that it is for members of that project only."""
 
     outage: ClassVar[Outage] = Outage.OWN_STORAGE_AWAY
+
+
+class StorageRefusedError(OwnStorageError):
+    """It answers, and refuses: trying again does not help until its owner has changed something."""
 
 
 class StorageSettingError(StorageError):

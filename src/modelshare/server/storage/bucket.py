@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -29,6 +30,7 @@ from modelshare.server.storage_errors import (
     OwnStorageError,
     StorageError,
     StorageFullError,
+    StorageRefusedError,
     StorageSettingError,
     StorageUnavailableError,
 )
@@ -36,6 +38,7 @@ from modelshare.server.storage_errors import (
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 _FORM = "The storage must have the form s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
 _READ_ATTEMPTS = 5
+_BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 _CODES: dict[str, type[BlobNotFoundError | MultipartNotFoundError | StorageFullError]] = {
     "404": BlobNotFoundError,  # a response to HEAD has no body with a more specific code
     "NoSuchKey": BlobNotFoundError,
@@ -161,7 +164,9 @@ def _translate(error: ClientError, own: OwnBucket | None) -> StorageError:
     code = error.response["Error"]["Code"]
     storage_error = _CODES.get(code)
     if own is not None and storage_error in {None, StorageFullError}:
-        return OwnStorageError(own.rejected(code))
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        is_refusal = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _BUSY
+        return (StorageRefusedError if is_refusal else OwnStorageError)(own.rejected(code))
     if storage_error is not None:
         return storage_error()
     return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

@@ -30,7 +30,9 @@ def upgrade() -> None:
             batch_op.f("uq_storages_project_id_kind_url_endpoint_writable"),
             ["project_id", "kind", "url", "endpoint", "writable"],
         )
-        batch_op.create_foreign_key(batch_op.f("fk_storages_credentials_of"), "storages", ["credentials_of"], ["id"])
+        batch_op.create_foreign_key(
+            batch_op.f("fk_storages_credentials_of"), "storages", ["credentials_of"], ["id"], ondelete="SET NULL"
+        )
 
     with op.batch_alter_table("version_files", schema=None) as batch_op:
         batch_op.add_column(sa.Column("pin", sa.String(), nullable=True))

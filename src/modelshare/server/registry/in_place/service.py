@@ -67,13 +67,16 @@ async def register(platform: RegistryPlatform, caller: Caller, spec: ModelRegist
 
 async def _store(session: AsyncSession, source: Source, checks: list[dict[str, Any]], *, now: int) -> None:
     row = source.row
-    known = await storages.at(session, row.project_id, row.url, row.endpoint, writable=False)
+    known = await storages.registered_at(session, row.project_id, row.url, row.endpoint)
+    if row.credentials_of is not None and await storages.storage(session, row.credentials_of) is None:
+        row.credentials_of = None
     if known is None:
         row.checked_at, row.checks = now, checks
         session.add(row)
         await session.flush()
         return
-    if source.is_changed:
+    # Keys are sealed for one row: another request may just have registered the same place.
+    if source.is_changed and known.id == row.id:
         for name in ("region", "addressing", "credentials", "key_hint", "role_arn", "direct", "credentials_of"):
             setattr(known, name, getattr(row, name))
         known.revision += 1

@@ -36,8 +36,6 @@ _ONE_FILE: Final = ".gguf"
 class Source:
     row: StorageRow
     """Of the model's folder; not in the database yet, if nothing was registered there before."""
-    identity: StorageRow | None
-    """The storage whose credentials are used; None: its own."""
     file: str | None
     """The only file of the folder that is meant; None: all."""
     is_changed: bool
@@ -68,9 +66,12 @@ async def source_of(session: AsyncSession, platform: RegistryPlatform, caller: C
     url = rules.joined(bucket, prefix)
     brings_identity = spec.access_key_id is not None or spec.role_arn is not None
     current = await queries.current(session, caller.project) if not brings_identity else None
-    endpoint = spec.endpoint.rstrip("/") if spec.endpoint else current.endpoint if current else ""
+    endpoint = spec.endpoint.rstrip("/") if spec.endpoint else "" if brings_identity else None
+    known = await queries.registered_at(session, caller.project, url, endpoint)
+    like = known or current
+    if endpoint is None:
+        endpoint = like.endpoint if like is not None else ""
     current = current if current is not None and current.endpoint == endpoint else None
-    known = await queries.at(session, caller.project, url, endpoint, writable=False)
     if brings_identity or not (known or (current and rules.is_below(url, current.url))):
         caller.check(Scope.KEYS)
     like = known or current
@@ -88,19 +89,20 @@ async def source_of(session: AsyncSession, platform: RegistryPlatform, caller: C
         created_at=platform.now(),
     )
     if not take_identity(platform, row, spec):
-        _borrow_identity(row, known, current)
-    identity = await queries.storage(session, row.credentials_of) if row.credentials_of else None
+        _borrow_identity(platform, row, known, current)
     options = ("region", "addressing", "direct", "role_arn")
     is_changed = known is None or brings_identity or any(getattr(row, n) != getattr(known, n) for n in options)
-    return Source(row, identity, file, is_changed)
+    return Source(row, file, is_changed)
 
 
-def _borrow_identity(row: StorageRow, known: StorageRow | None, current: StorageRow | None) -> None:
+def _borrow_identity(
+    platform: RegistryPlatform, row: StorageRow, known: StorageRow | None, current: StorageRow | None
+) -> None:
     if known is not None:
         row.credentials, row.key_hint, row.role_arn = known.credentials, known.key_hint, known.role_arn
         row.credentials_of = known.credentials_of
     elif current is not None:
-        row.credentials_of = current.id
+        platform.stores.follow(row, current)
     else:
         raise InvalidRequestError(
             "Send `access_key_id` and `secret_access_key`, or `role_arn`: your project has no storage at this endpoint "
@@ -116,7 +118,7 @@ async def find_files(
 
     Raises InvalidRequestError if the bucket cannot be read or holds no model, OwnStorageError.
     """
-    store = await asyncio.to_thread(platform.stores.new, source.row, source.identity)
+    store = await asyncio.to_thread(platform.stores.new, source.row)
     try:
         if source.file is not None:
             pin, size = await store.pin(source.file)
@@ -145,7 +147,7 @@ async def check(platform: RegistryPlatform, source: Source, files: Sequence[Foun
     sample = next((file.path for file in files if file.size), None)
     if sample is None:
         return []
-    own = platform.stores.own_bucket(source.row, source.identity)
+    own = platform.stores.own_bucket(source.row)
     prober = bucket_check(options_of(source.row), own, origin="", direct=source.row.direct)
     _, prefix = rules.split(source.row.url) or ("", "")
     found = await asyncio.to_thread(prober.run_reading, f"{prefix}/{sample}" if prefix else sample)

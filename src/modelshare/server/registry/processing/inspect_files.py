@@ -30,9 +30,8 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
         except BlobNotFoundError as error:
             raise _missing(file) from error
         if found != (file.sha256, file.size):
-            raise ModelRejectedError(
-                f"{printable(file.path)} has been damaged in storage. Restore it there, or push it again."
-            )
+            what = "has been damaged in storage" if file.pin is None else "is not what was published"
+            raise ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
 
     started = platform.now()
     await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
@@ -91,4 +90,8 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecr
 
 
 def _missing(file: StoredFile) -> ModelRejectedError:
-    return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or push it again.")
+    return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or {_again(file)}.")
+
+
+def _again(file: StoredFile) -> str:
+    return "push it again" if file.pin is None else "publish what is there as a new version"

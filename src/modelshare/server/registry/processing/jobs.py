@@ -14,16 +14,23 @@ from modelshare.server.registry.blobs.disposal import COLLECT, collect
 from modelshare.server.registry.processing import finish
 from modelshare.server.registry.processing.inspect_files import inspect_files, read_signature, verify_files
 from modelshare.server.registry.processing.load_job import ProcessingJob, load_job, stored_files
-from modelshare.server.registry.processing.read_in_place import read_in_place
+from modelshare.server.registry.processing.read_in_place import as_they_are, keep_pins, read_in_place
 from modelshare.server.registry.processing.store_blobs import store_blobs
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.versions import PROCESS, REVALIDATE
-from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
+from modelshare.server.storage_errors import (
+    BlobNotFoundError,
+    MultipartNotFoundError,
+    OwnStorageError,
+    PartsMissingError,
+    StorageRefusedError,
+)
 from modelshare.wire.models import ModelStatus
 
 _GAVE_UP = (
     "The server could not read or store this version's files. Contact the platform's operator, then run `revalidate`."
 )
+_THEN = "When it works again, run `modelshare models revalidate`."
 _INCOMPLETE = "Some of this version's bytes are missing in storage. Push it again."
 
 
@@ -50,6 +57,13 @@ async def process(platform: Platform, lease: Lease, *, fresh: bool) -> None:
         await finish.failed(platform, lease, job, refused.reason)
     except (PartsMissingError, MultipartNotFoundError, BlobNotFoundError):
         await finish.failed(platform, lease, job, _INCOMPLETE)
+    except StorageRefusedError as refused:
+        if job.status == ModelStatus.READY:  # no evidence of damage
+            raise
+        await finish.failed(platform, lease, job, f"{refused} {_THEN}")
+    except OwnStorageError as error:
+        await finish.waits(platform, lease, job, str(error))
+        raise
     except Exception as error:
         if lease.last and outage_of(error) is None:
             await _give_up(platform, lease, job)
@@ -62,7 +76,9 @@ async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh:
     await read_in_place(platform, lease, job)
     files = await stored_files(platform.database, job.version_id)
     if fresh and job.staged is None:
+        files = await as_they_are(platform, files)
         await verify_files(platform, job.project_id, files)
+        await keep_pins(platform, lease, job, files)
     facts = await inspect_files(platform, files, job.file)
     signature = await read_signature(platform, files)
     await finish.ready(platform, lease, job, files, facts, signature)
@@ -71,4 +87,4 @@ async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh:
 async def _give_up(platform: Platform, lease: Lease, job: ProcessingJob) -> None:
     """Marks the version as failed unless it is ready: an error while reading is not evidence of damage."""
     if job.status == ModelStatus.PROCESSING:
-        await finish.failed(platform, lease, job, _GAVE_UP)
+        await finish.failed(platform, lease, job, f"{job.waits} {_THEN}" if job.waits else _GAVE_UP)

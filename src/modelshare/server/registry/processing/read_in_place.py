@@ -3,8 +3,9 @@
 Each batch that was read is stored, so that a killed job goes on after it. Nothing but the present batch is in memory.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from modelshare.server.http import Platform
@@ -15,6 +16,7 @@ from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.in_place import queries
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.refused import ModelRejectedError, printable
+from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.tables import BlobRow, FileRow, RegisteredFileRow
 from modelshare.server.storage.pins import pinned_key
 from modelshare.server.storage_errors import BlobChangedError, BlobNotFoundError
@@ -55,6 +57,35 @@ async def read_in_place(platform: Platform, lease: Lease, job: ProcessingJob) ->
         found = await map_concurrently(read, batch, limit=_AT_ONCE)
         if not await _keep(platform, lease, job, batch[0].storage, found, started):
             return
+
+
+async def as_they_are(platform: Platform, files: Sequence[StoredFile]) -> list[StoredFile]:
+    """The same files, those in place with the pins of what lies there now, if they were replaced: still unread."""
+    in_place = [file for file in files if file.pin is not None and file.key == pinned_key(file.pin, file.path)]
+    pins: dict[str, str] = {}
+    for storage in sorted({file.storage for file in in_place}):
+        store: Any = await platform.stores.get(storage)
+        there = {file.key: file for file in in_place if file.storage == storage}
+        for key in await store.changes(list(there)):
+            with contextlib.suppress(BlobNotFoundError):
+                pin, _ = await store.pin(there[key].path)
+                pins[key] = str(pin)
+    return [
+        replace(file, key=pinned_key(pins[file.key], file.path), pin=pins[file.key]) if file.key in pins else file
+        for file in files
+    ]
+
+
+async def keep_pins(platform: Platform, lease: Lease, job: ProcessingJob, files: Sequence[StoredFile]) -> None:
+    """These are the published bytes, as was just verified."""
+    pins = {file.path: file.pin for file in files if file.pin is not None}
+    if not pins:
+        return
+    async with platform.database.write() as session:
+        if await models.lock_model(session, job.model_id) and await lease_is_valid(session, lease):
+            for row in await queries.read(session, job.version_id):
+                if row.pin is not None:
+                    row.pin = pins[row.path]
 
 
 async def _keep(

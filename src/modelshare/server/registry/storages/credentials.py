@@ -40,11 +40,9 @@ async def seal_again(session: AsyncSession, keyring: Keyring) -> int:
 async def forget_unused(session: AsyncSession, project_id: str) -> None:
     """Deletes storages that were replaced, with their keys, once nothing is stored there. The project is locked."""
     await session.flush()
-    while unused := await queries.unused(session, project_id):  # again: one may have been used for its keys only
-        for row in unused:
-            await session.delete(row)
-            notify(session, TOPIC, row.id.hex)
-        await session.flush()
+    for row in await queries.unused(session, project_id):
+        await session.delete(row)
+        notify(session, TOPIC, row.id.hex)
 
 
 def _about(row: StorageRow) -> tuple[str, ...]:

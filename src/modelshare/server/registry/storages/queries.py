@@ -24,13 +24,27 @@ async def current_id(session: AsyncSession, project_id: str) -> str:
     return row.id.hex if row is not None else PLATFORM
 
 
-async def at(
-    session: AsyncSession, project_id: str, url: str, endpoint: str, *, writable: bool = True
+async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) -> StorageRow | None:
+    """The project's storage there, whether new pushes go to it or not."""
+    is_there = StorageRow.url == url, StorageRow.endpoint == endpoint, StorageRow.writable
+    return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.kind == "bucket", *is_there))
+
+
+async def registered_at(
+    session: AsyncSession, project_id: str, url: str, endpoint: str | None = None
 ) -> StorageRow | None:
-    """The project's storage there, whether new pushes go to it or not; or what is registered in place there."""
-    is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
-    statement = scoped_to(StorageRow, project_id).where(*is_there, StorageRow.writable.is_(writable))
-    return await session.scalar(statement)
+    """The storage of what is registered in place there. `endpoint` None: the newest, whatever its endpoint."""
+    is_there = [StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.writable.is_(False)]
+    if endpoint is not None:
+        is_there.append(StorageRow.endpoint == endpoint)
+    statement = scoped_to(StorageRow, project_id).where(*is_there).order_by(StorageRow.created_at.desc())
+    return await session.scalar(statement.limit(1))
+
+
+async def following(session: AsyncSession, storage: StorageRow) -> list[StorageRow]:
+    """Those that use its credentials."""
+    statement = scoped_to(StorageRow, storage.project_id).where(StorageRow.credentials_of == storage.id)
+    return list(await session.scalars(statement))
 
 
 async def read_only(session: AsyncSession, project_id: str) -> set[str]:
@@ -45,15 +59,12 @@ async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
     ended = scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None) | in_place)
     found = []
     for row in await session.scalars(ended):
-        users = scoped_to(StorageRow, project_id).where(StorageRow.credentials_of == row.id)
         registered = select(RegisteredFileRow).where(RegisteredFileRow.storage == row.id.hex)
         blobs = scoped_to(BlobRow, project_id).where(BlobRow.storage == row.id.hex)
         garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
         staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        if not any(
-            [await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, users, registered)]
-        ):
+        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, registered)]):
             found.append(row)
     return found
 

@@ -192,6 +192,10 @@ async def _store(
             setattr(known, name, getattr(row, name))
         known.revision += 1
         known.replaced_at = None
+        for follower in await queries.following(session, known):
+            platform.stores.follow(follower, known)
+            follower.revision += 1
+            notify(session, TOPIC, follower.id.hex)
     known.checked_at, known.checks = platform.now(), [step.model_dump(mode="json") for step in steps]
     await session.flush()
     return known

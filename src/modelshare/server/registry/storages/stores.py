@@ -6,7 +6,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import structlog
 
@@ -31,33 +31,14 @@ from modelshare.wire.errors import ErrorCode
 log = structlog.get_logger()
 SEPARATOR: Final = ":"
 """Between storage and key in links; neither contains it."""
+_REMEDY: Final = "Check the rights there; to change the keys, register the model again with `--access-key-id`."
 _OPEN: Final = 100
 """Most stores that are kept open."""
-
-
-_Revision: TypeAlias = tuple[int, int]
-_NONE: Final[tuple[_Revision, Any]] = ((0, 0), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryPlatform(Platform):
     stores: "ProjectStores"
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A storage, and the one whose credentials it uses, if they are not its own."""
-
-    row: StorageRow
-    identity: StorageRow | None
-
-    @property
-    def revision(self) -> _Revision:
-        return self.row.revision, self.identity.revision if self.identity is not None else 0
-
-
-def _uses(found: _Found | None, storage: str) -> bool:
-    return found is not None and found.identity is not None and found.identity.id.hex == storage
 
 
 class ProjectStores:
@@ -73,26 +54,24 @@ class ProjectStores:
         self._clock = clock
         self._secret = secret
         self._keyring = Keyring(settings)
-        self._rows: NotifiedCache[str, _Found | None] = NotifiedCache(self._load, time.monotonic)
-        self._rows.drop_on(
-            database, credentials.TOPIC, lambda subject, key, found: subject == key or _uses(found, subject)
-        )
-        self._opened: OrderedDict[str, tuple[_Revision, Any]] = OrderedDict()
+        self._rows: NotifiedCache[str, StorageRow | None] = NotifiedCache(self._load, time.monotonic)
+        self._rows.drop_on(database, credentials.TOPIC, lambda subject, key, _: subject == key)
+        self._opened: OrderedDict[str, tuple[int, Any]] = OrderedDict()
         self._opening = asyncio.Lock()
 
     async def get(self, storage: str) -> BlobStore:
         """`storage`: PLATFORM or a project's storage. Call it outside of transactions. Raises StorageUnavailable."""
         if storage == PLATFORM:
             return self._platform
-        found = await self._rows.get(storage)
-        if found is None:
+        row = await self._rows.get(storage)
+        if row is None:
             raise StorageUnavailableError("The storage of these files is no longer set up.")
-        revision, store = self._opened.get(storage, _NONE)
-        if revision != found.revision:
+        revision, store = self._opened.get(storage, (0, None))
+        if revision != row.revision:
             async with self._opening:
-                store = await self._open(storage, found)
+                store = await self._open(storage, row)
         self._opened.move_to_end(storage)
-        if found.row.direct:
+        if row.direct:
             await store.renew()
         opened: BlobStore = store
         return opened
@@ -102,22 +81,30 @@ class ProjectStores:
         for _, store in self._opened.values():
             await _close(store)
 
-    def own_bucket(self, row: StorageRow, identity: StorageRow | None = None) -> Any:
-        """The row's bucket with its credentials, as `storage.own_bucket.OwnBucket`. Raises OwnStorageError.
-
-        `identity`: the row whose credentials are used, where they are not its own.
-        """
+    def own_bucket(self, row: StorageRow) -> Any:
+        """The row's bucket with its credentials, as `storage.own_bucket.OwnBucket`. Raises OwnStorageError."""
         parts = _parts()
-        holder = identity or row
         try:
-            keys = credentials.unseal(self._keyring, holder)
+            keys = credentials.unseal(self._keyring, row)
         except SealedError as error:
             log.error("cannot decrypt the credentials of a storage", storage=row.id.hex, error=str(error))  # noqa: TRY400 - the sentence says it all
             raise OwnStorageError(
                 f"The platform cannot decrypt the credentials of {row.url}. Set them again: `modelshare storage set`."
             ) from error
-        identity = parts.keys(**keys) if keys else parts.role(holder.role_arn, rules.external_id(row.project_id))
-        return parts.own(row.url, identity, self._settings.storage_allow_private)
+        identity = parts.keys(**keys) if keys else parts.role(row.role_arn, rules.external_id(row.project_id))
+        own = parts.own(row.url, identity, self._settings.storage_allow_private)
+        return own if row.writable else replace(own, remedy=_REMEDY)
+
+    def follow(self, row: StorageRow, storage: StorageRow) -> None:
+        """Gives the row the keys or the role of another storage of its project. Raises StorageUnavailable."""
+        try:
+            keys = credentials.unseal(self._keyring, storage)
+        except SealedError as error:
+            log.error("cannot decrypt the credentials of a storage", storage=storage.id.hex, error=str(error))  # noqa: TRY400 - as above
+            raise StorageUnavailableError("The platform cannot decrypt your credentials. Set them again.") from error
+        if keys is not None:
+            self.seal(row, **keys)
+        row.key_hint, row.role_arn, row.credentials_of = storage.key_hint, storage.role_arn, storage.id
 
     def seal(self, row: StorageRow, access_key_id: str, secret_access_key: str) -> None:
         """Gives the row access keys. It has its id and project. Raises StorageUnavailable."""
@@ -127,33 +114,30 @@ class ProjectStores:
             log.error("cannot encrypt the credentials of a storage", error=str(error))  # noqa: TRY400 - the sentence says it all
             raise StorageUnavailableError("The platform cannot store credentials. Tell its operator.") from error
 
-    async def _load(self, storage: str) -> "_Found | None":
+    async def _load(self, storage: str) -> StorageRow | None:
         try:
             storage_id = uuid.UUID(hex=storage)
         except ValueError:
             return None
         async with self._database.read() as session:
-            row = await queries.storage(session, storage_id)
-            if row is None:
-                return None
-            return _Found(row, await queries.storage(session, row.credentials_of) if row.credentials_of else None)
+            return await queries.storage(session, storage_id)
 
-    async def _open(self, storage: str, found: "_Found") -> Any:
-        revision, store = self._opened.get(storage, _NONE)
-        if revision == found.revision:
+    async def _open(self, storage: str, row: StorageRow) -> Any:
+        revision, store = self._opened.get(storage, (0, None))
+        if revision == row.revision:
             return store
-        fresh = await asyncio.to_thread(self.new, found.row, found.identity)
+        fresh = await asyncio.to_thread(self.new, row)
         if store is not None:
             await _close(store)
-        self._opened[storage] = (found.revision, fresh)
+        self._opened[storage] = (row.revision, fresh)
         if len(self._opened) > _OPEN:
             _, (_, oldest) = self._opened.popitem(last=False)
             await _close(oldest)
         return fresh
 
-    def new(self, row: StorageRow, identity: StorageRow | None = None) -> Any:
-        """Blocks. A store of the row, which may not be in the database yet. `identity`: as for `own_bucket`."""
-        own, parts = self.own_bucket(row, identity), _parts()
+    def new(self, row: StorageRow) -> Any:
+        """Blocks. A store of the row, which may not be in the database yet. Raises OwnStorageError."""
+        own, parts = self.own_bucket(row), _parts()
         common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
         if row.direct:
             return (parts.direct if row.writable else parts.direct_in_place)(own=own, **common)

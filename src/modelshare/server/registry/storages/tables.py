@@ -44,7 +44,7 @@ class StorageRow(Table):
     region: Mapped[str | None]
     addressing: Mapped[str] = mapped_column(default="path")
     credentials: Mapped[str | None]
-    """Sealed, see `server.sealing`; None: a role is assumed, or see `credentials_of`."""
+    """Sealed, see `server.sealing`; None: a role is assumed."""
     key_hint: Mapped[str | None]
     """The last characters of the access key's id."""
     role_arn: Mapped[str | None]
@@ -59,5 +59,5 @@ class StorageRow(Table):
     checked_at: Mapped[int | None]
     checks: Mapped[list[dict[str, Any]]] = mapped_column(JsonColumn, default=list)
     """The steps of the last check, as `wire.storage.CheckStep`."""
-    credentials_of: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("storages.id"))
-    """The project's storage whose keys or role are used; None: its own."""
+    credentials_of: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("storages.id", ondelete="SET NULL"))
+    """The project's storage whose keys or role these are; when they change there, they change here."""
