@@ -14,7 +14,7 @@ from modelshare.server.registry.processing.store_blobs import FILES_AT_ONCE
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobStore
-from modelshare.server.storage_errors import BlobNotFoundError
+from modelshare.server.storage_errors import BlobChangedError, BlobNotFoundError
 from modelshare.wire import secret_scan, signing
 
 _SEARCHED_BYTES: Final = 64 << 20
@@ -28,7 +28,7 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
         try:
             found = await (await platform.stores.get(file.storage)).digest(file.key)
         except BlobNotFoundError as error:
-            raise _missing(file) from error
+            raise _missing(file, error) from error
         if found != (file.sha256, file.size):
             what = "has been damaged in storage" if file.pin is None else "is not what was published"
             raise ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
@@ -59,7 +59,7 @@ async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> byt
     try:
         reader = await asyncio.to_thread(store.reader, signature.key)
     except BlobNotFoundError as error:
-        raise _missing(signature) from error
+        raise _missing(signature, error) from error
     return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
 
 
@@ -71,7 +71,7 @@ def _inspect(
         try:
             readers[stored.path] = stores[stored.storage].reader(stored.key)
         except BlobNotFoundError as error:
-            raise _missing(stored) from error
+            raise _missing(stored, error) from error
     facts = inspect(readers, allow_pickle=allow_pickle, file=file)
     return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
 
@@ -89,8 +89,9 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecr
     return found[: secret_scan.MAX_FOUND]
 
 
-def _missing(file: StoredFile) -> ModelRejectedError:
-    return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or {_again(file)}.")
+def _missing(file: StoredFile, error: BlobNotFoundError) -> ModelRejectedError:
+    what = "was replaced" if isinstance(error, BlobChangedError) else "is no longer in storage"
+    return ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
 
 
 def _again(file: StoredFile) -> str:
