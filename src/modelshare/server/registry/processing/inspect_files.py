@@ -17,6 +17,8 @@ from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import BlobChangedError, BlobNotFoundError
 from modelshare.wire import secret_scan, signing
 
+_OPENED_AT_ONCE: Final = 8
+"""A bucket is asked for each file."""
 _SEARCHED_BYTES: Final = 64 << 20
 """Limit of text searched for secrets; 2 MiB may take a second in the worst case."""
 
@@ -47,7 +49,11 @@ async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: s
     Raises ModelRejectedError if it cannot be published.
     """
     stores = {storage: await platform.stores.get(storage) for storage in {each.storage for each in files}}
-    return await asyncio.to_thread(_inspect, stores, files, platform.settings.models_allow_pickle, file)
+    parts = [files[start::_OPENED_AT_ONCE] for start in range(_OPENED_AT_ONCE)]
+    opened = await asyncio.gather(*(asyncio.to_thread(_open, stores, part) for part in parts if part))
+    readers = {path: reader for part in opened for path, reader in part.items()}
+    in_order = {each.path: readers[each.path] for each in files}
+    return await asyncio.to_thread(_inspect, in_order, platform.settings.models_allow_pickle, file)
 
 
 async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> bytes | None:
@@ -63,17 +69,19 @@ async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> byt
     return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
 
 
-def _inspect(
-    stores: Mapping[str, BlobStore], files: Sequence[StoredFile], allow_pickle: bool, file: str | None
-) -> Facts:
+def _inspect(readers: Mapping[str, RangeReader], allow_pickle: bool, file: str | None) -> Facts:
+    facts = inspect(readers, allow_pickle=allow_pickle, file=file)
+    return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
+
+
+def _open(stores: Mapping[str, BlobStore], files: Sequence[StoredFile]) -> dict[str, RangeReader]:
     readers: dict[str, RangeReader] = {}
     for stored in files:
         try:
             readers[stored.path] = stores[stored.storage].reader(stored.key)
         except BlobNotFoundError as error:
             raise _missing(stored, error) from error
-    facts = inspect(readers, allow_pickle=allow_pickle, file=file)
-    return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
+    return readers
 
 
 def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecret]:
