@@ -15,7 +15,7 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "file_selection", "held", "licenses", "versions", "inspection.front_matter"),
-        *("signatures.service", "storages.relay", "storages.service", "storages.stores"),
+        *("in_place.service", "signatures.service", "storages.relay", "storages.service", "storages.stores"),
         *("uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},

@@ -30,6 +30,7 @@ class Entry:
 
 ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
+    Entry("register", PUBLISH, "Publish a model that lies in your bucket, where it lies. Nothing is copied."),
     Entry("hold", PUBLISH, "Publish a model that stays on this machine: nothing is uploaded."),
     Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),

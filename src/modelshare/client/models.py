@@ -19,6 +19,7 @@ from modelshare.wire.models import (
     VersionDeletion,
     VersionPatch,
 )
+from modelshare.wire.registering import ModelRegister, Registered
 from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsDeletion
 from modelshare.wire.uploads import Upload, VersionOpen
 
@@ -111,6 +112,15 @@ class Models(Resource[Transport]):
     def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:
         """Opens an upload session for a version of this model, or returns the open one of the same push."""
         return post(at(BASE, model_id, "versions"), Upload, version, repeatable=True)
+
+    @sent
+    def register(self, source: ModelRegister) -> Call[Registered]:
+        """Publishes a model that lies in the project's bucket, where it lies; `modelshare.client.push.wait_until_ready`
+        waits until it is read.
+
+        The same files again are the same version. Raises InvalidRequestError if the bucket cannot be read.
+        """
+        return post(f"{BASE}/register", Registered, source, repeatable=True)
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:

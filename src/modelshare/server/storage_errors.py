@@ -3,7 +3,8 @@
 StorageError
 ├── InvalidKeyError          a key or part number that this server never generates
 ├── BlobNotFoundError
-│   └── FileChangedError     its owner replaced it with other bytes
+│   └── BlobChangedError     others replaced it
+├── TooManyObjectsError
 ├── MultipartNotFoundError   aborted, expired, or never opened
 ├── PartsMissingError        `finish` was called before every part was stored
 ├── PartRefusedError
@@ -13,6 +14,7 @@ StorageError
 ├── StorageFullError
 ├── StorageUnavailableError  the store is not responding, or not correctly
 │   ├── OwnStorageError      the same, for the storage of a project
+│   │   └── StorageRefusedError  it answers, and refuses
 │   └── HolderAwayError      the same, for the machine of a model's owner
 └── StorageSettingError      the `storage` setting is invalid
 
@@ -38,11 +40,15 @@ class BlobNotFoundError(StorageError):
         super().__init__("The file is no longer stored. Get the model's current files.")
 
 
-class FileChangedError(BlobNotFoundError):
-    """What lies in its owner's storage is no longer what was published."""
+class BlobChangedError(BlobNotFoundError):
+    """An object in somebody else's hands is not what it was."""
 
-    def __init__(self, reason: str) -> None:
-        StorageError.__init__(self, reason)
+
+class TooManyObjectsError(StorageError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"There are more than {limit:,} objects below this prefix. Give the model a prefix of its own."
+        )
 
 
 class MultipartNotFoundError(StorageError):
@@ -98,6 +104,10 @@ class OwnStorageError(StorageUnavailableError):
     """A project's own storage; the message names it, so that it is for members of that project only."""
 
     outage: ClassVar[Outage] = Outage.OWN_STORAGE_AWAY
+
+
+class StorageRefusedError(OwnStorageError):
+    """It answers, and refuses: trying again does not help until its owner has changed something."""
 
 
 class HolderAwayError(StorageUnavailableError):

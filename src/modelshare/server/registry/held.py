@@ -10,18 +10,16 @@ from modelshare.server.errors import ConflictError, InvalidRequestError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import new_id
 from modelshare.server.jobs import run_now
-from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
 from modelshare.server.registry.blobs import queries as blobs
-from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.storages.held import key_of
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow
-from modelshare.server.registry.uploads import queries as uploads
-from modelshare.server.registry.uploads.plan import choose_version
+from modelshare.server.registry.uploads import service as uploads
+from modelshare.server.registry.uploads.plan import number_of
 from modelshare.server.registry.uploads.rules import WantedFile
 from modelshare.wire.held import HeldChange, HeldOpen, HeldVersion
 from modelshare.wire.models import ModelStatus
@@ -43,9 +41,7 @@ async def register(
     The same files again give the same version; one that had failed is then read again completely.
     """
     await blobs.lock_project(session, caller.project)
-    model = await uploads.lock_model_named(session, caller.project, request.name)
-    if model is None and (taken := await registry.name_conflict(session, caller.project, request.name)) is not None:
-        raise taken
+    model = await uploads.lock_model_named(session, caller, request.name)
     storage = await _storage(session, platform, caller.project, holder_id)
     digests = {file.path: file.sha256 or "" for file in files}
     now = platform.now()
@@ -125,18 +121,9 @@ async def _same(
 async def _create(
     session: AsyncSession, caller: Caller, model: ModelRow | None, request: HeldOpen, now: int
 ) -> tuple[ModelRow, VersionRow]:
-    deleted = await models.deleted_versions(session, model.id) if model else set()
-    sessions = await uploads.open_uploads_of(session, model.id) if model else []
-    number, replaces = choose_version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
-    if replaces is not None:
-        await release(session, caller.project, [replaces.id], now=now)
-        await models.delete_version(session, replaces.id)
-    if model is None:
-        model = ModelRow(project_id=caller.project, name=request.name, tags=[], created_at=now)
-        session.add(model)
-        await session.flush()
+    number, replaces = await number_of(session, model, request.version)
+    model = model or ModelRow(project_id=caller.project, name=request.name, tags=[], created_at=now)
     version = VersionRow(
-        model_id=model.id,
         version=number,
         status=ModelStatus.PROCESSING,
         make_latest=request.make_latest,
@@ -145,8 +132,7 @@ async def _create(
         digests="holder",
         created_at=now,
     )
-    session.add(version)
-    await session.flush()
+    await versions.add(session, model, version, replaces, now=now)
     return model, version
 
 

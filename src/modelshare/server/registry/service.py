@@ -21,7 +21,8 @@ from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.manifest import ManifestFile
-from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
+from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow, key_of
+from modelshare.server.storage.pins import pinned_key
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import ModelPatch, ModelStatus, Version
 from modelshare.wire.signers import Signature, SignatureState
@@ -156,10 +157,15 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
-    return [
-        StoredFile(version_id, row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
-        for row, blob in await queries.files_with_blobs(session, version_id)
-    ]
+    """The version's files, ordered by path."""
+
+    def stored(row: FileRow, blob: BlobRow) -> StoredFile:
+        key, pin = blob.key, blob.pin
+        if pin is not None and row.pin is not None:
+            key, pin = pinned_key(row.pin, row.path), row.pin
+        return StoredFile(version_id, row.path, row.size, row.sha256, blob.storage, key, pin)
+
+    return [stored(row, blob) for row, blob in await queries.files_with_blobs(session, version_id)]
 
 
 def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> None:

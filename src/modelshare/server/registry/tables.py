@@ -211,6 +211,22 @@ class FileRow(Table):
     sha256: Mapped[str]
     size: Mapped[int]
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    pin: Mapped[str | None]
+    """Of this file, where it lies in place: files with equal bytes share a blob, but each may change by itself."""
+
+
+class RegisteredFileRow(Table):
+    """A file of a version that lies in place and is still to be read; then it becomes a `FileRow`."""
+
+    __tablename__ = "registered_files"
+    __table_args__ = (Index("ix_registered_files_storage", "storage"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    etag: Mapped[str]
+    """When it was registered."""
+    storage: Mapped[str]
 
 
 class UploadRow(Table):

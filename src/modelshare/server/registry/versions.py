@@ -4,10 +4,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
-from modelshare.server.db import Database
+from modelshare.server.db import Database, is_unique_violation
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
@@ -128,6 +129,25 @@ async def check_again(session: AsyncSession, model: ModelRow, version: VersionRo
         version.status, version.status_reason = ModelStatus.PROCESSING, None
     await enqueue(session, REVALIDATE, str(version.id), now=now)
     record(session, "model.revalidate", model, actor, now, version=version.version)
+
+
+async def add(
+    session: AsyncSession, model: ModelRow, version: VersionRow, replaces: VersionRow | None, *, now: int
+) -> None:
+    """Adds a version to a model, which is locked or new. `replaces`: a failed one, which is deleted."""
+    session.add(model)
+    if replaces is not None:
+        await release(session, model.project_id, [replaces.id], now=now)
+        await queries.delete_version(session, replaces.id)
+    try:
+        await session.flush()
+    except IntegrityError as error:  # a concurrent request took the name
+        if not is_unique_violation(error):
+            raise
+        raise ConflictError("Another model was given this name by another request. Try again.", param="name") from error
+    version.model_id = model.id
+    session.add(version)
+    await session.flush()
 
 
 async def fail(session: AsyncSession, row: ModelRow, version: VersionRow, reason: str, *, now: int) -> None:

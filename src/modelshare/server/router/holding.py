@@ -15,7 +15,7 @@ from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.router.relay import LONGEST_STREAM
 from modelshare.server.router.target_selection import TargetSelector
-from modelshare.server.storage_errors import FileChangedError, HolderAwayError
+from modelshare.server.storage_errors import BlobChangedError, HolderAwayError
 from modelshare.wire.held import READ_ROUTE, HeldRead, encode_read
 from modelshare.wire.link import Answer, Chunk, End, Head
 
@@ -23,7 +23,6 @@ _SILENT_SECONDS: Final = 60.0
 """A holder with a rate limit sends small pieces, but more often than this."""
 _OFFLINE: Final = "The owner's machine is not connected."
 _LOST: Final = "The connection to the owner's machine was lost."
-_CHANGED: Final = "The file was changed on its owner's machine after this version was published."
 _MISSING: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
 
 
@@ -64,7 +63,7 @@ async def _begin(stream: AnswerStream) -> None:
         case Head(status=HTTPStatus.OK):
             return
         case Answer(status=status) if status in _MISSING:
-            raise FileChangedError(_CHANGED)
+            raise BlobChangedError
         case Answer(data=data, retry_after=retry_after):
             raise HolderAwayError(_message(data), retry_after)
     raise HolderAwayError(_LOST)

@@ -23,6 +23,7 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "model.invite": "Model shared with this project",
     "model.ready": "Model ready",
     "model.recall_cancel": "Cancel recall",
+    "model.register": "Register model in its bucket",
     "model.revalidate": "Check model again",
     "model.change_role": "Catalog role changed",
     "model.rollback": "Roll back model",

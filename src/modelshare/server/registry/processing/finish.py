@@ -73,6 +73,17 @@ async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: s
         await versions.fail(session, model, version, reason, now=platform.now())
 
 
+async def waits(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
+    """Shows the owner why the version is still being processed."""
+    if job.status != ModelStatus.PROCESSING or job.waits == reason:
+        return
+    async with platform.database.write() as session:
+        locked = await _locked(session, lease, job)
+        if locked is not None:
+            locked[1].status_reason = reason
+            registry.model_changed(session, job.model_id)
+
+
 async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:
     """The version and its model, locked; None if one is gone or the lease is lost."""
     model = await registry.find_any(session, job.model_id, lock=True)

@@ -32,7 +32,7 @@ class Holders(Protocol):
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Exactly the wanted bytes, as fast as they are taken.
 
-        Raises HolderAwayError, also midway, and FileChangedError where the holder no longer has these bytes.
+        Raises HolderAwayError, also midway, and BlobChangedError where the holder no longer has these bytes.
         """
         ...
 

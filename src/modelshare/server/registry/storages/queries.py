@@ -8,7 +8,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.db import any_tenant, for_update, scoped_to
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import (
+    BlobRow,
+    FileRow,
+    GarbageRow,
+    RegisteredFileRow,
+    UploadFileRow,
+    UploadRow,
+    VersionRow,
+)
 from modelshare.server.storage.stores import PLATFORM
 
 
@@ -27,8 +35,31 @@ async def current_id(session: AsyncSession, project_id: str) -> str:
 
 async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) -> StorageRow | None:
     """The project's storage there, whether new pushes go to it or not."""
-    is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
-    return await session.scalar(scoped_to(StorageRow, project_id).where(*is_there))
+    is_there = StorageRow.url == url, StorageRow.endpoint == endpoint, StorageRow.writable
+    return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.kind == "bucket", *is_there))
+
+
+async def registered_at(
+    session: AsyncSession, project_id: str, url: str, endpoint: str | None = None
+) -> StorageRow | None:
+    """The storage of what is registered in place there. `endpoint` None: the newest, whatever its endpoint."""
+    is_there = [StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.writable.is_(False)]
+    if endpoint is not None:
+        is_there.append(StorageRow.endpoint == endpoint)
+    statement = scoped_to(StorageRow, project_id).where(*is_there).order_by(StorageRow.created_at.desc())
+    return await session.scalar(statement.limit(1))
+
+
+async def following(session: AsyncSession, storage: StorageRow) -> list[StorageRow]:
+    """Those that use its credentials."""
+    statement = scoped_to(StorageRow, storage.project_id).where(StorageRow.credentials_of == storage.id)
+    return list(await session.scalars(statement))
+
+
+async def read_only(session: AsyncSession, project_id: str) -> set[str]:
+    """Those of the project's storages in which nothing may be deleted, as rows name them."""
+    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.writable.is_(False)))
+    return {row.id.hex for row in rows}
 
 
 async def held_by(session: AsyncSession, project_id: str, holder_id: uuid.UUID) -> StorageRow | None:
@@ -58,15 +89,17 @@ async def processing_in(session: AsyncSession, storage: StorageRow) -> list[str]
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
-    """Storages that were replaced and that nothing of the project refers to any more."""
-    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
+    """Storages to which no new pushes go and that nothing of the project refers to any more."""
+    in_place = (StorageRow.kind == "bucket") & StorageRow.writable.is_(False)
+    ended = scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None) | in_place)
     found = []
-    for row in rows:
+    for row in await session.scalars(ended):
+        registered = select(RegisteredFileRow).where(RegisteredFileRow.storage == row.id.hex)
         blobs = scoped_to(BlobRow, project_id).where(BlobRow.storage == row.id.hex)
         garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
         staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged)]):
+        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, registered)]):
             found.append(row)
     return found
 

@@ -32,6 +32,7 @@ from modelshare.wire.errors import ErrorCode
 log = structlog.get_logger()
 SEPARATOR: Final = ":"
 """Between storage and key in links; neither contains it."""
+_REMEDY: Final = "Check the rights there; to change the keys, register the model again with `--access-key-id`."
 _OPEN: Final = 100
 """Most stores that are kept open."""
 
@@ -94,7 +95,19 @@ class ProjectStores:
                 f"The platform cannot decrypt the credentials of {row.url}. Set them again: `modelshare storage set`."
             ) from error
         identity = parts.keys(**keys) if keys else parts.role(row.role_arn, rules.external_id(row.project_id))
-        return parts.own(row.url, identity, self._settings.storage_allow_private)
+        own = parts.own(row.url, identity, self._settings.storage_allow_private)
+        return own if row.writable else replace(own, remedy=_REMEDY)
+
+    def follow(self, row: StorageRow, storage: StorageRow) -> None:
+        """Gives the row the keys or the role of another storage of its project. Raises StorageUnavailable."""
+        try:
+            keys = credentials.unseal(self._keyring, storage)
+        except SealedError as error:
+            log.error("cannot decrypt the credentials of a storage", storage=storage.id.hex, error=str(error))  # noqa: TRY400 - as above
+            raise StorageUnavailableError("The platform cannot decrypt your credentials. Set them again.") from error
+        if keys is not None:
+            self.seal(row, **keys)
+        row.key_hint, row.role_arn, row.credentials_of = storage.key_hint, storage.role_arn, storage.id
 
     def seal(self, row: StorageRow, access_key_id: str, secret_access_key: str) -> None:
         """Gives the row access keys. It has its id and project. Raises StorageUnavailable."""
@@ -116,7 +129,7 @@ class ProjectStores:
         revision, store = self._opened.get(storage, (0, None))
         if revision == row.revision:
             return store
-        fresh = await asyncio.to_thread(self._new, storage, row) if row.holder_id is None else self._held(storage, row)
+        fresh = self._held(storage, row) if row.holder_id is not None else await asyncio.to_thread(self.new, row)
         if store is not None:
             await _close(store)
         self._opened[storage] = (row.revision, fresh)
@@ -130,12 +143,14 @@ class ProjectStores:
         assert self.holders is not None  # noqa: S101 - set before the first request
         return HeldStore(row.id, row.holder_id, self.holders, _link_names(storage), self._secret)
 
-    def _new(self, storage: str, row: StorageRow) -> Any:
-        own = self.own_bucket(row)
+    def new(self, row: StorageRow) -> Any:
+        """Blocks. A store of the row, which may not be in the database yet. Raises OwnStorageError."""
+        own, parts = self.own_bucket(row), _parts()
         common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
         if row.direct:
-            return _parts().direct(own=own, **common)
-        return _parts().relayed(own, _link_names(storage), self._secret, **common)
+            return (parts.direct if row.writable else parts.direct_in_place)(own=own, **common)
+        relayed = parts.relayed if row.writable else parts.relayed_in_place
+        return relayed(own, _link_names(row.id.hex), self._secret, **common)
 
 
 def _link_names(storage: str) -> Callable[[str], str]:

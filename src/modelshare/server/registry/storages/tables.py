@@ -20,7 +20,8 @@ class StorageRow(Table):
 
     __tablename__ = "storages"
     __table_args__ = (
-        UniqueConstraint("project_id", "kind", "url", "endpoint"),
+        # What is registered in place has a storage of its own, even where new pushes go: nothing is deleted there.
+        UniqueConstraint("project_id", "kind", "url", "endpoint", "writable"),
         # A project has at most one storage for new pushes.
         Index(
             "uq_storages_current",
@@ -59,5 +60,7 @@ class StorageRow(Table):
     checked_at: Mapped[int | None]
     checks: Mapped[list[dict[str, Any]]] = mapped_column(JsonColumn, default=list)
     """The steps of the last check, as `wire.storage.CheckStep`."""
+    credentials_of: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("storages.id", ondelete="SET NULL"))
+    """The project's storage whose keys or role these are; when they change there, they change here."""
     holder_id: Mapped[uuid.UUID | None]
     """The agent that holds the files, of a storage of kind `held`."""
