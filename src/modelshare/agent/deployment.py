@@ -13,11 +13,12 @@ from modelshare.agent import signatures
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.errors import DeploymentError, OwnerAwayError
+from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
 from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
-from modelshare.agent.tasks import in_thread
+from modelshare.transfer.ranges import OwnerAwayError
+from modelshare.transfer.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import MAX_INTEGER, MAX_TEXT, DesiredDeployment, Report

@@ -7,7 +7,6 @@ AgentError
     ├── NoMemoryError
     └── PullError           its files could not be downloaded
         ├── NoSpaceError
-        ├── OwnerAwayError  the owner's machine does not serve them now; the pull goes on when it does
         └── GrantGoneError  the server no longer assigns the deployment to this agent
 """
 
@@ -53,14 +52,6 @@ class NoSpaceError(PullError):
             f"The weights need {size(needed)}, and {size(free)} are free on the agent's disk. "
             "The download continues once there is space."
         )
-
-
-class OwnerAwayError(PullError):
-    """The machine of the model's owner, which holds the files, is not connected or does not serve now."""
-
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class GrantGoneError(PullError):

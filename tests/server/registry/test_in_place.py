@@ -253,7 +253,8 @@ async def test_deleting_it_leaves_the_objects_where_they_are(
     assert model["status"] == "ready", model["status_reason"]
     before = bucket.names()
     for each in (model, sent):
-        assert (await owner.http.delete(f"/v1/models/{each['id']}")).status_code in {200, 204}
+        deleted = await owner.http.delete(f"/v1/models/{each['id']}", params={"bytes": "delete"})
+        assert deleted.status_code in {200, 204}
 
     async def is_collected() -> bool:
         async with app.database.read() as session:

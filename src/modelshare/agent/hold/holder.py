@@ -31,7 +31,7 @@ from modelshare.agent.identity import Identity
 from modelshare.agent.link import Link
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
-from modelshare.agent.tasks import in_thread
+from modelshare.transfer.tasks import in_thread
 from modelshare.wire.errors import ErrorCode, ErrorType
 from modelshare.wire.held import READ_ROUTE, HeldChange, HeldChanges, HeldRead, decode_read
 from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome

@@ -20,10 +20,10 @@ from modelshare.agent.hold.limits import Hours
 from modelshare.agent.identity import Identity, forget_identity, load_identity, lock_data_dir, save_identity
 from modelshare.agent.main import loop_factory, on_signals, unless_stopping
 from modelshare.agent.server_api import ServerApi
-from modelshare.agent.tasks import run_all
 from modelshare.client import Client
 from modelshare.client.errors import ConnectError, ModelFailedError, ServerError
 from modelshare.client.source import PushSource
+from modelshare.transfer.tasks import run_all
 from modelshare.wire.agents import Enroll, JoinKeyCreate
 from modelshare.wire.held import HeldOpen, HeldVersion
 from modelshare.wire.models import ModelStatus, Version
