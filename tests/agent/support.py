@@ -57,6 +57,8 @@ class Storage:
         self.corrupt: Counter[str] = Counter()
         """How many more responses for a path have a wrong byte."""
         self.on_request: Callable[[str], Awaitable[None]] | None = None
+        self.is_owner_away = False
+        """Answers as the platform does while the machine that holds the files is not connected."""
         self.stall = asyncio.Event()
         self.stall_from: int | None = None
         """Responses stop at this offset of the file until `stall` is set."""
@@ -91,6 +93,9 @@ class Storage:
             await self.on_request(path)
         if request.match_info["secret"] != self.secret:
             return web.Response(status=403, text="<Error><Code>AccessDenied</Code></Error>")
+        if self.is_owner_away:
+            error = {"message": "The machine is not connected.", "type": "server_error", "code": "owner_away"}
+            return web.json_response({"error": error}, status=503, headers={"Retry-After": "0"})
         data = self.files[path]
         start, end, status, headers = self._extent(request.headers.get("Range"), len(data))
         body = bytearray(data[start:end])

@@ -95,6 +95,20 @@ async def test_nothing_is_fetched_or_loaded_under_a_wrong_signature(
         await ready(peer)
 
 
+async def test_a_pull_waits_for_the_owners_machine_without_counting_as_failed(
+    peer: Peer, storage: Storage, tmp_path: Path
+) -> None:
+    storage.is_owner_away = True
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await peer.expect(Report, lambda one: one.phase == Phase.PULLING)
+        waiting = await peer.expect(Report, lambda one: one.phase == Phase.WAITING and one.reason is not None)
+        assert waiting.reason == "The pull waits. The machine is not connected."
+        storage.is_owner_away = False
+        await ready(peer)
+        assert not [frame for frame in peer.frames if isinstance(frame, Report) and frame.phase is Phase.FAILED]
+
+
 async def test_what_is_still_here_is_not_said_to_be_deleted(peer: Peer, storage: Storage, tmp_path: Path) -> None:
     async with running_agent(peer, storage, tmp_path):
         await peer.want(wanted(storage))

@@ -19,8 +19,9 @@ PUBLIC = {
     ("post", "/v1/enroll"),
     ("post", "/v1/agent/deployments/{deployment_id}/grant"),
     ("get", "/v1/agent/status"),
+    ("post", "/v1/agent/held-changes"),
 }
-"""The last two take a join key and an agent's token instead."""
+"""The last four take a join key and an agent's token instead."""
 
 
 def operations() -> dict[tuple[str, str], bool]:

@@ -22,7 +22,14 @@ from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
 from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, SignatureRow, SignerRow, StagedFileRow
+from modelshare.server.registry.tables import (
+    DeletedVersionRow,
+    ModelRow,
+    RegisteredFileRow,
+    SignatureRow,
+    SignerRow,
+    StagedFileRow,
+)
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -91,6 +98,7 @@ async def add_what_is_new(database: Database) -> None:
                 SignerRow(project_id="proj_acme", name="release", public_key="pem", key_id="0" * 64, created_at=9),
                 SignatureRow(version_id=uid(20), bundle=b"{}", key_id="0" * 64),
                 StorageRow(id=uid(96), project_id="proj_acme", url="s3://weights", created_at=9),
+                RegisteredFileRow(version_id=uid(20), path="f", size=1, etag="e", storage=uid(96).hex),
                 MoveRow(
                     id=uid(97),
                     project_id="proj_acme",

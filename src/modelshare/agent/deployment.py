@@ -17,6 +17,7 @@ from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
 from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
+from modelshare.transfer.ranges import OwnerAwayError
 from modelshare.transfer.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
@@ -222,7 +223,15 @@ class Deployment:
                 return
 
     async def _pull(self) -> bool:
-        """Pulls all missing files; returns whether there were any."""
+        """Pulls all missing files; returns whether there were any. Waits while their owner's machine is away."""
+        while True:
+            try:
+                return await self._pull_missing()
+            except OwnerAwayError as away:  # others may pull meanwhile
+                self._enter(Phase.WAITING, f"The pull waits. {away}")
+                await asyncio.sleep(away.retry_after)
+
+    async def _pull_missing(self) -> bool:
         context, here = self._context, True
         for file in self._holding.files:
             here = here and context.cache.has(file)

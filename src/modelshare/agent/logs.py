@@ -15,7 +15,7 @@ def log_to_stderr(*, as_json: bool = False, verbose: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for noisy in ("asyncio", "aiohttp"):
+    for noisy in ("asyncio", "aiohttp", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

@@ -55,7 +55,7 @@ def run(
     machine = name or socket.gethostname()
     options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, parallel, signers)
     try:
-        with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_main(options))
     except StopError as stop:
         _log.error("%s", stop)
@@ -64,17 +64,17 @@ def run(
 
 
 async def _main(options: "Options") -> None:
-    stopping, second_signal = _on_signals()
+    stopping, second_signal = on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
     engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
     async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
-        if (identity := await _unless_stopping(stopping, _identity(options, http, engines))) is None:
+        if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
         agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http, signers=options.signers)
         linking = asyncio.create_task(agent.link.run())
         try:
-            await _unless_stopping(stopping, asyncio.shield(linking))
+            await unless_stopping(stopping, asyncio.shield(linking))
             _log.info("Stopping: waiting for requests in progress. Press Ctrl-C again to stop immediately.")
         except RemovedError:
             await agent.remove_all()
@@ -120,7 +120,7 @@ class Options:
     signers: tuple[PublicKey, ...]
 
 
-def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+def on_signals() -> tuple[asyncio.Event, asyncio.Event]:
     """Returns two events: the first signal sets the first one, the next signal the second one."""
     first, second = asyncio.Event(), asyncio.Event()
 
@@ -132,7 +132,7 @@ def _on_signals() -> tuple[asyncio.Event, asyncio.Event]:
     return first, second
 
 
-async def _unless_stopping(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
+async def unless_stopping(stopping: asyncio.Event, work: Awaitable[T]) -> T | None:
     """The result of `work`, or None if `stopping` is set first."""
     job, stop = asyncio.ensure_future(work), asyncio.create_task(stopping.wait())
     try:
@@ -143,7 +143,7 @@ async def _unless_stopping(stopping: asyncio.Event, work: Awaitable[T]) -> T | N
         job.cancel()
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """Uses uvloop if installed: it halves the time per relayed request."""
     try:
         import uvloop  # noqa: PLC0415 - optional

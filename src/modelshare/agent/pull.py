@@ -13,7 +13,7 @@ from modelshare.agent.range_request import RangeRequests
 from modelshare.transfer.connections import CONNECTIONS
 from modelshare.transfer.download import Downloader, OnBytes
 from modelshare.transfer.partfile import PartFile
-from modelshare.transfer.ranges import DownloadError
+from modelshare.transfer.ranges import DownloadError, OwnerAwayError
 from modelshare.transfer.signed_urls import GrantSource, SignedUrls
 from modelshare.transfer.tasks import run_all
 from modelshare.wire.link import DeploymentFile
@@ -36,7 +36,10 @@ class Puller:
         self._downloader.close()
 
     async def pull(self, files: Iterable[DeploymentFile], grants: GrantSource, on_bytes: OnBytes) -> None:
-        """Downloads every file into the cache, verified. Raises PullError with a reason that names the file."""
+        """Downloads every file into the cache, verified.
+
+        Raises OwnerAwayError, or PullError with a reason that names the file.
+        """
         urls = SignedUrls(grants)
         todo = iter({file.sha256: file for file in files}.values())
 
@@ -46,6 +49,8 @@ class Puller:
 
         try:
             await run_all(worker() for _ in range(CONNECTIONS))
+        except OwnerAwayError:
+            raise
         except DownloadError as error:
             raise PullError(str(error)) from error
         except OSError as error:  # a full or broken disk

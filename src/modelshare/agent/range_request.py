@@ -3,11 +3,20 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 
-from modelshare.transfer.ranges import InterruptedTransferError, RangeBody, UnusableAnswerError, headers, position
+from modelshare.transfer.ranges import (
+    LONGEST_ERROR,
+    InterruptedTransferError,
+    RangeBody,
+    UnusableAnswerError,
+    check_owner,
+    headers,
+    position,
+)
 
 _READ_AHEAD: Final = 1 << 20
 """Bytes buffered per connection while earlier ones are written."""
@@ -27,6 +36,10 @@ class RangeRequests:
         with self._translated():
             answer = await self.http.get(url, headers=headers(start, end), timeout=timeout, read_bufsize=_READ_AHEAD)
         async with answer:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                with self._translated():
+                    body = await answer.content.read(LONGEST_ERROR)
+                check_owner(answer.headers, body)
             first, last = position(answer.status, answer.headers, start, end, size)
             yield RangeBody(first, last, self._chunks(answer.content))
 

@@ -12,6 +12,7 @@ from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopE
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.errors import ErrorEnvelope
+from modelshare.wire.held import HeldChanges
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,13 @@ class ServerApi:
                 raise PullError(f"The server did not grant access to the weights ({_brief(cause)}).") from cause
             await asyncio.sleep(backoff.next())
 
+    async def report_changes(self, changes: HeldChanges) -> None:
+        """Says which held files no longer have the bytes that were registered. Raises AgentError."""
+        try:
+            await self._post("/v1/agent/held-changes", changes)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise AgentError(_brief(error)) from error
+
     async def status(self, agent_id: str, nonce: str) -> AgentStatus:
         """The signed status of this agent; the caller must verify the signature. Raises AgentError."""
         query = {"agent_id": agent_id, "nonce": nonce}
@@ -95,7 +103,8 @@ class ServerApi:
 
     async def _post(self, path: str, body: BaseModel | None = None) -> bytes:
         headers = self._headers | {"Content-Type": "application/json"}
-        data = body.model_dump_json().encode() if body else b""
+        # Without what was not set: an older server refuses fields that it does not know.
+        data = body.model_dump_json(exclude_unset=True).encode() if body else b""
         async with self._http.post(self._url + path, data=data, headers=headers, timeout=_TIMEOUT) as answer:
             content = await answer.read()
             if answer.status >= HTTPStatus.BAD_REQUEST:

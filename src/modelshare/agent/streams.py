@@ -89,14 +89,18 @@ class Stream:
         self.started = True
         await self._send(Head(self.id, _status(status), content_type))
 
+    async def credit_left(self) -> int:
+        """Waits until the server has space; returns for how many bytes."""
+        while self._credit <= 0:
+            self._credited = asyncio.Event()
+            await self._credited.wait()
+        return self._credit
+
     async def chunk(self, data: bytes) -> None:
         """Sends part of the body, after waiting for this stream's credit."""
         view = memoryview(data)
         while view:
-            while self._credit <= 0:
-                self._credited = asyncio.Event()
-                await self._credited.wait()
-            size = min(len(view), self._credit, BODY_SLICE)
+            size = min(len(view), await self.credit_left(), BODY_SLICE)
             self._credit -= size
             await self._send(Chunk(self.id, data if size == len(data) else bytes(view[:size])))
             view = view[size:]

@@ -28,7 +28,7 @@ def list_agents(json: Json = False) -> None:
             agent.name,
             agent.state,
             ", ".join(f"{item.model_name} {item.phase}" for item in agent.deployments),
-            ", ".join(agent.capabilities.engines),
+            "holds files" if agent.is_holder else ", ".join(agent.capabilities.engines),
             when(agent.last_seen_at),
             agent.id,
         )

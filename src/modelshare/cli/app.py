@@ -30,6 +30,8 @@ class Entry:
 
 ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
+    Entry("register", PUBLISH, "Publish a model that lies in your bucket, where it lies. Nothing is copied."),
+    Entry("hold", PUBLISH, "Publish a model that stays on this machine: nothing is uploaded."),
     Entry("pull", PUBLISH, "Download one of your models into a folder. Resumes an interrupted pull."),
     Entry("verify", PUBLISH, "Compare a folder with a model's manifest: name the files that differ."),
     Entry("manifest", PUBLISH, "Print a version's manifest: its files with their digests."),

@@ -29,6 +29,7 @@ from modelshare.wire.secret_scan import ExposedSecret
 from modelshare.wire.uploads import Upload
 
 _WORDS = {
+    PushPhase.DIGESTS: "Hashing",
     PushPhase.HASHING: "Looking for files that are already stored",
     PushPhase.COMPARING: "Comparing with what the server has",
     PushPhase.SENDING: "Sending",
@@ -86,6 +87,10 @@ class PushProgress(Progress):
             print_message(
                 f"Resuming the push of {upload.name} {upload.version}: {size(upload.bytes_done)} already sent."
             )
+
+    def done(self) -> None:
+        """Shows no progress any more."""
+        self._display(None)
 
     def interruption_message(self) -> str:
         """The message after Ctrl-C."""

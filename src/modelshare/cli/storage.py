@@ -1,7 +1,6 @@
 """`modelshare storage …`."""
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.bucket_keys import KEY_ID, SECRET, ask, secret_of
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size, when
@@ -20,8 +20,6 @@ from modelshare.wire.storage import MoveRequest, MoveState, MoveTarget, StepStat
 
 app = typer.Typer(add_completion=False)
 _POLL_SECONDS = 1.0
-_ID = "MODELSHARE_STORAGE_ACCESS_KEY_ID"
-_SECRET = "MODELSHARE_STORAGE_SECRET_ACCESS_KEY"  # noqa: S105 - a variable's name
 
 
 @app.callback()
@@ -38,12 +36,12 @@ def set_storage(  # noqa: PLR0917 - Typer passes options by name
         str | None, typer.Option(help="path or virtual. Default: path with --endpoint, virtual on AWS.")
     ] = None,
     access_key_id: Annotated[
-        str | None, typer.Option(help=f"ID of the access key. Default: {_ID}, else you are asked.")
+        str | None, typer.Option(help=f"ID of the access key. Default: {KEY_ID}, else you are asked.")
     ] = None,
     secret_file: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, help=f"File that holds the secret access key. Default: {_SECRET}, else you are asked."
+            dir_okay=False, help=f"File that holds the secret access key. Default: {SECRET}, else you are asked."
         ),
     ] = None,
     role_arn: Annotated[
@@ -67,8 +65,8 @@ def set_storage(  # noqa: PLR0917 - Typer passes options by name
             raise CommandError("Use one of --role-arn, --keep-keys and access keys.", ExitCode.USAGE)
         key_id = secret = None
     else:
-        key_id = access_key_id or os.environ.get(_ID) or _ask("Access key ID")
-        secret = _read(secret_file) if secret_file else os.environ.get(_SECRET) or _ask("Secret access key", hide=True)
+        key_id = access_key_id or os.environ.get(KEY_ID) or ask("Access key ID")
+        secret = secret_of(secret_file)
     body = request(
         StorageSet,
         url=url,
@@ -236,20 +234,3 @@ def _transfer(stored: Storage) -> str | None:
 
 def _state(state: StepState) -> str:
     return state.value if state is not StepState.FAILED else "FAILED"
-
-
-def _ask(what: str, *, hide: bool = False) -> str:
-    """Typed at a prompt, the secret without echo, or the next line of a pipe."""
-    if sys.stdin.isatty():
-        answer: str = typer.prompt(what, hide_input=hide, err=True)
-        return answer
-    if line := sys.stdin.readline().strip():
-        return line
-    raise CommandError(f"No {what.lower()} given. Pipe it in, or set {_SECRET if hide else _ID}.", ExitCode.USAGE)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} cannot be read. Check its name and its permissions.", ExitCode.USAGE) from error

@@ -6,6 +6,7 @@ from pydantic_core import from_json
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.held import HeldOpen, HeldVersion
 from modelshare.wire.models import (
     BomFormat,
     CatalogFootprint,
@@ -21,6 +22,7 @@ from modelshare.wire.models import (
     VersionDeletion,
     VersionPatch,
 )
+from modelshare.wire.registering import ModelRegister, Registered
 from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsDeletion
 from modelshare.wire.uploads import Upload, VersionOpen
 
@@ -109,9 +111,23 @@ class Models(Resource[Transport]):
         return get(at(BASE, model_id, "versions"), Page[Version])
 
     @sent
+    def hold(self, version: HeldOpen) -> Call[HeldVersion]:
+        """Registers a version whose files stay on the machine of an agent that holds them. Safe to repeat."""
+        return post("/v1/held-versions", HeldVersion, version, repeatable=True)
+
+    @sent
     def open_version(self, model_id: str, version: VersionOpen) -> Call[Upload]:
         """Opens an upload session for a version of this model, or returns the open one of the same push."""
         return post(at(BASE, model_id, "versions"), Upload, version, repeatable=True)
+
+    @sent
+    def register(self, source: ModelRegister) -> Call[Registered]:
+        """Publishes a model that lies in the project's bucket, where it lies; `modelshare.client.push.wait_until_ready`
+        waits until it is read.
+
+        The same files again are the same version. Raises InvalidRequestError if the bucket cannot be read.
+        """
+        return post(f"{BASE}/register", Registered, source, repeatable=True)
 
     @sent
     def promote(self, model_id: str, version: str) -> Call[ExtendedModel]:

@@ -43,6 +43,8 @@ Item = TypeVar("Item")
 
 
 class PushPhase(StrEnum):
+    DIGESTS = "digests"
+    """Hashes all files, which stay where they are."""
     HASHING = "hashing"
     COMPARING = "comparing"
     """Compares parts sent by an earlier push with the files."""

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,7 +12,15 @@ import httpx
 
 from modelshare.client.route import AsyncByEnvironment
 from modelshare.client.transport import USER_AGENT, NoAnswer
-from modelshare.transfer.ranges import InterruptedTransferError, RangeBody, UnusableAnswerError, headers, position
+from modelshare.transfer.ranges import (
+    LONGEST_ERROR,
+    InterruptedTransferError,
+    RangeBody,
+    UnusableAnswerError,
+    check_owner,
+    headers,
+    position,
+)
 
 _TIMEOUT: Final = httpx.Timeout(20, pool=None)
 """Seconds without any data."""
@@ -35,6 +44,8 @@ class RangeRequests:
             request = self.http.build_request("GET", url, headers=headers(start, end))
             answer = await self.http.send(request, stream=True)
         try:
+            if answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+                check_owner(answer.headers, await _beginning(answer, url))
             first, last = position(answer.status_code, answer.headers, start, end, size)
             yield RangeBody(first, last, _chunks(answer, url))
         finally:
@@ -45,6 +56,17 @@ async def _chunks(answer: httpx.Response, url: str) -> AsyncGenerator[bytes]:
     with _translated(url):
         async for chunk in answer.aiter_raw():
             yield chunk
+
+
+async def _beginning(answer: httpx.Response, url: str) -> bytes:
+    """As much as an error of the platform has."""
+    body = b""
+    with _translated(url):
+        async for chunk in answer.aiter_raw():
+            body += chunk
+            if len(body) > LONGEST_ERROR:
+                break
+    return body
 
 
 @contextmanager

@@ -60,6 +60,7 @@ from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.registry.in_place import routes as in_place_routes
 from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.signatures import routes as signatures_routes
@@ -93,6 +94,7 @@ MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
 _ROUTERS: Final = (
     sharing_routes.public,
+    in_place_routes.router,
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
@@ -156,6 +158,7 @@ class Application:
                 clock=self.clock,
             )
         )
+        self.platform.stores.holders = self._router.holders
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
         self._inference = Head(self._router.asgi)
         self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter

@@ -296,7 +296,11 @@ def unavailable(error: BaseException) -> ApiError | None:
         message = "The server's storage is full. Nothing was lost; try again when the operator has freed space."
         return StorageFullError(message, code=ErrorCode.STORAGE_FULL, retry_after=60)
     message, retry_after = _UNAVAILABLE[outage]
-    return UnavailableError(str(error) if isinstance(error, OutageError) else message, retry_after=retry_after)
+    code = ErrorCode.OWNER_AWAY if outage is Outage.HOLDER_AWAY else None
+    if isinstance(error, storage.HolderAwayError):
+        retry_after = error.retry_after or retry_after
+    message = str(error) if isinstance(error, OutageError) else message
+    return UnavailableError(message, code=code, retry_after=retry_after)
 
 
 _UNAVAILABLE: Final = {
@@ -307,6 +311,7 @@ _UNAVAILABLE: Final = {
     ),
     Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
     Outage.OWN_STORAGE_AWAY: ("The storage of a project is unavailable.", 30),
+    Outage.HOLDER_AWAY: ("The owner's machine is not connected.", 10),
     # Rolled back because of another request, so this one can be repeated unchanged.
     Outage.COLLISION: ("This was changed by another request; try again.", 1),
 }

@@ -142,6 +142,14 @@ async def enqueue_if_absent(
     notify(session, TOPIC, kind)
 
 
+async def run_now(session: AsyncSession, kinds: Collection[str], subjects: Collection[str], *, now: int) -> None:
+    """Makes waiting jobs due immediately; starts none that is not there."""
+    waiting = JobRow.kind.in_(kinds), JobRow.subject.in_(subjects), JobRow.run_after > now
+    await session.execute(update(JobRow).where(*waiting).values(run_after=now))
+    for kind in kinds:
+        notify(session, TOPIC, kind)
+
+
 async def lease_is_valid(session: AsyncSession, lease: Lease) -> bool:
     """Whether the worker still has the lease. Check it in the transaction that applies the work."""
     statement = select(JobRow).where(*_held(lease))

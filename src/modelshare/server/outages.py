@@ -30,6 +30,8 @@ class Outage(StrEnum):
     STORAGE_AWAY = "storage_away"
     OWN_STORAGE_AWAY = "own_storage_away"
     """A storage that belongs to a project; its owner has to restore it."""
+    HOLDER_AWAY = "holder_away"
+    """The machine of a model's owner that holds its files."""
     COLLISION = "collision"
     """The transaction was rolled back in favour of another one; it can be retried unchanged."""
 
@@ -116,6 +118,9 @@ def report(what: str, error: BaseException, **context: object) -> None:
     outage = outage_of(error)
     reason = (str(error).splitlines() or [""])[0] or type(error).__name__
     sentence = _SENTENCES.get(outage) if outage is not None else None
+    if outage is Outage.HOLDER_AWAY:  # machines of users come and go
+        log.debug(what, error=reason, **context)
+        return
     if outage is None or sentence is None:
         log.warning(what, error=reason, **context)
         return

@@ -3,6 +3,8 @@
 StorageError
 ├── InvalidKeyError          a key or part number that this server never generates
 ├── BlobNotFoundError
+│   └── BlobChangedError     others replaced it
+├── TooManyObjectsError
 ├── MultipartNotFoundError   aborted, expired, or never opened
 ├── PartsMissingError        `finish` was called before every part was stored
 ├── PartRefusedError
@@ -11,7 +13,9 @@ StorageError
 │   └── PartReplacedError    a newer request is sending the same part
 ├── StorageFullError
 ├── StorageUnavailableError  the store is not responding, or not correctly
-│   └── OwnStorage      the same, for the storage of a project
+│   ├── OwnStorageError      the same, for the storage of a project
+│   │   └── StorageRefusedError  it answers, and refuses
+│   └── HolderAwayError      the same, for the machine of a model's owner
 └── StorageSettingError      the `storage` setting is invalid
 
 Each message is shown to the user who sent the request.
@@ -34,6 +38,17 @@ class InvalidKeyError(StorageError):
 class BlobNotFoundError(StorageError):
     def __init__(self) -> None:
         super().__init__("The file is no longer stored. Get the model's current files.")
+
+
+class BlobChangedError(BlobNotFoundError):
+    """An object in somebody else's hands is not what it was."""
+
+
+class TooManyObjectsError(StorageError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"There are more than {limit:,} objects below this prefix. Give the model a prefix of its own."
+        )
 
 
 class MultipartNotFoundError(StorageError):
@@ -89,6 +104,24 @@ class OwnStorageError(StorageUnavailableError):
     """A project's own storage; the message names it, so that it is for members of that project only."""
 
     outage: ClassVar[Outage] = Outage.OWN_STORAGE_AWAY
+
+
+class StorageRefusedError(OwnStorageError):
+    """It answers, and refuses: trying again does not help until its owner has changed something."""
+
+
+class HolderAwayError(StorageUnavailableError):
+    """The machine that holds the files is not connected, or does not serve now. It passes without the platform."""
+
+    outage: ClassVar[Outage] = Outage.HOLDER_AWAY
+
+    def __init__(
+        self,
+        message: str = "The owner's machine is not connected. Try again when it is.",
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageSettingError(StorageError):

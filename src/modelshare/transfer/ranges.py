@@ -7,13 +7,30 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
+from modelshare.wire.errors import ErrorCode, ErrorEnvelope
+from modelshare.wire.text import plain
+
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 """Statuses for an expired signed URL: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
 
 
+LONGEST_ERROR: Final = 4096
+_MAX_MESSAGE: Final = 300
+_LONGEST_WAIT: Final = 60.0
+"""Seconds. Its owner may start the machine, or change its hours, at any time."""
+
+
 class DownloadError(Exception):
     """A file could not be downloaded. The message is one sentence."""
+
+
+class OwnerAwayError(DownloadError):
+    """The machine of the model's owner, which holds the files, is not connected or does not serve now."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UrlRejectedError(Exception):
@@ -48,6 +65,20 @@ class OpenRange(Protocol):
 
 def headers(start: int, end: int) -> dict[str, str]:
     return {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
+
+
+def check_owner(answer: Mapping[str, str], body: bytes) -> None:
+    """Call it with a response of status 503 and the first `LONGEST_ERROR` bytes of its body.
+
+    Raises OwnerAwayError if it is the owner's machine that does not serve, and not a storage that is busy.
+    """
+    try:
+        error = ErrorEnvelope.model_validate_json(body).error
+        seconds = float(answer.get("Retry-After", ""))
+    except ValueError:
+        return
+    if error.code == ErrorCode.OWNER_AWAY:
+        raise OwnerAwayError(plain(error.message, _MAX_MESSAGE), min(max(seconds, 1.0), _LONGEST_WAIT))
 
 
 def position(status: int, answer: Mapping[str, str], start: int, end: int, size: int) -> tuple[int, int]:

@@ -81,6 +81,8 @@ class Capabilities(Response):
 class Enroll(Request):
     join_key: str
     name: Name
+    is_holder: bool = False
+    """Whether it only serves files that stay on its machine, and runs no models."""
     capabilities: Machine = Field(default_factory=Machine)
 
 
@@ -113,6 +115,8 @@ class Agent(Response):
     state: AgentState
     tiers: list[str] | None
     """None for a private agent, which serves its project's self_hosted endpoints."""
+    is_holder: bool = False
+    """It runs no models: it serves files of the project's models that stay on its machine."""
     capabilities: Capabilities
     deployments: list[DeploymentReport] = Field(default_factory=list)
     created_at: UnixSeconds

@@ -33,11 +33,13 @@ class ErrorCode(StrEnum):
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     QUOTA_EXCEEDED = "quota_exceeded"
+    FILES_CHANGED = "files_changed"
     CHECKSUM_MISMATCH = "checksum_mismatch"
     UPLOAD_NOT_OPEN = "upload_not_open"
     PART_REPLACED = "part_replaced"
     STORAGE_FULL = "storage_full"
     STORAGE_CHECK_FAILED = "storage_check_failed"
+    OWNER_AWAY = "owner_away"
 
 
 class ErrorBody(Response):

@@ -138,6 +138,8 @@ class Version(Response):
     signature: Signature = Field(default_factory=Signature)
     signature_problem: str | None = None
     """Why its signature is invalid."""
+    digests: Literal["platform", "holder"] = "platform"
+    """Who computed the digests of its files: the platform, or the machine of its owner that holds them."""
     created_at: UnixSeconds
 
 

@@ -1,7 +1,7 @@
 """Where a project's models are stored: the platform's storage, or a bucket of its own."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,11 +11,9 @@ Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Secret = Annotated[str | None, Field(min_length=1, max_length=2000, repr=False)]
 
 
-class StorageSet(Request):
-    """A bucket that speaks S3. Omitted keys stay as they are, if bucket, prefix and endpoint do."""
+class BucketAccess(Request):
+    """Where a bucket is, and who the platform is there."""
 
-    url: Text
-    """`s3://bucket/prefix`."""
     endpoint: Text | None = None
     """Omitted: AWS."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$(?!\n)")] | None = None
@@ -29,12 +27,19 @@ class StorageSet(Request):
     """Never use presigned URLs: all bytes pass through the platform."""
 
     @model_validator(mode="after")
-    def _one_identity(self) -> "StorageSet":
+    def _one_identity(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError("Send `access_key_id` and `secret_access_key` together.")
         if self.role_arn is not None and self.access_key_id is not None:
             raise ValueError("Send either access keys or `role_arn`, not both.")
         return self
+
+
+class StorageSet(BucketAccess):
+    """A bucket that speaks S3. Omitted keys stay as they are, if bucket, prefix and endpoint do."""
+
+    url: Text
+    """`s3://bucket/prefix`."""
 
 
 class MoveTarget(StrEnum):

@@ -41,8 +41,8 @@ class ArchiveEntry(Request):
     size: Annotated[int, Field(gt=0, le=MAX_SIZE)]
 
 
-class VersionOpen(Request):
-    """A new version of a model: either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
+class NewVersion(Request):
+    """What can be said of a new version, however its files are published."""
 
     version: SemVer | None = None
     """None means the next patch version (1.0.0 for a new model)."""
@@ -52,6 +52,11 @@ class VersionOpen(Request):
     """What users should know about this version."""
     file: ModelFile | None = None
     """A file that selects which of several models to describe and run; None lets the server choose."""
+
+
+class VersionOpen(NewVersion):
+    """A new version of a model: either `files` or `archive` (.tar, .tar.gz, .tar.bz2, .tar.zst)."""
+
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=MAX_FILES)] | None = None
     archive: ArchiveEntry | None = None
     include: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None

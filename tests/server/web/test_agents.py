@@ -114,6 +114,17 @@ async def test_a_machine_is_renamed_suspended_resumed_and_removed(colleague: Som
     assert grant.status_code == 401
 
 
+async def test_a_machine_that_holds_files_runs_nothing(colleague: Somebody, project: str) -> None:
+    made = await colleague.post(KEYS, name="laptop")
+    body = {"join_key": join_key_in(made), "name": "laptop", "is_holder": True}
+    agent_id = (await colleague.http.post("/v1/enroll", json=body)).json()["agent_id"]
+    listed = lines(await colleague.get(PAGE))
+    assert "files of models that stay on this machine" in listed
+    assert "No models." not in listed
+    for page in ("remove", "suspend"):
+        assert "Nothing on it is deleted" in lines(await colleague.get(f"{PAGE}/{agent_id}/{page}"))
+
+
 async def test_nothing_for_others(
     colleague: Somebody, project: str, stranger: Somebody, browser: httpx.AsyncClient
 ) -> None:

@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from botocore.config import Config
 
 from conftest import client_of
 from modelshare.server.app import Application
@@ -57,6 +60,30 @@ async def test_a_bucket_is_set_checked_and_left(colleague: Somebody, project: st
     assert "stay there and work as before" in (await colleague.get(f"{PAGE}/unset")).text
     assert (await colleague.post(f"{PAGE}/unset")).status_code in {200, 303}
     assert "Use a bucket of your own" in (await colleague.get(PAGE)).text
+
+
+async def test_a_model_is_published_where_it_lies(colleague: Somebody, project: str, server: S3Server) -> None:
+    page = "/dashboard/labs/models/register"
+    assert "Nothing is copied" in (await colleague.get(page)).text
+    client: Any = boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        config=Config(request_checksum_calculation="when_required"),
+    )
+    for path, content in tiny_model().items():
+        client.put_object(Bucket=server.bucket, Key=f"theirs/llama/{path}", Body=content)
+    form = {"source": f"s3://{server.bucket}/theirs/llama", "name": "llama", "endpoint": server.endpoint}
+    refused = await colleague.post(page, **form, identity="kept")
+    assert "your project has no storage at this endpoint" in refused.text
+    keys = {"identity": "keys", "access_key_id": server.access_key, "secret_access_key": server.secret_key}
+    answer = await colleague.post(page, **form, **keys, notes="In place.", latest="yes")
+    assert answer.status_code in {200, 303}, answer.text
+    assert server.secret_key not in answer.text
+    shown = (await colleague.get("/dashboard/labs/models")).text
+    assert "llama" in shown
 
 
 @pytest.mark.usefixtures("running_app")

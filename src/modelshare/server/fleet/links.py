@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from modelshare.server import outages
 from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, queries, service, weight_deletions
+from modelshare.server.fleet import holding, presence, queries, service, weight_deletions
 from modelshare.server.fleet.link import AgentLink, ClosedError, StreamBrokenError
 from modelshare.server.fleet.presence import LinkName
 from modelshare.server.fleet.reports import Reports
@@ -180,6 +180,9 @@ class AgentLinks:
         log.info("agent connected", agent=str(name.agent_id))
         try:
             await self._check(linked)  # notifications before it was registered were missed
+            if not hello.engines:
+                async with self._database.write() as session:
+                    await holding.resume(session, name.agent_id, now=self._now())
             yield linked
         finally:
             link.close(_REPLACED)

@@ -160,8 +160,9 @@ async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow
 
 
 async def linked_agents(session: AsyncSession, project_id: str | None) -> list[AgentRow]:
-    """Connected agents of a project, or with None the shared ones."""
-    return list(await session.scalars(_of(AgentRow, project_id).where(AgentRow.state == AgentState.ACTIVE)))
+    """Connected agents of a project that run models, or with None the shared ones."""
+    connected = AgentRow.state == AgentState.ACTIVE, AgentRow.is_holder.is_(False)
+    return list(await session.scalars(_of(AgentRow, project_id).where(*connected)))
 
 
 async def deployments(session: AsyncSession) -> list[DeploymentRow]:

@@ -1,12 +1,15 @@
 """`/v1/join-keys`, `/v1/agents`, `/v1/platform/...` of the same, `/v1/enroll`, and an agent's grants."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.errors import UnauthenticatedError
-from modelshare.server.fleet import service, version_deletion, weight_deletions
+from modelshare.server.errors import ConflictError, UnauthenticatedError
+from modelshare.server.fleet import holding, service, version_deletion, weight_deletions
+from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import (
     BaseUrl,
@@ -25,7 +28,8 @@ from modelshare.server.http import (
 )
 from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
-from modelshare.server.registry.storages.stores import download_url
+from modelshare.server.registry.storages.stores import download_url, unchanged
+from modelshare.server.registry.uploads.service import checked_files
 from modelshare.wire.agents import (
     Agent,
     AgentPatch,
@@ -38,6 +42,7 @@ from modelshare.wire.agents import (
     JoinKeyWithValue,
 )
 from modelshare.wire.base import Page
+from modelshare.wire.held import HeldChanges, HeldOpen, HeldVersion
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import Deletion, StoredBytes, VersionDeletion
 from modelshare.wire.sharing import WeightsDeletion
@@ -87,28 +92,62 @@ async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl
     """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
     for new ones.
     """
+    now, seconds = platform.now(), platform.settings.grants_seconds
+    async with platform.database.read() as session:
+        agent = await _agent(request, session)
+        wanted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+    files = await unchanged(platform, wanted.files)
+    urls = [await download_url(platform, file, expires_at=wanted.expires_at, base_url=base_url) for file in files]
     async with platform.database.write() as session:
-        agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
-        if agent is None:
-            raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
-        proven(request.scope)
-        granted = await service.issue_grant(
-            session, agent, deployment_id, now=platform.now(), seconds=platform.settings.grants_seconds
-        )
+        agent = await _agent(request, session)
+        granted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+        if granted != wanted:  # while the storage was asked
+            raise ConflictError("The deployment has just changed. Request the grant again.")
+        service.record_grant(session, agent, granted, now=now)
     return Grant(
         deployment_id=deployment_id,
-        manifest_digest=granted.manifest_digest,
+        manifest_digest=granted.deployment.version.manifest_digest or "",
         files=[
             GrantFile(
                 path=file.path,
                 size=file.size,
                 sha256=file.sha256,
-                url=await download_url(platform, file, expires_at=granted.expires_at, base_url=base_url),
+                url=url,
             )
-            for file in granted.files
+            for file, url in zip(granted.files, urls, strict=True)
         ],
         expires_at=granted.expires_at,
     )
+
+
+async def _agent(request: Request, session: AsyncSession) -> AgentRow:
+    """The agent whose token the request has; 401 otherwise."""
+    agent = await service.authenticate(session, bearer(request.headers.get("authorization")))
+    if agent is None:
+        raise UnauthenticatedError("This route needs an agent token (`msa_...`). Enrol the agent to get one.")
+    proven(request.scope)
+    return agent
+
+
+@router.post("/v1/held-versions", status_code=201, tags=["models"])
+async def register_held(caller: ModelsCaller, platform: PlatformDep, body: HeldOpen) -> HeldVersion:
+    """Makes a version of files that stay on the machine of one of the project's agents (`modelshare hold`).
+
+    Nothing is uploaded: headers are read over the agent's connection, and so are the files by agents that get a grant.
+    The same files again give the same version.
+    """
+    files = await asyncio.to_thread(checked_files, platform, body)
+    async with platform.database.write() as session:
+        return await holding.register(session, platform, caller, body, files)
+
+
+@public.post("/v1/agent/held-changes", status_code=204)
+async def report_held_changes(request: Request, platform: PlatformDep, body: HeldChanges) -> None:
+    """Fails the versions that have one of these files, which the agent holds and which have changed there."""
+    async with platform.database.write() as session:
+        token = bearer(request.headers.get("authorization"))
+        await holding.report_changes(session, token, body, now=platform.now())
+        proven(request.scope)
 
 
 @router.get(

@@ -33,6 +33,8 @@ class AgentFacts:
     """The shared tiers it serves; empty for a private agent."""
     state: AgentState
     last_seen_at: int | None
+    is_holder: bool = False
+    """It serves files and runs no models."""
 
     def is_available(self, now: int) -> bool:
         """Connected, or disconnected so recently that it is expected back."""
@@ -154,7 +156,7 @@ class Fleet:
         else:
             status = EndpointStatus.FAILED if failure or endpoint.wanted is None else EndpointStatus.PROVISIONING
         return Observation(
-            status, failure or (None if best else self._no_agent_reason(endpoint)), progress, endpoint.serving
+            status, failure or (best.reason if best else self._no_agent_reason(endpoint)), progress, endpoint.serving
         )
 
     def _pool(self, endpoint: EndpointFacts) -> list[AgentFacts]:
@@ -231,6 +233,8 @@ class Fleet:
 
 def eligible(tier: str, project_id: str, agent: AgentFacts) -> bool:
     """Whether the agent may serve endpoints of this project on this tier."""
+    if agent.is_holder:
+        return False
     if tier == SELF_HOSTED:
         return agent.project_id == project_id
     return agent.project_id is None and tier in agent.tiers

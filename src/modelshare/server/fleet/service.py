@@ -4,7 +4,7 @@ import math
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -103,6 +103,8 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
     if key.revoked_at is not None or (key.expires_at is not None and now >= key.expires_at):
         status = "was revoked" if key.revoked_at is not None else "has expired"
         raise UnauthenticatedError(f"This join key {status}. To enrol the agent, {_ANOTHER_KEY}.")
+    if spec.is_holder and key.project_id is None:
+        raise InvalidRequestError("Enrol a holder with a join key of its project.", param="is_holder")
     await _check_room(session, key, settings)
     token = new_secret("msa")
     row = AgentRow(
@@ -113,6 +115,7 @@ async def enroll(session: AsyncSession, spec: Enroll, settings: Settings, verdic
         state=AgentState.PENDING,
         capabilities=spec.capabilities.model_dump(),
         created_at=now,
+        is_holder=spec.is_holder,
         join_key_id=key.id,
     )
     session.add(row)
@@ -180,14 +183,13 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
 class Granted:
     """The contents of a grant, before the storage signs the URLs."""
 
-    manifest_digest: str
+    deployment: DeploymentRow = field(compare=False)
     files: list[StoredFile]
     expires_at: int
 
 
-async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """Grants access to a deployment's files for `seconds`. Recorded in the audit logs of the model's owner and of the
-    agent's project.
+async def grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
+    """Access to a deployment's files for `seconds`, to be issued by `record_grant`.
 
     404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
     uses that version now. A grant expires at a recall's deadline at the latest.
@@ -200,14 +202,20 @@ async def issue_grant(session: AsyncSession, agent: AgentRow, deployment_id: str
             "This deployment is not assigned to this agent. Wait for the desired state from the server."
         )
     expires_at = int(min(now + seconds, needed_until))
-    owner_id = row.version.model.project_id
-    for project_id in {owner_id, agent.project_id or owner_id}:
-        Audit(session, project_id, f"agent:{agent.id}", now).done(
-            "grant.issue", f"deployment:{row.id}", model=str(row.version.model_id), version=row.version.version
-        )
     files = await registry.stored_files(session, row.version_id)
     model = file_selection.find(row.version, row.file)
-    return Granted(row.version.manifest_digest or "", model.needed(files) if model else [], expires_at)
+    return Granted(row, model.needed(files) if model else [], expires_at)
+
+
+def record_grant(session: AsyncSession, agent: AgentRow, granted: Granted, *, now: int) -> None:
+    """In the audit logs of the model's owner and of the agent's project."""
+    row = granted.deployment
+    owner_id = row.version.model.project_id
+    of_version = {"model": str(row.version.model_id), "version": row.version.version}
+    for project_id in {owner_id, agent.project_id or owner_id}:
+        Audit(session, project_id, f"agent:{agent.id}", now).done(
+            "grant.issue", f"deployment:{row.id}", project=agent.project_id or "platform", **of_version
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +280,7 @@ def facts_of(row: AgentRow) -> rules.AgentFacts:
         tiers=frozenset(row.tiers or ()),
         state=AgentState(row.state),
         last_seen_at=row.last_seen_at,
+        is_holder=row.is_holder,
     )
 
 
@@ -342,6 +351,7 @@ async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]
             name=row.name,
             state=AgentState(row.state),
             tiers=row.tiers,
+            is_holder=row.is_holder,
             capabilities=Capabilities.model_construct(**row.capabilities),
             deployments=reports[row.id],
             created_at=row.created_at,

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, false
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.db import JsonColumn, Table
@@ -37,6 +37,7 @@ class AgentRow(Table):
         Index("ix_agents_join_key_id", "join_key_id"),
         CheckConstraint("state IN ('pending', 'active', 'disconnected', 'suspended', 'removed')", name="state"),
         CheckConstraint("(project_id IS NULL) = (tiers IS NOT NULL)", name="private_or_shared"),
+        CheckConstraint("project_id IS NOT NULL OR NOT is_holder", name="holders_are_private"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -54,6 +55,8 @@ class AgentRow(Table):
     last_seen_at: Mapped[int | None]
     join_key_id: Mapped[uuid.UUID | None]
     """The key used to enroll. Not a foreign key; None for agents older than this column."""
+    is_holder: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It runs no models: it serves files that stay on its machine."""
 
 
 class DeploymentRow(Table):

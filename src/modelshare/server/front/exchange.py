@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol
 import structlog
 from starlette.types import ASGIApp, Message
 
+from modelshare.server import outages
 from modelshare.server.front import refusals
 from modelshare.server.front.receiving import LEAST, TAKE_BODY, RequestBody
 
@@ -133,7 +134,9 @@ class Exchange:
             if not self.answered and not self.gone:
                 raise RuntimeError("The application did not send the whole response.")  # noqa: TRY301 - logged below
         except Exception as error:
-            if not self.gone:
+            if not self.gone and outages.outage_of(error) is not None:
+                outages.report("an answer broke off", error, path=self.scope["path"])
+            elif not self.gone:
                 log.error("request failed", path=self.scope["path"], method=self.scope["method"], exc_info=error)  # noqa: TRY400 - with more to say
         finally:
             if not self.answered and not self.gone:

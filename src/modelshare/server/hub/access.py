@@ -186,7 +186,7 @@ async def with_files(session: AsyncSession, found: ReadableModel, version: Versi
         files = model.needed(files) if model else []
     if not any(file.path == SIGNATURE_FILE for file in files):
         bundle = await signatures.fitting_bundle(session, version)
-        files = [*files, *([_signature_file(bundle)] if bundle else [])]
+        files = [*files, *([_signature_file(version.id, bundle)] if bundle else [])]
     return ReadableVersion(found.model, version, tuple(files), found.ends_at)
 
 
@@ -220,9 +220,9 @@ def record_pull(
         )
 
 
-def _signature_file(bundle: bytes) -> SignatureFile:
+def _signature_file(version_id: uuid.UUID, bundle: bytes) -> SignatureFile:
     sha256 = hashlib.sha256(bundle).hexdigest()
-    return SignatureFile(SIGNATURE_FILE, len(bundle), sha256, storage="", key="", content=bundle)
+    return SignatureFile(version_id, SIGNATURE_FILE, len(bundle), sha256, storage="", key="", content=bundle)
 
 
 def _of_owner(model: ModelRow) -> ReadableModel:

@@ -23,7 +23,8 @@ from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.blobs.queries import lock_project
 from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.storages.keeping import files_to_keep, keep
-from modelshare.server.registry.tables import ModelRow, VersionRow, key_of
+from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow, key_of
+from modelshare.server.storage.pins import pinned_key
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.models import KeptFile, ModelPatch, ModelStatus, StoredBytes, Version
 from modelshare.wire.signers import Signature, SignatureState
@@ -38,6 +39,7 @@ USAGE_TOPIC = "usage"
 class StoredFile:
     """A file of a version and where its bytes are stored."""
 
+    version_id: uuid.UUID
     path: str
     size: int
     sha256: str
@@ -183,10 +185,15 @@ async def delete(
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:
-    return [
-        StoredFile(row.path, row.size, row.sha256, blob.storage, blob.key, blob.pin)
-        for row, blob in await queries.files_with_blobs(session, version_id)
-    ]
+    """The version's files, ordered by path."""
+
+    def stored(row: FileRow, blob: BlobRow) -> StoredFile:
+        key, pin = blob.key, blob.pin
+        if pin is not None and row.pin is not None:
+            key, pin = pinned_key(row.pin, row.path), row.pin
+        return StoredFile(version_id, row.path, row.size, row.sha256, blob.storage, key, pin)
+
+    return [stored(row, blob) for row, blob in await queries.files_with_blobs(session, version_id)]
 
 
 def set_usage(session: AsyncSession, row: ModelRow, counts: EndpointCounts) -> None:
@@ -246,6 +253,7 @@ def version_view(row: VersionRow) -> Version:
         manifest_digest=row.manifest_digest,
         signature=signature_view(row),
         signature_problem=row.signature_problem,
+        digests="holder" if row.digests == "holder" else "platform",
         created_at=row.created_at,
     )
 

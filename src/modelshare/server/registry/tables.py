@@ -83,6 +83,7 @@ class VersionRow(Table):
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
         CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
         CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
+        CheckConstraint("digests IN ('platform', 'holder')", name="digests"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -122,6 +123,8 @@ class VersionRow(Table):
     """The id of the key that is proven to have signed all files, whichever project registered it."""
     signature_problem: Mapped[str | None]
     """Why the signature is invalid."""
+    digests: Mapped[str] = mapped_column(default="platform", server_default="platform")
+    """Who computed the digests of the files: the platform, or the `holder` that keeps them."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
@@ -208,6 +211,22 @@ class FileRow(Table):
     sha256: Mapped[str]
     size: Mapped[int]
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    pin: Mapped[str | None]
+    """Of this file, where it lies in place: files with equal bytes share a blob, but each may change by itself."""
+
+
+class RegisteredFileRow(Table):
+    """A file of a version that lies in place and is still to be read; then it becomes a `FileRow`."""
+
+    __tablename__ = "registered_files"
+    __table_args__ = (Index("ix_registered_files_storage", "storage"),)
+
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id", ondelete="CASCADE"), primary_key=True)
+    path: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int]
+    etag: Mapped[str]
+    """When it was registered."""
+    storage: Mapped[str]
 
 
 class UploadRow(Table):

@@ -4,9 +4,11 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import SYSTEM
+from modelshare.server.db import Database, is_unique_violation
 from modelshare.server.errors import ConflictError, NotFoundError
 from modelshare.server.http import Caller
 from modelshare.server.jobs import enqueue
@@ -14,6 +16,7 @@ from modelshare.server.registry import queries
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs.disposal import discard_unused, release
 from modelshare.server.registry.latest import next_latest
+from modelshare.server.registry.refused import printable
 from modelshare.server.registry.service import current, delete, get_locked, ready, record, resolve, version_of
 from modelshare.server.registry.storages.keeping import files_to_keep, keep
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
@@ -129,11 +132,70 @@ async def revalidate(session: AsyncSession, caller: Caller, model_id: uuid.UUID,
             "This model is still being uploaded. Complete or cancel the upload first (`modelshare uploads list`)."
         )
     if version.status != ModelStatus.PROCESSING:
-        if version.status == ModelStatus.FAILED:
-            version.status, version.status_reason = ModelStatus.PROCESSING, None
-        await enqueue(session, REVALIDATE, str(version.id), now=now)
-        record(session, "model.revalidate", model, caller.actor, now, version=version.version)
+        await check_again(session, model, version, caller.actor, now=now)
     return model
+
+
+async def check_again(session: AsyncSession, model: ModelRow, version: VersionRow, actor: str, *, now: int) -> None:
+    """Reads all bytes of the version and inspects it again. `model` must be locked."""
+    if version.status == ModelStatus.FAILED:
+        version.status, version.status_reason = ModelStatus.PROCESSING, None
+    await enqueue(session, REVALIDATE, str(version.id), now=now)
+    record(session, "model.revalidate", model, actor, now, version=version.version)
+
+
+async def add(
+    session: AsyncSession, model: ModelRow, version: VersionRow, replaces: VersionRow | None, *, now: int
+) -> None:
+    """Adds a version to a model, which is locked or new. `replaces`: a failed one, which is deleted."""
+    session.add(model)
+    if replaces is not None:
+        await release(session, model.project_id, [replaces.id], now=now)
+        await queries.delete_version(session, replaces.id)
+    try:
+        await session.flush()
+    except IntegrityError as error:  # a concurrent request took the name
+        if not is_unique_violation(error):
+            raise
+        raise ConflictError("Another model was given this name by another request. Try again.", param="name") from error
+    version.model_id = model.id
+    session.add(version)
+    await session.flush()
+
+
+async def fail(session: AsyncSession, row: ModelRow, version: VersionRow, reason: str, *, now: int) -> None:
+    """Marks a version as failed and tells its owner why. `row` must be locked.
+
+    Its bytes are kept until it is deleted or replaced, so that it can be revalidated. If it was the latest, another
+    ready version takes its place. Endpoints that already run it go on.
+    """
+    record(session, "model.failed", row, SYSTEM, now, reason, version=version.version)
+    if version.is_latest:
+        await fall_back(session, row, version, reason=reason, now=now)
+    version.is_latest = False
+    version.status, version.status_reason = ModelStatus.FAILED, reason
+
+
+def reason_of_change(path: str, what: str) -> str:
+    """`what` completes the sentence: "was replaced"."""
+    return (
+        f"{printable(path)} {what} after this version was published. Restore it and run `modelshare models "
+        "revalidate`, or publish the files as a new version."
+    )
+
+
+async def fail_changed(database: Database, version_id: uuid.UUID, path: str, what: str, *, now: int) -> None:
+    """The file at `path` of a ready version is no longer what was published, as its owner is told. Safe to repeat.
+
+    `what`: see `reason_of_change`. Call it outside of transactions.
+    """
+    reason = reason_of_change(path, what)
+    async with database.write() as session:
+        found = await queries.version(session, version_id)
+        model = await queries.any_model(session, found.model_id, lock=True) if found is not None else None
+        for version in ready(model) if model is not None else ():
+            if model is not None and version.id == version_id:
+                await fail(session, model, version, reason, now=now)
 
 
 async def fall_back(session: AsyncSession, row: ModelRow, failed: VersionRow, *, reason: str, now: int) -> None:

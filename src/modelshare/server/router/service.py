@@ -46,6 +46,7 @@ from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.errors import ClientGoneError, GatewayTimeoutError, MethodNotAllowedError
 from modelshare.server.router.forward import PREFIX, Forwarder
+from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter, MeteredUsage
 from modelshare.server.router.metrics import RouterMetrics
@@ -95,6 +96,7 @@ class Router:
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._forwarder = Forwarder(parts.links, secret, parts.clock)
         self._selector = TargetSelector(parts.links, self._forwarder)
+        self.holders = HolderConnections(parts.database, parts.links, self._selector)
 
     async def start(self) -> None:
         await self._meter.start()

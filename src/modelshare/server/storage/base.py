@@ -234,6 +234,17 @@ class DirectStore(Store, Protocol):
         ...
 
 
+class PinnedStore(Protocol):
+    """What a store of files that others can change has besides. Its keys contain what the file has to be."""
+
+    async def changes(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Which of these files are no longer what their keys say, and what happened, such as "was replaced".
+
+        Raises StorageUnavailableError if the store cannot tell.
+        """
+        ...
+
+
 BlobStore: TypeAlias = ServedStore | DirectStore
 
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,12 +22,15 @@ from botocore.exceptions import (
 
 from modelshare.server.storage.base import check_key
 from modelshare.server.storage.own_bucket import NO_IDENTITY, OwnBucket
+from modelshare.server.storage.pins import etag_of
 from modelshare.server.storage_errors import (
+    BlobChangedError,
     BlobNotFoundError,
     MultipartNotFoundError,
     OwnStorageError,
     StorageError,
     StorageFullError,
+    StorageRefusedError,
     StorageSettingError,
     StorageUnavailableError,
 )
@@ -34,9 +38,13 @@ from modelshare.server.storage_errors import (
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", re.ASCII)
 _FORM = "The storage must have the form s3://BUCKET/PREFIX?endpoint=URL&region=NAME&addressing=path|virtual."
 _READ_ATTEMPTS = 5
+_BUSY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
 _CODES: dict[str, type[BlobNotFoundError | MultipartNotFoundError | StorageFullError]] = {
     "404": BlobNotFoundError,  # a response to HEAD has no body with a more specific code
     "NoSuchKey": BlobNotFoundError,
+    "NoSuchVersion": BlobNotFoundError,
+    "412": BlobChangedError,  # as for 404
+    "PreconditionFailed": BlobChangedError,
     "NoSuchUpload": MultipartNotFoundError,
     "InsufficientStorage": StorageFullError,
     "QuotaExceeded": StorageFullError,
@@ -99,10 +107,12 @@ def open_client(options: S3Options, own: OwnBucket | None = None) -> Any:
 @dataclass(frozen=True, slots=True)
 class ObjectReader:
     client: Any
-    bucket: str
-    name: str
+    where: Mapping[str, str]
+    """Bucket and key, and which version."""
     size: int
     own: OwnBucket | None = None
+    etag: str | None = None
+    """What it has to have, where others can replace it."""
 
     def read_at(self, offset: int, length: int) -> bytes:
         span = range(offset, min(offset + length, self.size))
@@ -120,10 +130,10 @@ class ObjectReader:
 
     def _read(self, span: range) -> bytes:
         with bucket_errors(self.own):
-            response = self.client.get_object(
-                Bucket=self.bucket, Key=self.name, Range=f"bytes={span.start}-{span.stop - 1}"
-            )
+            response = self.client.get_object(**self.where, Range=f"bytes={span.start}-{span.stop - 1}")
         with contextlib.closing(response["Body"]) as body:
+            if self.etag not in {None, etag_of(response["ETag"])}:
+                raise BlobChangedError
             if response["ContentLength"] != len(span):
                 raise StorageUnavailableError(
                     "The bucket does not support range requests. Check the endpoint in the storage setting."
@@ -154,7 +164,9 @@ def _translate(error: ClientError, own: OwnBucket | None) -> StorageError:
     code = error.response["Error"]["Code"]
     storage_error = _CODES.get(code)
     if own is not None and storage_error in {None, StorageFullError}:
-        return OwnStorageError(own.rejected(code))
+        status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+        is_refusal = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _BUSY
+        return (StorageRefusedError if is_refusal else OwnStorageError)(own.rejected(code))
     if storage_error is not None:
         return storage_error()
     return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

@@ -51,22 +51,20 @@ class BucketCheck:
 
     def run(self) -> list[Step]:
         """Every step until the first that fails; those after it are `skipped`."""
-        plan: list[tuple[str, str | None, Callable[[], None]]] = [
-            ("connect", None, self._connect),
-            ("list", "s3:ListBucket", self._list),
-            ("put", "s3:PutObject", self._put),
-            ("get a range", "s3:GetObject", self._get),
-            ("create a multipart upload", "s3:PutObject", self._create),
-            ("put a part", "s3:PutObject", self._put_part),
-            ("list parts", "s3:ListMultipartUploadParts", self._list_parts),
-            ("complete the multipart upload", "s3:PutObject", self._complete),
-            ("abort a multipart upload", "s3:AbortMultipartUpload", self._abort),
-            ("list multipart uploads", "s3:ListBucketMultipartUploads", self._list_uploads),
-            ("get by a signed URL", "s3:GetObject", self._get_signed),
-            ("delete", "s3:DeleteObject", self._delete),
-        ]
         try:
-            for name, action, work in plan:
+            self._attempt_reaching()
+            for name, action, work in (
+                ("put", "s3:PutObject", self._put),
+                ("get a range", "s3:GetObject", self._get),
+                ("create a multipart upload", "s3:PutObject", self._create),
+                ("put a part", "s3:PutObject", self._put_part),
+                ("list parts", "s3:ListMultipartUploadParts", self._list_parts),
+                ("complete the multipart upload", "s3:PutObject", self._complete),
+                ("abort a multipart upload", "s3:AbortMultipartUpload", self._abort),
+                ("list multipart uploads", "s3:ListBucketMultipartUploads", self._list_uploads),
+                (_SIGNED_GET, "s3:GetObject", self._get_signed),
+                ("delete", "s3:DeleteObject", self._delete),
+            ):
                 self._attempt(name, action, work)
             self._attempt_cors()
         finally:
@@ -74,12 +72,26 @@ class BucketCheck:
             self._http.clear()
         return self._steps
 
+    def run_reading(self, key: str) -> list[Step]:
+        """Whether the object `key`, which is not empty, can be read. Writes nothing."""
+        try:
+            self._attempt_reaching()
+            self._attempt("get a range", "s3:GetObject", lambda: self._get_byte(key))
+            self._attempt(_SIGNED_GET, "s3:GetObject", lambda: self._get_byte_signed(key))
+        finally:
+            self._http.clear()
+        return self._steps
+
+    def _attempt_reaching(self) -> None:
+        self._attempt("connect", None, self._connect)
+        self._attempt("list", "s3:ListBucket", self._list)
+
     @property
     def _failed(self) -> bool:
         return any(step.state == "failed" for step in self._steps)
 
     def _attempt(self, name: str, action: str | None, work: Callable[[], None]) -> None:
-        if self._failed or (name == "get by a signed URL" and not self._direct):
+        if self._failed or (name == _SIGNED_GET and not self._direct):
             self._steps.append(Step(name, _SKIPPED))
             return
         message = None
@@ -158,12 +170,25 @@ class BucketCheck:
         self._client.list_multipart_uploads(Bucket=self._options.bucket, Prefix=self._prefix, MaxUploads=1)
 
     def _get_signed(self) -> None:
-        url = self._client.generate_presigned_url("get_object", Params=self._at(self._key), ExpiresIn=_SECONDS)
-        answer = self._http.request("GET", url, headers={"Range": "bytes=6-10"}, redirect=False)
+        data = self._fetched_by_url(self._key, "bytes=6-10")
+        _expect(data == _CONTENT[6:], "The bucket does not support range requests.")
+
+    def _get_byte(self, key: str) -> None:
+        with contextlib.closing(self._client.get_object(**self._at(key), Range="bytes=0-0")["Body"]) as body:
+            _expect(len(body.read(2)) == 1, "The bucket does not support range requests.")
+
+    def _get_byte_signed(self, key: str) -> None:
+        _expect(len(self._fetched_by_url(key, "bytes=0-0")) == 1, "The bucket does not support range requests.")
+
+    def _fetched_by_url(self, key: str, span: str) -> bytes:
+        url = self._client.generate_presigned_url("get_object", Params=self._at(key), ExpiresIn=_SECONDS)
+        answer = self._http.request("GET", url, headers={"Range": span}, redirect=False, preload_content=False)
         # Not every server says 206 with its Content-Range.
         is_answered = answer.status in {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT}
         _expect(is_answered, f"A signed URL was refused: HTTP {answer.status}. {_SIGNED}")
-        _expect(answer.data == _CONTENT[6:], "The bucket does not support range requests.")
+        data = answer.read(len(_CONTENT))
+        answer.close()
+        return data
 
     def _delete(self) -> None:
         for key in (self._key, self._large):
@@ -214,6 +239,7 @@ class BucketCheck:
                 self._client.delete_object(**self._at(key))
 
 
+_SIGNED_GET: Final = "get by a signed URL"
 _SIGNED: Final = "Check the endpoint's host name, clock and proxies, or use the relayed mode."
 
 

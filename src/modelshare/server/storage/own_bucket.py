@@ -50,6 +50,8 @@ class OwnBucket:
     """What its owner calls it: `s3://bucket/prefix`."""
     identity: Keys | Role
     allow_private: bool
+    remedy: str = "Run `modelshare storage check`, then try again."
+    """What its owner does when the bucket refuses."""
 
     def client(self, options: Any, config: Config) -> Any:
         """A boto3 client of S3. Neither proxies nor endpoints of the environment apply: they are the operator's."""
@@ -77,7 +79,7 @@ class OwnBucket:
 
     def rejected(self, code: str) -> str:
         said = f" ({code})" if _CODE.fullmatch(code) else ""
-        return f"Your storage {self.name} rejects the platform{said}. Run `modelshare storage check`, then try again."
+        return f"Your storage {self.name} rejects the platform{said}. {self.remedy}"
 
     def unreachable(self, error: Exception) -> str:
         cause = error.kwargs.get("error") if isinstance(error, EndpointConnectionError) else error

@@ -6,7 +6,7 @@ in their headers.
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
@@ -22,6 +22,7 @@ from modelshare.server.public_addresses import public_socket
 from modelshare.server.storage.base import Inflow, Multipart, Part, Proof
 from modelshare.server.storage.bucket import bucket_errors
 from modelshare.server.storage.own_bucket import DEFAULT_REGION, OwnBucket
+from modelshare.server.storage.pins import etag_of
 from modelshare.server.storage.s3 import BucketStore
 from modelshare.server.storage.signed_urls import signed_link
 from modelshare.server.storage_errors import (
@@ -61,7 +62,8 @@ class RelayedStore(BucketStore):
         body = _Counted(chunks if isinstance(chunks, AsyncIterator) else _pieces(chunks), size, sha256)
         headers = {"Content-Length": str(size)}
         try:
-            async with self._request("PUT", upload.key, query, headers, sha256, body) as response:
+            where = {"Key": self._name(upload.key)}
+            async with self._request("PUT", where, query, headers, sha256, body) as response:
                 if body.error is not None:
                     raise body.error
                 if response.status == HTTPStatus.NOT_FOUND:
@@ -114,9 +116,15 @@ class RelayedStore(BucketStore):
     @asynccontextmanager
     async def stream(self, method: str, key: str, range_: str | None) -> AsyncIterator[aiohttp.ClientResponse]:
         """The bucket's response to GET or HEAD, 200, 206 or 416. Raises BlobNotFound."""
+        where = self._object(key)
         headers = {"Range": range_} if range_ else {}
-        async with self._request(method, key, {}, headers, hashlib.sha256().hexdigest(), None) as response:
-            if response.status == HTTPStatus.NOT_FOUND:
+        if "IfMatch" in where:
+            headers["If-Match"] = where["IfMatch"]
+        async with self._request(method, where, {}, headers, hashlib.sha256().hexdigest(), None) as response:
+            is_another = "IfMatch" in where and etag_of(response.headers.get("ETag", "")) != etag_of(where["IfMatch"])
+            if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED} or (
+                response.ok and is_another
+            ):
                 raise BlobNotFoundError
             if response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self._require_success(response)
@@ -126,13 +134,13 @@ class RelayedStore(BucketStore):
     async def _request(
         self,
         method: str,
-        key: str,
+        where: Mapping[str, str],
         query: dict[str, str],
         headers: dict[str, str],
         sha256: str | None,
         body: AsyncIterator[bytes] | None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        url = await asyncio.to_thread(self._url, key, query)
+        url = await asyncio.to_thread(self._url, where, query)
         request = AWSRequest(method, url, headers)
         credentials = self._credentials().get_frozen_credentials()
         _Signer(credentials, self._options.region or DEFAULT_REGION, sha256).add_auth(request)
@@ -145,12 +153,14 @@ class RelayedStore(BucketStore):
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise OwnStorageError(self._bucket_of.unreachable(error)) from error
 
-    def _url(self, key: str, query: dict[str, str]) -> str:
+    def _url(self, where: Mapping[str, str], query: dict[str, str]) -> str:
         """Also renews the credentials, if need be."""
         with bucket_errors(self._own):
             signed: str = self._client.generate_presigned_url(
-                "get_object", Params={"Bucket": self._bucket, "Key": self._name(key)}
+                "get_object", Params={"Bucket": self._bucket, "Key": where["Key"]}
             )
+        if "VersionId" in where:
+            query = query | {"versionId": where["VersionId"]}
         return urlsplit(signed)._replace(query=urlencode(query)).geturl()
 
     def _require_success(self, response: aiohttp.ClientResponse) -> None:

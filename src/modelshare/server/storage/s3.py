@@ -101,15 +101,14 @@ class BucketStore:
         return await sha256_of(reader, step=_HASH_STEP, ahead=_HASH_AHEAD, progress=progress, also=also)
 
     def reader(self, key: str) -> ObjectReader:
+        where = {"Bucket": self._bucket, **self._object(key)}
         try:
             with bucket_errors(self._own):
-                head = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+                head = self._client.head_object(**where)
         except BlobNotFoundError:
-            with bucket_errors(self._own):
-                # Raises if the bucket itself is missing, which looks the same in a response to HEAD.
-                self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
+            self._require_bucket()
             raise
-        return ObjectReader(self._client, self._bucket, self._name(key), head["ContentLength"], self._own)
+        return ObjectReader(self._client, where, head["ContentLength"], self._own)
 
     @contextlib.asynccontextmanager
     async def local_copy(self, key: str) -> AsyncIterator[Path]:
@@ -132,7 +131,17 @@ class BucketStore:
         return self._client._request_signer._credentials  # noqa: SLF001 - a client shows them nowhere else
 
     def _name(self, key: str) -> str:
+        """What the platform writes."""
         return self._prefix + check_key(key)
+
+    def _object(self, key: str) -> dict[str, str]:
+        """What is read."""
+        return {"Key": self._name(key)}
+
+    def _require_bucket(self) -> None:
+        """Raises if the bucket itself is missing, which looks like a missing object in a response to HEAD."""
+        with bucket_errors(self._own):
+            self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
 
     async def _call(self, operation: str, **params: Any) -> Any:
         with bucket_errors(self._own):
@@ -229,7 +238,10 @@ class S3Store(BucketStore):
         return SignedPut(url, headers, int(self._clock()) + self._seconds(expires_at))
 
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
-        return self._sign("get_object", expires_at, Key=self._name(key), ResponseContentDisposition="attachment")
+        where = {
+            name: value for name, value in self._object(key).items() if name != "IfMatch"
+        }  # a header of its reader
+        return self._sign("get_object", expires_at, **where, ResponseContentDisposition="attachment")
 
     def _sign(self, operation: str, expires_at: int, **params: Any) -> str:
         seconds = self._seconds(expires_at)

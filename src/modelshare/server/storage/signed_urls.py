@@ -4,9 +4,11 @@ import base64
 import hashlib
 import hmac
 from enum import Enum, auto
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, quote, urlencode
 
 PATH = "/blobs/"
+_KEPT = "/:"
+"""Characters of a key that stay as they are in a URL."""
 _PURPOSE = "modelshare blob link 1"
 """Part of the signed message, so that no other signature made with the same secret is a valid link."""
 
@@ -21,7 +23,7 @@ class LinkState(Enum):
 def signed_link(base_url: str, key: str, expires_at: int, secret: bytes) -> str:
     """A link to download `key` (GET or HEAD) until `expires_at` (Unix seconds)."""
     query = urlencode({"expires": expires_at, "signature": _signature(key, str(expires_at), secret)})
-    return f"{base_url.rstrip('/')}{PATH}{key}?{query}"
+    return f"{base_url.rstrip('/')}{PATH}{quote(key, safe=_KEPT)}?{query}"
 
 
 def check_link(key: str, query: bytes, secret: bytes, now: float) -> LinkState:

@@ -10,6 +10,7 @@ from modelshare.server.http import Platform
 from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, postpone
 from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefixes
+from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.storages.credentials import forget_unused
 from modelshare.server.registry.tables import GarbageRow, StagedFileRow, UploadRow
 from modelshare.server.storage.base import BlobStore
@@ -35,11 +36,13 @@ async def release(session: AsyncSession, project_id: str, version_ids: Collectio
 async def discard_unused(session: AsyncSession, project_id: str) -> int:
     """Turns unused blobs of a locked project into garbage, which does not count against its quota.
 
-    Returns the number of blobs; call it until that is 0.
+    Objects that lie in place are only forgotten. Returns the number of blobs; call it until that is 0.
     """
     rows = await queries.unused_blobs(session, project_id, _BATCH)
+    kept = await storages.read_only(session, project_id) if rows else set()
     for row in rows:
-        session.add(GarbageRow(project_id=project_id, storage=row.storage, key=row.key))
+        if row.pin is None and row.storage not in kept:
+            session.add(GarbageRow(project_id=project_id, storage=row.storage, key=row.key))
         await session.delete(row)
     await session.flush()
     return len(rows)

@@ -38,6 +38,8 @@ async def ready(
         if locked is None:
             return
         model, version = locked
+        if version.status == ModelStatus.FAILED:  # its files changed meanwhile
+            return
         if version.manifest is None:
             _describe(version, model, files, facts)
         else:
@@ -63,20 +65,23 @@ async def ready(
 
 
 async def failed(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
-    """Marks the version as failed. Its bytes are kept until it is deleted or replaced, so that it can be revalidated.
-
-    If it was the latest, another ready version takes its place.
-    """
     async with platform.database.write() as session:
         locked = await _locked(session, lease, job)
         if locked is None:
             return
         model, version = locked
-        registry.record(session, "model.failed", model, SYSTEM, platform.now(), reason, version=version.version)
-        if version.is_latest:
-            await versions.fall_back(session, model, version, reason=reason, now=platform.now())
-        version.is_latest = False
-        version.status, version.status_reason = ModelStatus.FAILED, reason
+        await versions.fail(session, model, version, reason, now=platform.now())
+
+
+async def waits(platform: Platform, lease: Lease, job: ProcessingJob, reason: str) -> None:
+    """Shows the owner why the version is still being processed."""
+    if job.status != ModelStatus.PROCESSING or job.waits == reason:
+        return
+    async with platform.database.write() as session:
+        locked = await _locked(session, lease, job)
+        if locked is not None:
+            locked[1].status_reason = reason
+            registry.model_changed(session, job.model_id)
 
 
 async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tuple[ModelRow, VersionRow] | None:
@@ -93,7 +98,7 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
         name=model.name,
         version=version.version,
         files=[manifest.ManifestFile(file.path, file.size, file.sha256) for file in files],
-        facts=facts.for_manifest(),
+        facts=facts.for_manifest() | ({} if version.digests == "platform" else {"digests": version.digests}),
         license=facts.license,
         created=version.created_at,
     )

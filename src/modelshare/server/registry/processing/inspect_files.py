@@ -14,9 +14,11 @@ from modelshare.server.registry.processing.store_blobs import FILES_AT_ONCE
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.storage.base import BlobStore
-from modelshare.server.storage_errors import BlobNotFoundError
+from modelshare.server.storage_errors import BlobChangedError, BlobNotFoundError
 from modelshare.wire import secret_scan, signing
 
+_OPENED_AT_ONCE: Final = 8
+"""A bucket is asked for each file."""
 _SEARCHED_BYTES: Final = 64 << 20
 """Limit of text searched for secrets; 2 MiB may take a second in the worst case."""
 
@@ -28,11 +30,10 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
         try:
             found = await (await platform.stores.get(file.storage)).digest(file.key)
         except BlobNotFoundError as error:
-            raise _missing(file) from error
+            raise _missing(file, error) from error
         if found != (file.sha256, file.size):
-            raise ModelRejectedError(
-                f"{printable(file.path)} has been damaged in storage. Restore it there, or push it again."
-            )
+            what = "has been damaged in storage" if file.pin is None else "is not what was published"
+            raise ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
 
     started = platform.now()
     await map_concurrently(verify_file, files, limit=FILES_AT_ONCE)
@@ -48,7 +49,11 @@ async def inspect_files(platform: Platform, files: Sequence[StoredFile], file: s
     Raises ModelRejectedError if it cannot be published.
     """
     stores = {storage: await platform.stores.get(storage) for storage in {each.storage for each in files}}
-    return await asyncio.to_thread(_inspect, stores, files, platform.settings.models_allow_pickle, file)
+    parts = [files[start::_OPENED_AT_ONCE] for start in range(_OPENED_AT_ONCE)]
+    opened = await asyncio.gather(*(asyncio.to_thread(_open, stores, part) for part in parts if part))
+    readers = {path: reader for part in opened for path, reader in part.items()}
+    in_order = {each.path: readers[each.path] for each in files}
+    return await asyncio.to_thread(_inspect, in_order, platform.settings.models_allow_pickle, file)
 
 
 async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> bytes | None:
@@ -60,21 +65,23 @@ async def read_signature(platform: Platform, files: Sequence[StoredFile]) -> byt
     try:
         reader = await asyncio.to_thread(store.reader, signature.key)
     except BlobNotFoundError as error:
-        raise _missing(signature) from error
+        raise _missing(signature, error) from error
     return await asyncio.to_thread(head, reader, signing.MAX_BUNDLE + 1)
 
 
-def _inspect(
-    stores: Mapping[str, BlobStore], files: Sequence[StoredFile], allow_pickle: bool, file: str | None
-) -> Facts:
+def _inspect(readers: Mapping[str, RangeReader], allow_pickle: bool, file: str | None) -> Facts:
+    facts = inspect(readers, allow_pickle=allow_pickle, file=file)
+    return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
+
+
+def _open(stores: Mapping[str, BlobStore], files: Sequence[StoredFile]) -> dict[str, RangeReader]:
     readers: dict[str, RangeReader] = {}
     for stored in files:
         try:
             readers[stored.path] = stores[stored.storage].reader(stored.key)
         except BlobNotFoundError as error:
-            raise _missing(stored) from error
-    facts = inspect(readers, allow_pickle=allow_pickle, file=file)
-    return replace(facts, warnings=(*facts.warnings, *secret_scan.warnings(_exposed(readers))))
+            raise _missing(stored, error) from error
+    return readers
 
 
 def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecret]:
@@ -90,5 +97,10 @@ def _exposed(readers: Mapping[str, RangeReader]) -> list[secret_scan.ExposedSecr
     return found[: secret_scan.MAX_FOUND]
 
 
-def _missing(file: StoredFile) -> ModelRejectedError:
-    return ModelRejectedError(f"{printable(file.path)} is no longer in storage. Restore it there, or push it again.")
+def _missing(file: StoredFile, error: BlobNotFoundError) -> ModelRejectedError:
+    what = "was replaced" if isinstance(error, BlobChangedError) else "is no longer in storage"
+    return ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
+
+
+def _again(file: StoredFile) -> str:
+    return "push it again" if file.pin is None else "publish what is there as a new version"

@@ -23,6 +23,8 @@ class ProcessingJob:
     """The weights file of the selected model, if the version contains several."""
     selection: Selection = field(default_factory=Selection)
     """The files to take from an archive."""
+    waits: str | None = None
+    """What an earlier attempt was waiting for."""
 
 
 async def load_job(database: Database, version_id: uuid.UUID) -> ProcessingJob | None:
@@ -40,6 +42,7 @@ async def load_job(database: Database, version_id: uuid.UUID) -> ProcessingJob |
         staged,
         version.file or file_selection.own_file(version),
         Selection.of(**version.facts.get(SELECTION, {})),
+        version.status_reason,
     )
 
 

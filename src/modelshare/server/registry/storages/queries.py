@@ -12,7 +12,14 @@ from modelshare.server.db import Table, any_tenant, for_update, scoped_to
 from modelshare.server.registry.blobs.queries import in_session
 from modelshare.server.registry.moves.tables import MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import (
+    BlobRow,
+    FileRow,
+    RegisteredFileRow,
+    UploadFileRow,
+    UploadRow,
+    VersionRow,
+)
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.storage import MoveState
 
@@ -32,20 +39,71 @@ async def current_id(session: AsyncSession, project_id: str) -> str:
 
 async def at(session: AsyncSession, project_id: str, url: str, endpoint: str) -> StorageRow | None:
     """The project's storage there, whether new pushes go to it or not."""
-    is_there = StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.endpoint == endpoint
-    return await session.scalar(scoped_to(StorageRow, project_id).where(*is_there))
+    is_there = StorageRow.url == url, StorageRow.endpoint == endpoint, StorageRow.writable
+    return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.kind == "bucket", *is_there))
+
+
+async def registered_at(
+    session: AsyncSession, project_id: str, url: str, endpoint: str | None = None
+) -> StorageRow | None:
+    """The storage of what is registered in place there. `endpoint` None: the newest, whatever its endpoint."""
+    is_there = [StorageRow.kind == "bucket", StorageRow.url == url, StorageRow.writable.is_(False)]
+    if endpoint is not None:
+        is_there.append(StorageRow.endpoint == endpoint)
+    statement = scoped_to(StorageRow, project_id).where(*is_there).order_by(StorageRow.created_at.desc())
+    return await session.scalar(statement.limit(1))
+
+
+async def following(session: AsyncSession, storage: StorageRow) -> list[StorageRow]:
+    """Those that use its credentials."""
+    statement = scoped_to(StorageRow, storage.project_id).where(StorageRow.credentials_of == storage.id)
+    return list(await session.scalars(statement))
+
+
+async def read_only(session: AsyncSession, project_id: str) -> set[str]:
+    """Those of the project's storages in which nothing may be deleted, as rows name them."""
+    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.writable.is_(False)))
+    return {row.id.hex for row in rows}
+
+
+async def held_by(session: AsyncSession, project_id: str, holder_id: uuid.UUID) -> StorageRow | None:
+    """The storage of what this agent holds."""
+    return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.holder_id == holder_id))
+
+
+async def models_with(session: AsyncSession, storage: StorageRow, digests: Collection[str]) -> list[uuid.UUID]:
+    """Models with a version that has one of these files of the storage, by ID."""
+    has_file = FileRow.project_id == storage.project_id, FileRow.storage == storage.id.hex, FileRow.sha256.in_(digests)
+    versions = select(VersionRow.model_id).join(FileRow, FileRow.version_id == VersionRow.id).where(*has_file)
+    return list(await session.scalars(versions.distinct().order_by(VersionRow.model_id)))
+
+
+async def digests_in(session: AsyncSession, storage: StorageRow, version_id: uuid.UUID) -> dict[str, str]:
+    """Digests of the version's files in the storage, by path."""
+    of_version = FileRow.version_id == version_id, FileRow.storage == storage.id.hex
+    statement = scoped_to(FileRow, storage.project_id).where(*of_version)
+    return {row.path: row.sha256 for row in await session.scalars(statement)}
+
+
+async def processing_in(session: AsyncSession, storage: StorageRow) -> list[str]:
+    """IDs of versions with files in the storage that are being processed."""
+    in_storage = FileRow.version_id == VersionRow.id, FileRow.storage == storage.id.hex
+    statement = select(VersionRow.id).where(VersionRow.status == "processing", exists().where(*in_storage))
+    return [str(version_id) for version_id in await session.scalars(statement)]
 
 
 async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
-    """Storages that were replaced and that nothing of the project refers to any more."""
-    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None)))
+    """Storages to which no new pushes go and that nothing of the project refers to any more."""
+    in_place = (StorageRow.kind == "bucket") & StorageRow.writable.is_(False)
+    ended = scoped_to(StorageRow, project_id).where(StorageRow.replaced_at.is_not(None) | in_place)
     found = []
-    for row in rows:
+    for row in await session.scalars(ended):
+        registered = select(RegisteredFileRow).where(RegisteredFileRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
         unfinished = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
         moving = scoped_to(MoveRow, project_id).where(MoveRow.storage == row.id.hex, MoveRow.state == MoveState.MOVING)
         others = (scoped_to(each, project_id).where(each.storage == row.id.hex) for each in _referring())
-        if not any([await session.scalar(select(each.exists())) for each in (unfinished, moving, *others)]):
+        if not any([await session.scalar(select(each.exists())) for each in (unfinished, moving, registered, *others)]):
             found.append(row)
     return found
 

@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 from modelshare.server import public_addresses
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
-_MAX_PREFIX: Final = 200
+_MAX_PREFIX: Final = 500
+"""Bytes; S3 allows keys of 1,024."""
+_IN_ARN: Final = re.compile(r"[*?$]")
+"""Characters that have a meaning in a policy."""
 _EXAMPLE: Final = "https://s3.example.org"
 _LIMITS: Final = "A storage must have a public address, unless the operator sets `storage_allow_private`."
 _OBJECT_ACTIONS: Final = (
@@ -26,13 +28,19 @@ def split(url: str) -> tuple[str, str] | None:
     scheme, _, rest = url.partition("://")
     bucket, _, prefix = rest.partition("/")
     prefix = prefix.strip("/")
-    if scheme != "s3" or not _BUCKET.fullmatch(bucket) or ".." in bucket or len(prefix) > _MAX_PREFIX:
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket) or ".." in bucket or len(prefix.encode()) > _MAX_PREFIX:
         return None
-    return (bucket, prefix) if not prefix or _PREFIX.fullmatch(prefix) else None
+    # S3 has no folders, but clients and proxies shorten such paths.
+    is_plain = prefix.isprintable() and not {"", ".", ".."} & set(prefix.split("/"))
+    return (bucket, prefix) if not prefix or is_plain else None
 
 
 def joined(bucket: str, prefix: str) -> str:
     return f"s3://{bucket}/{prefix}" if prefix else f"s3://{bucket}"
+
+
+def is_below(url: str, other: str) -> bool:
+    return url == other or url.startswith(f"{other}/")
 
 
 def endpoint_refusal(endpoint: str, *, allow_private: bool) -> str | None:
@@ -51,7 +59,7 @@ def external_id(project_id: str) -> str:
 
 
 def iam_policy(bucket: str, prefix: str) -> dict[str, Any]:
-    below = f"{prefix}/*" if prefix else "*"
+    below = _IN_ARN.sub(r"${\g<0>}", prefix) + "/*" if prefix else "*"
     return {
         "Version": "2012-10-17",
         "Statement": [

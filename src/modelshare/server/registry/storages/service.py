@@ -19,7 +19,7 @@ from modelshare.server.registry.storages.stores import RegistryPlatform, bucket_
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.storage import CheckStep, StepState, Storage, StorageSet
+from modelshare.wire.storage import BucketAccess, CheckStep, StepState, Storage, StorageSet
 
 _HINT = 4
 """Characters of an access key's id that are shown."""
@@ -37,12 +37,7 @@ async def set_storage(platform: RegistryPlatform, caller: Caller, spec: StorageS
         before = await queries.current(session, caller.project)
         row = _row(platform, caller, spec, before, await _known(session, platform, caller, spec))
     steps = await _check(platform, row, origin)
-    if failed := next((step for step in steps if step.state == StepState.FAILED), None):
-        granted = f" IAM action: {failed.action}." if failed.action else ""
-        raise InvalidRequestError(
-            f"Nothing was changed, since the check failed at `{failed.name}`: {failed.message}{granted}",
-            code=ErrorCode.STORAGE_CHECK_FAILED,
-        )
+    require_working(steps)
     async with platform.database.write() as session:
         await blobs.lock_project(session, caller.project)
         stored = await _store(session, platform, caller, row, steps)
@@ -103,6 +98,34 @@ def view(project_id: str, row: StorageRow | None, origin: str) -> Storage:
     )
 
 
+def check_endpoint(platform: RegistryPlatform, spec: BucketAccess) -> None:
+    """Raises InvalidRequestError where the platform must not connect."""
+    if spec.endpoint is not None:
+        allow_private = platform.settings.storage_allow_private
+        if refusal := rules.endpoint_refusal(spec.endpoint, allow_private=allow_private):
+            raise InvalidRequestError(refusal, param="endpoint")
+
+
+def take_identity(platform: RegistryPlatform, row: StorageRow, spec: BucketAccess) -> bool:
+    """Gives the row the keys or the role that were sent; False if none were. It has its id and project."""
+    row.role_arn = spec.role_arn
+    if spec.access_key_id is not None and spec.secret_access_key is not None:
+        platform.stores.seal(row, spec.access_key_id, spec.secret_access_key)
+        row.key_hint = spec.access_key_id[-_HINT:]
+        return True
+    return spec.role_arn is not None
+
+
+def require_working(steps: Sequence[CheckStep]) -> None:
+    """Raises InvalidRequestError with what is missing."""
+    if failed := next((step for step in steps if step.state == StepState.FAILED), None):
+        granted = f" IAM action: {failed.action}." if failed.action else ""
+        raise InvalidRequestError(
+            f"Nothing was changed, since the check failed at `{failed.name}`: {failed.message}{granted}",
+            code=ErrorCode.STORAGE_CHECK_FAILED,
+        )
+
+
 async def _known(
     session: AsyncSession, platform: RegistryPlatform, caller: Caller, spec: StorageSet
 ) -> StorageRow | None:
@@ -110,12 +133,9 @@ async def _known(
     place = rules.split(spec.url)
     if place is None:
         raise InvalidRequestError(
-            "Write the bucket as s3://BUCKET/PREFIX; a prefix may contain letters, digits and ._-/.", param="url"
+            "Write the bucket as s3://BUCKET/PREFIX, without empty parts, . and .. in the prefix.", param="url"
         )
-    if spec.endpoint is not None:
-        allow_private = platform.settings.storage_allow_private
-        if refusal := rules.endpoint_refusal(spec.endpoint, allow_private=allow_private):
-            raise InvalidRequestError(refusal, param="endpoint")
+    check_endpoint(platform, spec)
     return await queries.at(session, caller.project, rules.joined(*place), _endpoint(spec))
 
 
@@ -132,14 +152,10 @@ def _row(
         endpoint=_endpoint(spec),
         region=spec.region,
         addressing=spec.addressing or ("path" if spec.endpoint else "virtual"),
-        role_arn=spec.role_arn,
         direct=not spec.relayed,
         writable=True,
     )
-    if spec.access_key_id is not None and spec.secret_access_key is not None:
-        platform.stores.seal(row, spec.access_key_id, spec.secret_access_key)
-        row.key_hint = spec.access_key_id[-_HINT:]
-    elif spec.role_arn is None:
+    if not take_identity(platform, row, spec):
         if before is None or known is None or before.id != known.id or before.credentials is None:
             raise InvalidRequestError(
                 "Send `access_key_id` and `secret_access_key`, or `role_arn`. Keys are kept only while bucket, prefix "
@@ -176,6 +192,10 @@ async def _store(
             setattr(known, name, getattr(row, name))
         known.revision += 1
         known.replaced_at = None
+        for follower in await queries.following(session, known):
+            platform.stores.follow(follower, known)
+            follower.revision += 1
+            notify(session, TOPIC, follower.id.hex)
     known.checked_at, known.checks = platform.now(), [step.model_dump(mode="json") for step in steps]
     await session.flush()
     return known

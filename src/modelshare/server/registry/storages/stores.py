@@ -5,9 +5,9 @@ import contextlib
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
 
 import structlog
 
@@ -16,19 +16,24 @@ from modelshare.plugins import PluginError
 from modelshare.server.cache import NotifiedCache
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
+from modelshare.server.errors import ConflictError
 from modelshare.server.http import Platform
+from modelshare.server.registry import versions
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.storages import credentials, queries, rules
+from modelshare.server.registry.storages.held import HeldStore, Holders
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import BlobStore, RangeReader
+from modelshare.server.storage.base import BlobStore, PinnedStore, RangeReader
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.server.storage_errors import OwnStorageError, StorageUnavailableError
+from modelshare.wire.errors import ErrorCode
 
 log = structlog.get_logger()
 SEPARATOR: Final = ":"
 """Between storage and key in links; neither contains it."""
+_REMEDY: Final = "Check the rights there; to change the keys, register the model again with `--access-key-id`."
 _OPEN: Final = 100
 """Most stores that are kept open."""
 
@@ -55,6 +60,8 @@ class ProjectStores:
         self._rows.drop_on(database, credentials.TOPIC, lambda subject, key, _: subject == key)
         self._opened: OrderedDict[str, tuple[int, Any]] = OrderedDict()
         self._opening = asyncio.Lock()
+        self.holders: Holders | None = None
+        """Set when the application is put together: connections are made above this."""
 
     async def get(self, storage: str) -> BlobStore:
         """`storage`: PLATFORM or a project's storage. Call it outside of transactions. Raises StorageUnavailable."""
@@ -89,7 +96,19 @@ class ProjectStores:
                 f"The platform cannot decrypt the credentials of {row.url}. Set them again: `modelshare storage set`."
             ) from error
         identity = parts.keys(**keys) if keys else parts.role(row.role_arn, rules.external_id(row.project_id))
-        return parts.own(row.url, identity, self._settings.storage_allow_private)
+        own = parts.own(row.url, identity, self._settings.storage_allow_private)
+        return own if row.writable else replace(own, remedy=_REMEDY)
+
+    def follow(self, row: StorageRow, storage: StorageRow) -> None:
+        """Gives the row the keys or the role of another storage of its project. Raises StorageUnavailable."""
+        try:
+            keys = credentials.unseal(self._keyring, storage)
+        except SealedError as error:
+            log.error("cannot decrypt the credentials of a storage", storage=storage.id.hex, error=str(error))  # noqa: TRY400 - as above
+            raise StorageUnavailableError("The platform cannot decrypt your credentials. Set them again.") from error
+        if keys is not None:
+            self.seal(row, **keys)
+        row.key_hint, row.role_arn, row.credentials_of = storage.key_hint, storage.role_arn, storage.id
 
     def seal(self, row: StorageRow, access_key_id: str, secret_access_key: str) -> None:
         """Gives the row access keys. It has its id and project. Raises StorageUnavailable."""
@@ -111,7 +130,7 @@ class ProjectStores:
         revision, store = self._opened.get(storage, (0, None))
         if revision == row.revision:
             return store
-        fresh = await asyncio.to_thread(self._new, storage, row)
+        fresh = self._held(storage, row) if row.holder_id is not None else await asyncio.to_thread(self.new, row)
         if store is not None:
             await _close(store)
         self._opened[storage] = (row.revision, fresh)
@@ -120,12 +139,23 @@ class ProjectStores:
             await _close(oldest)
         return fresh
 
-    def _new(self, storage: str, row: StorageRow) -> Any:
-        own = self.own_bucket(row)
+    def _held(self, storage: str, row: StorageRow) -> HeldStore:
+        assert row.holder_id is not None  # noqa: S101 - called for those only
+        assert self.holders is not None  # noqa: S101 - set before the first request
+        return HeldStore(row.id, row.holder_id, self.holders, _link_names(storage), self._secret)
+
+    def new(self, row: StorageRow) -> Any:
+        """Blocks. A store of the row, which may not be in the database yet. Raises OwnStorageError."""
+        own, parts = self.own_bucket(row), _parts()
         common = {"scratch": self._settings.data_dir / "scratch", "clock": self._clock, "options": options_of(row)}
         if row.direct:
-            return _parts().direct(own=own, **common)
-        return _parts().relayed(own, lambda key: f"{storage}{SEPARATOR}{key}", self._secret, **common)
+            return (parts.direct if row.writable else parts.direct_in_place)(own=own, **common)
+        relayed = parts.relayed if row.writable else parts.relayed_in_place
+        return relayed(own, _link_names(row.id.hex), self._secret, **common)
+
+
+def _link_names(storage: str) -> Callable[[str], str]:
+    return lambda key: f"{storage}{SEPARATOR}{key}"
 
 
 def options_of(row: StorageRow) -> Any:
@@ -137,8 +167,10 @@ def options_of(row: StorageRow) -> Any:
 async def download_url(platform: Platform, file: StoredFile, *, expires_at: int, base_url: str) -> str:
     """The one way to a stored file for somebody else: a URL that answers GET and `Range` until `expires_at`.
 
-    `base_url` is this server's. Call it outside of transactions. Raises StorageUnavailable, which names no storage.
+    `base_url` is this server's. Call it outside of transactions; for many files, call `unchanged` before. Raises
+    ConflictError if the file is no longer what was published, StorageUnavailable, which names no storage.
     """
+    [file] = await unchanged(platform, [file])
     with errors_for_others():
         store = await platform.stores.get(file.storage)
         return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
@@ -165,6 +197,27 @@ def errors_for_others() -> Iterator[None]:
         yield
     except OwnStorageError as error:
         raise StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.") from error
+
+
+async def unchanged(platform: Platform, files: Sequence[StoredFile]) -> list[StoredFile]:
+    """The same files, without pins: where others can change them, the storage was just asked.
+
+    If one has changed, its version fails. Call it outside of transactions. Raises as `download_url`.
+    """
+    pinned = [file for file in files if file.pin is not None]
+    for storage in sorted({file.storage for file in pinned}):
+        there = {file.key: file for file in pinned if file.storage == storage}
+        with errors_for_others():
+            store = cast("PinnedStore", await platform.stores.get(storage))
+            changes = await store.changes(list(there))
+        for key, what in changes.items():
+            file = there[key]
+            await versions.fail_changed(platform.database, file.version_id, file.path, what, now=platform.now())
+            raise ConflictError(
+                "The model's owner changed its files after this version was published. Ask them for a new version.",
+                code=ErrorCode.FILES_CHANGED,
+            )
+    return [replace(file, pin=None) for file in files]
 
 
 def bucket_check(options: Any, own: Any, *, origin: str, direct: bool) -> Any:

@@ -20,7 +20,8 @@ class StorageRow(Table):
 
     __tablename__ = "storages"
     __table_args__ = (
-        UniqueConstraint("project_id", "kind", "url", "endpoint"),
+        # What is registered in place has a storage of its own, even where new pushes go: nothing is deleted there.
+        UniqueConstraint("project_id", "kind", "url", "endpoint", "writable"),
         # A project has at most one storage for new pushes.
         Index(
             "uq_storages_current",
@@ -30,6 +31,7 @@ class StorageRow(Table):
             postgresql_where=text(_CURRENT),
         ),
         CheckConstraint("kind IN ('bucket', 'held')", name="kind"),
+        CheckConstraint("(kind = 'held') = (holder_id IS NOT NULL)", name="held"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -37,13 +39,13 @@ class StorageRow(Table):
     kind: Mapped[str] = mapped_column(default="bucket")
     """`held` is a folder of its owner's machine, reached through an agent."""
     url: Mapped[str]
-    """`s3://bucket/prefix`."""
+    """`s3://bucket/prefix`, or `held:<id of the agent>`."""
     endpoint: Mapped[str] = mapped_column(default="")
     """Empty: AWS."""
     region: Mapped[str | None]
     addressing: Mapped[str] = mapped_column(default="path")
     credentials: Mapped[str | None]
-    """Sealed, see `server.sealing`; None: a role is assumed."""
+    """Sealed, see `server.sealing`; None: a role is assumed, or the files are held."""
     key_hint: Mapped[str | None]
     """The last characters of the access key's id."""
     role_arn: Mapped[str | None]
@@ -58,3 +60,7 @@ class StorageRow(Table):
     checked_at: Mapped[int | None]
     checks: Mapped[list[dict[str, Any]]] = mapped_column(JsonColumn, default=list)
     """The steps of the last check, as `wire.storage.CheckStep`."""
+    credentials_of: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("storages.id", ondelete="SET NULL"))
+    """The project's storage whose keys or role these are; when they change there, they change here."""
+    holder_id: Mapped[uuid.UUID | None]
+    """The agent that holds the files, of a storage of kind `held`."""

@@ -35,7 +35,7 @@ async def complete(platform: Platform, caller: Caller, upload_id: str, digests: 
         await _hand_over(platform, caller, row, claims)
         row.state = UploadState.COMPLETED
     async with platform.database.read() as session:
-        note = await latest_note(session, row)
+        note = await latest_note(session, row.model_id, row.version_id)
     return (await view(platform, row)).model_copy(update={"latest_note": note})
 
 

@@ -1,6 +1,5 @@
 """Plans the opening of an upload session from the project's present state. Changes nothing."""
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,9 +69,7 @@ async def plan_opening(
             raise PermissionDeniedError(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
         return UploadPlan(model, storage, resumes, resumes.version_name, None, reused, candidates, ahead, to_send)
-    deleted = await models.deleted_versions(session, model.id) if model else set()
-    sessions = await queries.open_uploads_of(session, model.id) if model else []
-    version, replaces = _version(model, request.version, deleted, {row.version_name: row.id for row in sessions})
+    version, replaces = await number_of(session, model, request.version)
     return UploadPlan(model, storage, None, version, replaces, reused, candidates, ahead, to_send)
 
 
@@ -92,10 +89,14 @@ async def _same_push(
     return None
 
 
-def _version(
-    model: ModelRow | None, wanted: str | None, deleted: set[str], open_uploads: Mapping[str, uuid.UUID]
-) -> tuple[str, VersionRow | None]:
-    """The version's number, and the failed version that has it now. That was never ready, so it may be replaced."""
+async def number_of(session: AsyncSession, model: ModelRow | None, wanted: str | None) -> tuple[str, VersionRow | None]:
+    """The number of a new version of a locked or new model, and the failed version that has it now.
+
+    That was never ready, so it may be replaced. Raises ConflictError if the version exists or was deleted.
+    """
+    deleted = await models.deleted_versions(session, model.id) if model else set()
+    sessions = await queries.open_uploads_of(session, model.id) if model else []
+    open_uploads = {row.version_name: row.id for row in sessions}
     versions = {row.version: row for row in model.versions} if model else {}
     failed = {name: row for name, row in versions.items() if row.status == ModelStatus.FAILED and row.manifest is None}
     following = next_version((versions.keys() - failed.keys()) | deleted)

@@ -7,22 +7,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.accounts.service import quota_of
 from modelshare.server.audit.service import Audit
-from modelshare.server.db import is_unique_violation
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import new_id, parse_uuid
 from modelshare.server.paging import Paging
-from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
+from modelshare.server.registry import versions
 from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
-from modelshare.server.registry.blobs.disposal import discard_sent_ahead, release
+from modelshare.server.registry.blobs.disposal import discard_sent_ahead
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
@@ -56,14 +54,10 @@ async def open_upload(platform: Platform, caller: Caller, request: UploadOpen) -
     Checks the paths, the version, the quota and the free space before the first byte is sent.
     """
 
-    async def lock(session: AsyncSession) -> ModelRow | None:
-        found = await queries.lock_model_named(session, caller.project, request.name)
-        taken = None if found else await registry.name_conflict(session, caller.project, request.name)
-        if taken is not None:
-            raise taken
-        return found
+    def lock(session: AsyncSession) -> Awaitable[ModelRow | None]:
+        return lock_model_named(session, caller, request.name)
 
-    files = await asyncio.to_thread(_checked_files, platform, request)
+    files = await asyncio.to_thread(checked_files, platform, request)
     return await _open(_Opening(platform, caller, request, files, lock, request.name))
 
 
@@ -75,7 +69,7 @@ async def open_version(
     def lock(session: AsyncSession) -> Awaitable[ModelRow]:
         return registry.get_locked(session, caller, model_id)
 
-    files = await asyncio.to_thread(_checked_files, platform, request)
+    files = await asyncio.to_thread(checked_files, platform, request)
     return await _open(_Opening(platform, caller, request, files, lock))
 
 
@@ -111,6 +105,15 @@ async def origins(platform: Platform, caller: Caller) -> list[str]:
     return sorted(found)
 
 
+async def lock_model_named(session: AsyncSession, caller: Caller, name: str) -> ModelRow | None:
+    """The caller's model of this name, locked; None if it is free. 409 if it differs from another's in case only."""
+    found = await queries.lock_model_named(session, caller.project, name)
+    taken = None if found else await registry.name_conflict(session, caller.project, name)
+    if taken is not None:
+        raise taken
+    return found
+
+
 async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadRow:
     """A session of the caller's project with its files; 404 otherwise."""
     uid = parse_uuid(upload_id)
@@ -120,10 +123,10 @@ async def find(session: AsyncSession, caller: Caller, upload_id: str) -> UploadR
     return row
 
 
-async def latest_note(session: AsyncSession, row: UploadRow) -> str | None:
-    """Why the session's version is not the latest, or would not become the latest now; None if it is or would."""
-    model = await registry.find_any(session, row.model_id)
-    version = next((each for each in model.versions if each.id == row.version_id), None) if model else None
+async def latest_note(session: AsyncSession, model_id: uuid.UUID, version_id: uuid.UUID | None) -> str | None:
+    """Why the version is not the latest, or would not become the latest now; None if it is or would."""
+    model = await registry.find_any(session, model_id)
+    version = next((each for each in model.versions if each.id == version_id), None) if model else None
     if model is None or version is None:
         return None
     if version.status == ModelStatus.READY:
@@ -170,12 +173,13 @@ async def _open(opening: _Opening) -> tuple[Upload, bool]:
         else:
             await _check_room(session, opening)
             row = await _create(session, opening, plan)
-        note = await latest_note(session, row)
+        note = await latest_note(session, row.model_id, row.version_id)
     opened = await view(platform, row, plan.candidates)
     return opened.model_copy(update={"latest_note": note}), plan.resumes is None
 
 
-def _checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]:
+def checked_files(platform: Platform, request: VersionOpen) -> list[WantedFile]:
+    """Blocks. The files of a request; raises InvalidRequestError if they cannot be a model."""
     files = wanted_files(request)
     try:
         check_paths(file.path for file in files)
@@ -242,20 +246,7 @@ async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, openi
 async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) -> UploadRow:
     caller, files, now = opening.caller, opening.files, opening.platform.now()
     model = plan.model or ModelRow(project_id=caller.project, name=opening.name, tags=[], created_at=now)
-    session.add(model)
-    if plan.replaces is not None:
-        await release(session, caller.project, [plan.replaces.id], now=now)
-        await models.delete_version(session, plan.replaces.id)
-    try:
-        await session.flush()
-    except IntegrityError as error:  # a concurrent request took the name
-        if not is_unique_violation(error):
-            raise
-        raise ConflictError(
-            "Another model was given this name by another request. Push again.", param="name"
-        ) from error
     version = VersionRow(
-        model_id=model.id,
         version=plan.version,
         status=ModelStatus.UPLOADING,
         make_latest=opening.request.make_latest,
@@ -264,8 +255,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
         file=opening.request.file,
         created_at=now,
     )
-    session.add(version)
-    await session.flush()
+    await versions.add(session, model, version, plan.replaces, now=now)
     row = _session_row(opening, plan, model, version)
     row.files = [_file_row(row, n, file, plan) for n, file in enumerate(files)]
     session.add(row)

@@ -1,24 +1,42 @@
 """The project's models, live, and uploading from the browser."""
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from modelshare.server.paging import Paging
+from modelshare.server.registry.in_place import service as in_place
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import service as uploads
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import extended_view
+from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import ModelsPage, ProjectContext
-from modelshare.server.web.models.page import ModelPage
-from modelshare.server.web.pages import PageRoute
+from modelshare.server.web.models.page import ModelPage, Text
+from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire import left_out
 from modelshare.wire.models import ExtendedModel
+from modelshare.wire.registering import ModelRegister
 from modelshare.wire.uploads import UploadState
 
 router = APIRouter(prefix="/dashboard/{project}/models", route_class=PageRoute, include_in_schema=False)
 After = Annotated[str | None, Query(max_length=400)]
+IDENTITY: Final = Choice(
+    "identity",
+    "Choose how the platform signs in to the bucket.",
+    (
+        Option("kept", "As in the project's storage"),
+        Option(
+            "keys",
+            "With an access key",
+            (Field("access_key_id", "Access key ID"), Field("secret_access_key", "Secret access key")),
+        ),
+        Option("role", "As a role on AWS", (Field("role_arn", "Role ARN"),)),
+    ),
+    otherwise="kept",
+)
+_LATEST: Final = (("", "only if it is higher and not a pre-release"), ("yes", "yes, always"), ("no", "no"))
 _ON_A_PAGE = 50
 _OPEN_SHOWN = 20
 
@@ -41,6 +59,33 @@ async def models_live(page: ModelsPage, after: After = None) -> Response:
 @router.get("/new")
 async def new_model(page: ModelsPage) -> Response:
     return await _upload_page(page, None)
+
+
+@router.get("/register")
+async def register_page(page: ModelsPage) -> Response:
+    return page.render("dashboard/models/register.html", identity=IDENTITY, latest=_LATEST)
+
+
+@router.post("/register")
+async def register(
+    page: ModelsPage,
+    identity: Annotated[Chosen, Depends(IDENTITY.read)],
+    source: Text = "",
+    name: Text = "",
+    version: Text = "",
+    notes: Text = "",
+    latest: Text = "",
+    endpoint: Text = "",
+    region: Text = "",
+) -> Response:
+    given = {"version": version, "version_notes": notes, "endpoint": endpoint, "region": region}
+    given |= {field: identity.text(field) for field in ("access_key_id", "secret_access_key", "role_arn")}
+    texts = {field: text.replace("\r\n", "\n").strip() or None for field, text in given.items()}
+    make_latest = {"yes": True, "no": False}.get(latest)
+    spec = parse_form(ModelRegister, source=source.strip(), name=name.strip(), make_latest=make_latest, **texts)
+    registered, _ = await in_place.register(page.platform, page.caller, spec)
+    message = f"{registered.name} {registered.version} is being read where it lies. {registered.left_out or ''}".strip()
+    return page.redirect(f"{page.root}/models/{registered.model}", message)
 
 
 @router.get("/{model_id}/new-version")  # noqa: FAST003 - ModelPage takes the id

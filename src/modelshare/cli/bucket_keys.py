@@ -1,0 +1,35 @@
+"""Keys of a bucket: from the environment, a file, or typed at a prompt. Never from an argument."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import typer
+
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
+
+KEY_ID: Final = "MODELSHARE_STORAGE_ACCESS_KEY_ID"
+SECRET: Final = "MODELSHARE_STORAGE_SECRET_ACCESS_KEY"  # noqa: S105 - a variable's name
+
+
+def secret_of(file: Path | None) -> str:
+    return _read(file) if file else os.environ.get(SECRET) or ask("Secret access key", hide=True)
+
+
+def ask(what: str, *, hide: bool = False) -> str:
+    """Typed at a prompt, the secret without echo, or the next line of a pipe."""
+    if sys.stdin.isatty():
+        answer: str = typer.prompt(what, hide_input=hide, err=True)
+        return answer
+    if line := sys.stdin.readline().strip():
+        return line
+    raise CommandError(f"No {what.lower()} given. Pipe it in, or set {SECRET if hide else KEY_ID}.", ExitCode.USAGE)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} cannot be read. Check its name and its permissions.", ExitCode.USAGE) from error

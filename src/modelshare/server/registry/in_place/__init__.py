@@ -1,0 +1,1 @@
+"""Models that are published where they lie, in a bucket of their owner."""
