@@ -34,11 +34,16 @@ async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0)
 
 
 async def wait_until(condition: Callable[[], Awaitable[Value | None]], seconds: float = 60.0) -> Value:
-    """Polls until the condition returns a truthy value, and returns that; fails after `seconds`."""
+    """Polls until the condition returns a truthy value, and returns that; fails after `seconds`.
+
+    Less and less often, since a condition is often a whole request.
+    """
     deadline = asyncio.get_running_loop().time() + seconds
+    pause = 0.01
     while not (found := await condition()):
         assert asyncio.get_running_loop().time() < deadline, f"nothing after {seconds:g} s"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(pause)
+        pause = min(1.5 * pause, 0.05)
     return found
 
 

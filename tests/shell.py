@@ -5,6 +5,7 @@ import io
 import json
 import os
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from unittest import mock
 
 from modelshare.cli.app import app
 from modelshare.cli.exit_codes import ExitCode
-from programs import MODELSHARE
+from programs import MODELSHARE, Forked, stop
 from uploading import tiny_model
 
-_SETTING_UP = {"serve", "demo", "agent", "db", "admin"}
-"""Commands that change the configuration of their process, such as logging."""
+_SERVERS = {"serve", "demo", "db", "admin"}
+"""Commands that import the server, and change the configuration of their process, such as logging."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Shell:
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a command, if possible in this process, since starting one takes longer than most commands."""
-        if words[0] in _SETTING_UP:
+        if words[0] in _SERVERS and not stdin:
+            return self._run_forked(*words)
+        if words[0] in _SERVERS or words[0] == "agent":
             return self.run_program(*words, stdin=stdin)
         out, err = io.StringIO(), io.StringIO()
         with (
@@ -51,6 +54,19 @@ class Shell:
             [*MODELSHARE, *words], input=stdin, capture_output=True, text=True, env=self.environment, cwd=self.folder,
             check=False, timeout=120,
         )  # fmt: skip
+
+    def _run_forked(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Runs a command in a process that has imported the server already."""
+        with tempfile.TemporaryFile("w+") as errors:
+            process = Forked(list(words), stderr=errors, env=self.environment, cwd=self.folder)
+            try:
+                assert process.stdout is not None
+                out = process.stdout.read()
+                code = process.wait(120)
+            finally:
+                stop(process)
+            errors.seek(0)
+            return subprocess.CompletedProcess(words, code, out, errors.read())
 
     def says(self, *words: str) -> str:
         """The complete output of a successful command."""

@@ -164,6 +164,7 @@ def old_part(content: Dump) -> Dump:
             "version_files.pin",
             "uploads.storage",
             "garbage.storage",
+            "garbage.not_before",
         ),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
         *("projects.require_signature", "projects.allowed_signers", "endpoints.tier_signers"),

@@ -45,6 +45,9 @@ class Storage:
         self.range_support = "206"
         """How ranges are served: `206`; `200+range` as by rclone; `whole` for servers without range support."""
         self.requests: list[str] = []
+        self.max_parallel: int | None = None
+        """Cuts every connection while more requests than this are running."""
+        self.running = 0
         self.sent: Counter[str] = Counter()
         self.cut_after: list[int] = []
         """For the next requests: cut the connection after this many bytes."""
@@ -76,7 +79,13 @@ class Storage:
         return Grant(deployment_id="dep_1", manifest_digest="sha256:" + "a" * 64, files=files, expires_at=0)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        path = request.match_info["path"]
+        self.running += 1
+        try:
+            return await self._serve(request, request.match_info["path"])
+        finally:
+            self.running -= 1
+
+    async def _serve(self, request: web.Request, path: str) -> web.StreamResponse:
         self.requests.append(path)
         if self.on_request is not None:
             await self.on_request(path)
@@ -96,6 +105,8 @@ class Storage:
     async def _send(self, answer: web.StreamResponse, request: web.Request, path: str, start: int, body: bytes) -> None:
         cut = self.cut_after.pop(0) if self.cut_after else None
         for at in range(0, len(body), 64 * 1024):
+            if self.max_parallel is not None and self.running > self.max_parallel:
+                cut = at
             if cut is not None and at >= cut:
                 assert request.transport is not None
                 await self.before_cut(self.sent[path])

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from modelshare.agent.partfile import PIECE, PartFile
+from modelshare.transfer.partfile import PIECE, PartFile
 
 SIZE = 3 * PIECE + 100
 DATA = os.urandom(SIZE)

@@ -10,7 +10,7 @@ import pytest
 
 from agent.support import MIB, Storage, pulling, some_bytes, wait_until
 from modelshare.agent.errors import PullError
-from modelshare.agent.partfile import PIECE
+from modelshare.transfer.partfile import PIECE
 from modelshare.wire.agents import Grant
 
 pytestmark = pytest.mark.anyio
@@ -78,6 +78,32 @@ async def test_a_stalled_connection_is_given_up(storage: Storage, tmp_path: Path
         await puller.pull(storage.manifest(), storage.grant, lambda _: None)
         assert cache.has(storage.file("model.gguf"))
     assert len(storage.requests) == 2
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+async def test_a_storage_that_cuts_parallel_requests_is_asked_for_less(
+    storage: Storage, tmp_path: Path, parallel: int
+) -> None:
+    storage.files = {"model.gguf": some_bytes(160 * MIB)}
+    storage.max_parallel = parallel
+    async with pulling(tmp_path) as (cache, puller):
+        await puller.pull(storage.manifest(), storage.grant, lambda _: None)
+        assert cache.has(storage.file("model.gguf"))
+    assert len(storage.requests) <= 3 * 20, "most of the 20 pieces were not cut"
+
+
+async def test_a_storage_that_goes_away_midway_is_given_up(storage: Storage, tmp_path: Path) -> None:
+    storage.files = {"model.gguf": some_bytes(80 * MIB), "other.gguf": some_bytes(80 * MIB, seed=2)}
+
+    async def gone_after_a_while(_: str) -> None:
+        if len(storage.requests) > 4:
+            storage.max_parallel = 0
+
+    storage.on_request = gone_after_a_while
+    async with pulling(tmp_path) as (_, puller):
+        with pytest.raises(PullError, match=r"Cannot pull \w+\.gguf from the owner's storage"):
+            await puller.pull(storage.manifest(), storage.grant, lambda _: None)
+    assert len(storage.requests) < 60
 
 
 async def test_expired_links_are_renewed_midway(storage: Storage, tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
-from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch
+from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
 from modelshare.wire.registering import ModelRegister
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
-from modelshare.wire.storage import StorageSet
+from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
 from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
 from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
@@ -38,9 +38,10 @@ EXAMPLES: dict[Any, Any] = {
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     ModelRegister: ModelRegister(source="s3://bucket/model", name="x"),
     StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
+    MoveRequest: MoveRequest(to=MoveTarget.OWN),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ProjectSettings: ProjectSettings(require_signature=True), SignerAdd: SignerAdd(name="x", public_key="x"),
-    bytes: b"x", BomFormat: BomFormat.ANNEX_XII,
+    bytes: b"x", StoredBytes: StoredBytes.KEEP, BomFormat: BomFormat.ANNEX_XII,
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(

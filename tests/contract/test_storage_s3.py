@@ -18,7 +18,7 @@ import pytest
 
 from modelshare.server.storage.base import DirectStore, SignedPut
 from modelshare.server.storage.stores import open_store
-from modelshare.server.storage_errors import StorageUnavailableError
+from modelshare.server.storage_errors import MultipartNotFoundError, StorageUnavailableError
 from storage_servers import S3Server, s3_server
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +65,16 @@ async def test_the_bucket_refuses_a_damaged_part(store: DirectStore) -> None:
     damaged = send(signed, b"?" * len(CONTENT))
     assert damaged.status_code == 400
     assert "BadDigest" in damaged.text
+
+
+async def test_the_server_itself_stores_a_part(store: DirectStore) -> None:
+    upload = await store.begin(KEY, len(CONTENT), len(CONTENT))
+    part = await store.put_part(upload, 0, CONTENT)
+    assert await store.list_parts(upload) == [part]
+    assert part.etag.strip('"') == hashlib.md5(CONTENT).hexdigest(), "which says that it need not be sent again"
+    await store.abort(upload)
+    with pytest.raises(MultipartNotFoundError):
+        await store.put_part(upload, 0, CONTENT)
 
 
 async def test_everything_lies_below_the_prefix(store: DirectStore, server: S3Server, tmp_path: Path) -> None:

@@ -42,9 +42,20 @@ def test_from_setting_to_leaving(tmp_path: Path) -> None:
         assert owner.run("push", str(model), "--name", "tiny").returncode == 0
         assert len([each for each in (tmp_path / "s3" / "models" / "mine").rglob("*") if each.is_file()]) == 3
 
+        for number, way in enumerate((["--keep-keys"], ["--keep-keys", "--relayed"])):
+            assert owner.run("storage", "set", url, "--endpoint", bucket.endpoint, *way).returncode == 0
+            folder = tmp_path / f"pulled-{number}"
+            assert "3 files" in owner.says("pull", "tiny", str(folder))
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == tiny_model()
+
         rotated = owner.run_program("secrets", "rotate", "--data-dir", str(tmp_path / "platform" / "data"))
         assert "Encrypted 1 secret(s)" in rotated.stderr, rotated.stderr
         assert owner.json("storage", "check")["is_working"] is True
         assert "New pushes are stored on the platform" in owner.says("storage", "unset")
         assert owner.json("storage", "show")["kind"] == "platform"
         assert owner.json("models", "show", "tiny")["status"] == "ready"
+        assert "done" in owner.says("storage", "move", "tiny", "--to", "platform", "--wait")
+        assert "stored there already" in owner.says("storage", "move", "--all", "--to", "platform")
+        assert [each["state"] for each in owner.json("storage", "moves")] == ["done"]
+        owner.refused("storage", "move", "--to", "own", code=ExitCode.USAGE)
+        assert "Set one first" in owner.refused("storage", "move", "tiny@1.0.0", "--to", "own")

@@ -9,19 +9,21 @@ from pathlib import Path
 
 from source_code import FILES, MODULES, SERVER, called, imports, module_of, name, tree
 
-DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "web"}
+DOMAINS = {"audit", "accounts", "registry", "sharing", "endpoints", "fleet", "router", "hub", "web"}
 OFFERED = {
     "audit": {"service", "events", "given_up.service", "propagation.service", "webhooks.service"},
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
-        *("service", "file_selection", "licenses", "versions", "inspection.front_matter"),
-        *("in_place.service", "signatures.service", "storages.relay", "storages.service", "storages.stores"),
-        *("uploads.expiry", "uploads.service"),
+        *("service", "blobs.disposal", "file_selection", "licenses", "versions", "inspection.front_matter"),
+        *("in_place.service", "manifest", "moves.service", "signatures.service"),
+        *("storages.keeping", "storages.relay", "storages.service", "storages.stores"),
+        *("uploads.ahead", "uploads.completing", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
     "fleet": {"service", "link", "links", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
+    "hub": {"access", "oci.service"},
 }
 """Use cases, and what is made for others, by domain."""
 JOINED = {
@@ -31,6 +33,8 @@ JOINED = {
     ("endpoints.tables", "sharing.tables"),
     ("fleet.queries", "endpoints.tables"),
     ("fleet.queries", "registry.tables"),
+    ("hub.oci.queries", "registry.tables"),
+    ("hub.queries", "endpoints.tables"),
     ("registry.blobs.queries", "accounts.tables"),
     ("registry.queries", "accounts.tables"),
     ("router.queries", "endpoints.tables"),
@@ -53,6 +57,12 @@ NAMED = {
     ("fleet.tables", "registry.tables"),
     ("fleet.version_deletion", "registry.tables"),
     ("fleet.weight_deletions", "registry.tables"),
+    ("hub.access", "registry.tables"),
+    ("hub.oci.service", "registry.tables"),
+    ("hub.hugging_face.drafts", "registry.tables"),
+    ("hub.hugging_face.lfs", "registry.tables"),
+    ("hub.hugging_face.pull", "registry.tables"),
+    ("hub.tables", "endpoints.tables"),
     ("registry.tables", "accounts.tables"),
     ("sharing.audience", "accounts.tables"),
     ("sharing.audience", "registry.tables"),
@@ -76,6 +86,8 @@ ALSO = {
     ("endpoints.rules", "sharing.rules"),
     ("endpoints.service", "sharing.rules"),
     ("endpoints.version_choice", "sharing.rules"),
+    ("hub.hugging_face.push", "registry.paths"),
+    ("hub.hugging_face.push", "registry.refused"),
     ("router.snapshots", "endpoints.presenters"),
     ("web.catalog.source", "sharing.presenters"),
     ("web.endpoints", "endpoints.presenters"),

@@ -20,7 +20,7 @@ IMPURE = {
     *("asyncio", "concurrent", "http.client", "http.server", "io", "logging", "os", "random", "secrets", "selectors"),
     *("shutil", "socket", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "urllib.request"),
 }
-LIBRARIES_WITHOUT_EFFECTS = {"httptools", "markupsafe", "msgspec", "pydantic"}
+LIBRARIES_WITHOUT_EFFECTS = {"httptools", "lz4", "markupsafe", "msgspec", "pydantic"}
 
 
 def test_no_import_of_ours_inside_a_function() -> None:

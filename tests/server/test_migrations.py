@@ -1,11 +1,13 @@
 """A database of the first release, with data in every table, goes to the newest schema, back, and there again."""
 
+import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 from sqlalchemy import delete, select, text, update
 
-from conftest import client_of, new_tenant
+from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from invariants import stale_entries
 from modelshare.server import migrations
@@ -15,9 +17,19 @@ from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow,
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
 from modelshare.server.fleet.tables import WeightDeletionRow
+from modelshare.server.hub.oci.tables import OciArtifactRow
+from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
+from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, RegisteredFileRow, SignatureRow, SignerRow
+from modelshare.server.registry.tables import (
+    DeletedVersionRow,
+    ModelRow,
+    RegisteredFileRow,
+    SignatureRow,
+    SignerRow,
+    StagedFileRow,
+)
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -64,6 +76,7 @@ async def add_what_is_new(database: Database) -> None:
     """What the first schema has no place for, in every table that is new."""
     async with database.write() as session:
         counts = {"deployment_count": 0, "shared_tier_endpoints": 0}
+        ahead, place = {"project_id": "proj_acme", "expires_at": 9}, {"key": "k", "multipart_id": "m"}
         session.add_all(
             [
                 ShareRow(model_id=PRIVATE, role="deployable", audience="targeted", shared_at=9, **counts),
@@ -76,11 +89,27 @@ async def add_what_is_new(database: Database) -> None:
                     deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
                 ),
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
+                OciArtifactRow(version_id=uid(20), file="tiny.gguf", manifest=b"{}", digest="sha256:1"),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
+                EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
+                DraftRow(name="n", name_key="n", branch="main", tree={}, announced={}, commit="c", **ahead),
+                StagedFileRow(sha256="s", size=1, key="k", multipart_id="m", part_size=5, **ahead),
+                XorbRow(id=uid(97), name_key="n", generation="1", xorb="x", size=1, is_stored=True, **ahead, **place),
                 SignerRow(project_id="proj_acme", name="release", public_key="pem", key_id="0" * 64, created_at=9),
                 SignatureRow(version_id=uid(20), bundle=b"{}", key_id="0" * 64),
                 StorageRow(id=uid(96), project_id="proj_acme", url="s3://weights", created_at=9),
                 RegisteredFileRow(version_id=uid(20), path="f", size=1, etag="e", storage=uid(96).hex),
+                MoveRow(
+                    id=uid(97),
+                    project_id="proj_acme",
+                    model_id=SHARED,
+                    model_name="m",
+                    version_name="1.0.0",
+                    storage="platform",
+                    state="moving",
+                    bytes_total=1,
+                    created_at=9,
+                ),
             ]
         )
         person = {"email": "ada@example.org", "name": "Ada", "password_hash": "$argon2id$"}
@@ -88,6 +117,7 @@ async def add_what_is_new(database: Database) -> None:
         await session.flush()
         session.add_all(
             [
+                MoveFileRow(move_id=uid(97), sha256="0" * 64, size=1, key="k", multipart_id="u", part_size=8),
                 SessionRow(hash="sh", person_id=uid(94), created_at=9, expires_at=10),
                 MemberRow(project_id="proj_acme", person_id=uid(94), role="owner", added_at=9),
                 InvitationRow(
@@ -193,6 +223,53 @@ async def test_models_whose_names_differ_in_case_only_stay(settings: Settings) -
         assert again.status_code == 200, again.text
         assert (await http.patch(f"/v1/models/{ids['other']}", json={"name": "free"})).status_code == 200
         assert (await http.get("/v1/models/FREE")).json()["id"] == str(ids["other"])
+
+
+async def twins(settings: Settings) -> tuple[Tenant, dict[str, uuid.UUID]]:
+    """A project and its models `Tiny`, `tiny` and `TINY`, as they could be before 0013, at the revision before 0021."""
+    app = create_app(settings)
+    async with app.running():
+        owner = await new_tenant(app, "acme")
+        ids = {name: await make_model(app, owner.project.id, name=name) for name in ("Tiny", "b", "c")}
+    await owner.http.aclose()
+    database = Database(settings.database)
+    await migrations.downgrade(database, "0011")
+    async with database.engine.begin() as connection:
+        for name, twin in (("b", "tiny"), ("c", "TINY")):
+            await connection.execute(
+                text("UPDATE models SET name = :twin WHERE name = :name"), {"twin": twin, "name": name}
+            )
+    await migrations.upgrade(database, "0020")
+    await database.close()
+    return owner, {"Tiny": ids["Tiny"], "tiny": ids["b"], "TINY": ids["c"]}
+
+
+async def test_models_whose_names_differ_in_case_only_are_told_and_stay(settings: Settings) -> None:
+    """0021: which of them OCI clients can name; only their owner can say what the others are to be called."""
+    await twins(settings)
+    database = Database(settings.database)
+    with structlog.testing.capture_logs() as logs:
+        await migrations.upgrade(database)
+    await database.close()
+    told = [log["models"] for log in logs if "models" in log]
+    assert told == [["acme/Tiny", "acme/TINY"], ["acme/Tiny", "acme/tiny"]]
+
+
+async def test_a_name_without_regard_to_case_is_handed_on(settings: Settings) -> None:
+    """To the oldest model of that name: by 0021 where it became free before, and since then as soon as it does."""
+    owner, ids = await twins(settings)
+    database = Database(settings.database)
+    async with database.engine.begin() as connection:
+        await connection.execute(text("UPDATE models SET name = 'x', name_key = 'x' WHERE name = 'Tiny'"))
+    await migrations.upgrade(database)
+    await database.close()
+    app = create_app(settings)
+    async with app.running(), client_of(app, owner.project.api_key) as http:
+        assert (await http.get("/v1/models/tINY")).json()["id"] == str(ids["tiny"])
+        assert (await http.patch(f"/v1/models/{ids['tiny']}", json={"name": "y"})).status_code == 200
+        assert (await http.get("/v1/models/tINY")).json()["id"] == str(ids["TINY"])
+        assert (await http.delete(f"/v1/models/{ids['TINY']}")).status_code == 204
+        assert (await http.patch(f"/v1/models/{ids['tiny']}", json={"name": "tiny"})).status_code == 200
 
 
 async def test_endpoints_of_a_model_that_is_not_shared_stay_where_they_are(database: Database) -> None:

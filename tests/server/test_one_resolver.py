@@ -1,4 +1,5 @@
-"""What the catalog lists, `/v1/models` shows, explain says, create allows and the router serves: the same rules.
+"""What the catalog lists, `/v1/models` shows, explain says, create allows, the router serves and clients of other forms
+read: the same rules.
 
 Every combination of who asks, role, audience, tier, status, shared or not, and promotion on or off.
 """
@@ -21,7 +22,9 @@ from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.errors import ApiError
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow
 from modelshare.server.http import Caller
+from modelshare.server.hub import access
 from modelshare.server.paging import Paging
+from modelshare.server.registry import service as registry
 from modelshare.server.registry.tables import VersionRow
 from modelshare.server.router import snapshots
 from modelshare.server.settings import Settings
@@ -185,7 +188,7 @@ def viewer(caller: Caller) -> Viewer:
     ("lend", "promotion"), [("sqlite", True), ("postgres", True), ("sqlite", False)], indirect=["lend"]
 )
 @pytest.mark.usefixtures("machines")
-async def test_all_five_agree(
+async def test_all_six_agree(
     app: Application, callers: Callers, circumstances: list[Circumstance], promotion: bool
 ) -> None:
     terms = replace(app.platform.endpoint_policy, promotion=promotion)
@@ -212,6 +215,20 @@ async def test_all_five_agree(
     assert seen == {"visibility", "role", "status", "size"}
 
 
+async def test_oci_clients_get_the_same(
+    app: Application, owner: Tenant, deployer: Tenant, circumstances: list[Circumstance]
+) -> None:
+    """A repository is there for its owner, with the versions that are ready, and for nobody else."""
+    for tenant, (number, each) in itertools.product((owner, deployer), enumerate(circumstances)):
+        answer = await tenant.http.get(f"/v2/acme/{number}/manifests/latest")
+        is_ready = each.facts.status in {ModelStatus.READY, ModelStatus.ACTIVE}
+        if tenant is owner and is_ready:
+            assert answer.status_code == 200
+        else:
+            code = "MANIFEST_UNKNOWN" if tenant is owner else "NAME_UNKNOWN"
+            assert (answer.status_code, answer.json()["errors"][0]["code"]) == (404, code)
+
+
 async def lists_as_the_rules_say(
     session: AsyncSession, relation: Relation, caller: Caller, circumstances: list[Circumstance], tiers: TierRegistry
 ) -> None:
@@ -229,6 +246,9 @@ async def lists_as_the_rules_say(
             said = next(each.facts for each in circumstances if each.model == card.id)
             by_role = {tier.slug for tier in tiers if "role" not in rules_broken(relation, said, tier)}
             assert allowed == by_role
+    readable = await access.readable_models(session, caller, limit=200, now=0)
+    ready = {each.model for each in circumstances if each.facts.status in {ModelStatus.READY, ModelStatus.ACTIVE}}
+    assert {each.model.id for each in readable} == (ready if relation is Relation.OWNER else set())
     own, _ = await sharing.page(session, caller, Paging(200, None))
     facts = {each.model: each.facts for each in circumstances}
     assert {each.model.id for each in own} == (facts.keys() if relation is Relation.OWNER else set())
@@ -295,4 +315,20 @@ async def what_runs_goes_on_unshared(
 
 async def is_served(session: AsyncSession, caller: Caller, spec: EndpointCreate, terms: EndpointPolicy) -> bool:
     seen = await snapshots.load_snapshot(session, terms.tiers, caller.project, spec.slug)
-    return seen is not None and bool(seen.targets)
+    served = seen is not None and bool(seen.targets)
+    assert await is_readable(session, caller, spec) == (served and spec.tier == SELF_HOSTED)
+    return served
+
+
+async def is_readable(session: AsyncSession, caller: Caller, spec: EndpointCreate) -> bool:
+    """Whether the endpoint's token reads the model by the forms of other clients. It never reads another one."""
+    endpoint, model = (
+        await endpoints.get(session, caller, spec.slug),
+        await registry.find_any(session, uuid.UUID(spec.model)),
+    )
+    assert model is not None
+    reader = access.EndpointReader(endpoint.id, endpoint.slug, caller.project, caller.project_slug or "")
+    found = await access.find(session, reader, model.project.slug, model.name, now=0)
+    listed = await access.readable_models(session, reader, limit=200, now=0)
+    assert [each.model.id for each in listed] == ([model.id] if found else [])
+    return found is not None and found.version.model_id == model.id

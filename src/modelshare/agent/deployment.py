@@ -17,7 +17,7 @@ from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
 from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
-from modelshare.agent.tasks import in_thread
+from modelshare.transfer.tasks import in_thread
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import MAX_INTEGER, MAX_TEXT, DesiredDeployment, Report

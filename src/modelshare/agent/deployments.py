@@ -8,7 +8,7 @@ from typing import Final
 
 from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, DeploymentContext, Serving
 from modelshare.agent.desired import plan
-from modelshare.agent.tasks import in_thread
+from modelshare.transfer.tasks import in_thread
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
 

@@ -12,7 +12,7 @@ from yarl import URL
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
 from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.streams import Stream, Streams
-from modelshare.agent.tasks import run_all
+from modelshare.transfer.tasks import run_all
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,

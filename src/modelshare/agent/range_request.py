@@ -1,91 +1,50 @@
-"""One ranged GET from the owner's storage, compatible with many kinds of servers."""
+"""Ranged requests of the agent, with aiohttp."""
 
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Final
 
 import aiohttp
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-_REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
-"""Statuses for an expired signed URL: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
+from modelshare.transfer.ranges import InterruptedTransferError, RangeBody, UnusableAnswerError, headers, position
 
 _READ_AHEAD: Final = 1 << 20
 """Bytes buffered per connection while earlier ones are written."""
 
 
-class UrlRejectedError(Exception):
-    """The signed URL is not, or no longer, accepted."""
-
-
-class InterruptedTransferError(Exception):
-    """The connection broke or stalled, or the storage is busy: the same request may succeed later."""
-
-
-class UnusableAnswerError(Exception):
-    """The storage responds, but not with this file."""
-
-
 @dataclass(frozen=True, slots=True)
-class RangeBody:
-    """The bytes of a response, and their position in the file."""
+class RangeRequests:
+    """A `transfer.ranges.OpenRange`."""
 
-    start: int
-    end: int
-    content: aiohttp.StreamReader
+    http: aiohttp.ClientSession
+    stall_seconds: float
+    """A connection that receives nothing for this long is closed."""
 
+    @asynccontextmanager
+    async def __call__(self, url: str, start: int, end: int, size: int) -> AsyncIterator[RangeBody]:
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.stall_seconds, sock_read=self.stall_seconds)
+        with self._translated():
+            answer = await self.http.get(url, headers=headers(start, end), timeout=timeout, read_bufsize=_READ_AHEAD)
+        async with answer:
+            first, last = position(answer.status, answer.headers, start, end, size)
+            yield RangeBody(first, last, self._chunks(answer.content))
 
-@asynccontextmanager
-async def open_range(
-    http: aiohttp.ClientSession, url: str, start: int, end: int, *, size: int, stall_seconds: float
-) -> AsyncIterator[RangeBody]:
-    """Requests the bytes [start, end) of a file of `size` bytes.
+    async def _chunks(self, content: aiohttp.StreamReader) -> AsyncGenerator[bytes]:
+        with self._translated():
+            async for chunk in content.iter_any():
+                yield chunk
 
-    A server without range support sends the whole file: then the body begins at 0. Reading `RangeBody.content` inside
-    the context also raises InterruptedTransferError if the connection breaks.
-    """
-    headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall_seconds, sock_read=stall_seconds)
-    try:
-        async with http.get(url, headers=headers, timeout=timeout, read_bufsize=_READ_AHEAD) as answer:
-            first, last = _position(answer, start, end, size)
-            yield RangeBody(first, last, answer.content)
-    except TimeoutError as error:
-        raise InterruptedTransferError(f"no data for {stall_seconds:g} s") from error
-    except aiohttp.InvalidURL as error:
-        raise UnusableAnswerError("the signed URL is not a valid URL") from error
-    except (aiohttp.ClientError, ConnectionError) as error:
-        raise InterruptedTransferError(_without_url(error)) from error
-
-
-def _position(answer: aiohttp.ClientResponse, start: int, end: int, size: int) -> tuple[int, int]:
-    status = answer.status
-    if status in _REFUSED:
-        raise UrlRejectedError(f"HTTP {status}")
-    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise InterruptedTransferError(f"HTTP {status}")
-    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        raise UnusableAnswerError(f"HTTP {status}")
-    if (header := answer.headers.get("Content-Range")) is None:
-        if status == HTTPStatus.PARTIAL_CONTENT:
-            raise UnusableAnswerError("a partial response without a Content-Range")
-        _check_size(answer.content_length, size)
-        return 0, size
-    if (match := _CONTENT_RANGE.fullmatch(header)) is None:
-        raise UnusableAnswerError(f"an invalid Content-Range, `{header[:80]}`")
-    if match[3] != "*":
-        _check_size(int(match[3]), size)
-    if int(match[1]) != start:
-        raise UnusableAnswerError("another part of the file than requested")
-    return start, min(end, int(match[2]) + 1)
-
-
-def _check_size(stored: int | None, size: int) -> None:
-    if stored is not None and stored != size:
-        raise UnusableAnswerError(f"{stored} bytes, but the manifest says {size}")
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            raise InterruptedTransferError(f"no data for {self.stall_seconds:g} s") from error
+        except aiohttp.InvalidURL as error:
+            raise UnusableAnswerError("the signed URL is not a valid URL") from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise InterruptedTransferError(_without_url(error)) from error
 
 
 def _without_url(error: Exception) -> str:

@@ -19,7 +19,7 @@ from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount,
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.sharing import TooManyWaitingError
-from modelshare.agent.tasks import run_all
+from modelshare.transfer.tasks import run_all
 from modelshare.wire.errors import ErrorCode
 
 _BUFFER_BYTES: Final = 1 << 20

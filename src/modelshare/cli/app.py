@@ -31,6 +31,9 @@ class Entry:
 ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
     Entry("register", PUBLISH, "Publish a model that lies in your bucket, where it lies. Nothing is copied."),
+    Entry("pull", PUBLISH, "Download one of your models into a folder. Resumes an interrupted pull."),
+    Entry("verify", PUBLISH, "Compare a folder with a model's manifest: name the files that differ."),
+    Entry("manifest", PUBLISH, "Print a version's manifest: its files with their digests."),
     Entry("uploads", PUBLISH, "List unfinished uploads, and cancel one."),
     Entry("models", PUBLISH, "List, show, rename, edit, delete and revalidate your models."),
     Entry(
@@ -65,7 +68,7 @@ ENTRIES = (
     Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
     Entry("webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),
-    Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, and check it."),
+    Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, check it, and move models there or back."),
     Entry("serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", OPERATE, "Run the platform with two projects and a tiny model, to try it out."),
     Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),

@@ -118,6 +118,29 @@ def delete(endpoint: Slug, yes: Yes = False, json: Json = False) -> None:
         print_message(f"Deleted {endpoint}.")
 
 
+@app.command("hf-token")
+def hf_token(
+    endpoint: Slug,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Revoke the endpoint's token instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Create a token that lets Hugging Face clients download what the endpoint runs. An earlier one ends."""
+    with Client() as client:
+        if revoke:
+            client.endpoints.revoke_hf_token(endpoint)
+            if json:
+                print_json({"slug": endpoint, "revoked": True})
+            else:
+                print_message(f"Revoked the token of {endpoint}.")
+            return
+        made = client.endpoints.make_hf_token(endpoint)
+    if json:
+        print_json(made)
+    else:
+        print_message("Shown only once. Set HF_TOKEN to it, and HF_ENDPOINT to the platform's URL followed by /hf.")
+        print_text(made.token)
+
+
 def _print(endpoint: Endpoint, *, json: bool) -> None:
     if json:
         print_json(endpoint)

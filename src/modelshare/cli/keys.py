@@ -4,10 +4,13 @@ from typing import Annotated
 
 import typer
 
+from modelshare.cli.error_messages import CommandError
+from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import duration, when
-from modelshare.cli.output import Json, print_json, print_message, print_table
+from modelshare.cli.output import Json, print_json, print_message, print_table, print_text
 from modelshare.cli.requests import request
 from modelshare.client import Client
+from modelshare.wire.hub_tokens import token_of
 from modelshare.wire.keys import KeyCreate, KeyWithValue, Scope
 
 app = typer.Typer(add_completion=False)
@@ -38,6 +41,19 @@ def create(
     )
     with Client() as client:
         _print_value(client.keys.create(body), json=json)
+
+
+@app.command("hf-token")
+def hf_token(json: Json = False) -> None:
+    """Print the key that you use, in the form that Hugging Face clients and llama.cpp accept as HF_TOKEN."""
+    with Client() as client:
+        key = client.config.api_key
+    if key is None:
+        raise CommandError("There is no key. Run `modelshare login`, or set MODELSHARE_API_KEY.", ExitCode.USAGE)
+    if json:
+        print_json({"token": token_of(key)})
+    else:
+        print_text(token_of(key))
 
 
 @app.command("list")

@@ -1,5 +1,7 @@
 """`modelshare models …`."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Final
@@ -13,8 +15,16 @@ from modelshare.cli.formatting import number, size, when, yes
 from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model, own_version
-from modelshare.client import Client
-from modelshare.wire.models import ExtendedModel, ModelChoice, ModelPatch, VersionDeletion, VersionPatch
+from modelshare.client import Client, InvalidRequestError
+from modelshare.wire.models import (
+    Deletion,
+    ExtendedModel,
+    ModelChoice,
+    ModelPatch,
+    StoredBytes,
+    VersionDeletion,
+    VersionPatch,
+)
 from modelshare.wire.signers import Signature
 
 app = typer.Typer(add_completion=False)
@@ -22,6 +32,10 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model ID, name, or 
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="For example 1.2.0.")]
 _NOTES_SHOWN: Final = 60
 """Characters of a version's notes shown in a table; `--json` shows all."""
+Stored = Annotated[
+    StoredBytes | None,
+    typer.Option("--bytes", help="Files in a storage of your own: keep them there, or delete them. Default: ask."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")]
 
 
@@ -83,16 +97,17 @@ def edit(
 
 
 @app.command()
-def delete(model: Model, yes: Yes = False, json: Json = False) -> None:
+def delete(model: Model, stored: Stored = None, yes: Yes = False, json: Json = False) -> None:
     """Delete a model with its weights. Refused while other projects' endpoints use it."""
     with Client() as client:
         found = own_model(client, model)
         confirm(f"Delete {found.name} ({size(found.size_bytes) or 'no weights yet'}) permanently?", yes=yes)
-        client.models.delete(found.id)
+        deletion = _delete(lambda choice: client.models.delete(found.id, bytes=choice), stored, yes=yes)
     if json:
-        print_json({"id": found.id, "deleted": True})
+        print_json({"id": found.id, "deleted": True, **deletion.model_dump(include={"kept"})})
     else:
         print_message(f"Deleted {found.name}.")
+        _print_kept(deletion)
 
 
 @app.command()
@@ -184,7 +199,12 @@ def signature(
 
 @app.command("delete-version")
 def delete_version(
-    model: Model, version: VersionArgument, dry_run: DryRun = False, yes: Yes = False, json: Json = False
+    model: Model,
+    version: VersionArgument,
+    stored: Stored = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Delete a version that is neither the latest nor in use, or one that failed. This frees its share of the quota."""
     with Client() as client:
@@ -201,11 +221,39 @@ def delete_version(
         if not json:
             _print_deletion(found.name, preview)
         confirm(f"Delete {found.name} {version} permanently?", yes=yes)
-        client.models.delete_version(found.id, version)
+        deletion = _delete(
+            lambda choice: client.models.delete_version(found.id, version, bytes=choice), stored, yes=yes
+        )
     if json:
-        print_json({"id": found.id, "version": version, "deleted": True})
+        print_json({"id": found.id, "version": version, "deleted": True, **deletion.model_dump(include={"kept"})})
     else:
         print_message(f"Deleted {found.name} {version}.")
+        _print_kept(deletion)
+
+
+def _delete(delete: Callable[[StoredBytes | None], Deletion], stored: StoredBytes | None, *, yes: bool) -> Deletion:
+    """Asks what happens to files in the project's own storage, if there are any."""
+    try:
+        return delete(stored)
+    except InvalidRequestError as error:
+        if error.param != "bytes":
+            raise
+    if yes or not sys.stdin.isatty():
+        raise CommandError(
+            "Its files are in your own storage. Add `--bytes keep` to keep them there, or `--bytes delete`.",
+            ExitCode.USAGE,
+        )
+    answer = typer.prompt("Its files are in your own storage. Type `keep` to keep them there, or `delete`", err=True)
+    if answer.strip() not in set(StoredBytes):
+        raise CommandError("Nothing was changed.")
+    return delete(StoredBytes(answer.strip()))
+
+
+def _print_kept(deletion: Deletion) -> None:
+    rows = ((file.version, file.path, size(file.size), file.url) for file in deletion.kept)
+    if deletion.kept:
+        print_message("These files are kept in your storage:")
+        print_table(("VERSION", "FILE", "SIZE", "URL"), rows, empty="")
 
 
 def _update(model: str, changes: ModelPatch, *, json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Shows the progress of a push: bars on a terminal, otherwise one line per phase."""
+"""Shows the progress of transfers: bars on a terminal, otherwise one line per phase."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -21,6 +21,7 @@ from rich.status import Status
 
 from modelshare.cli.formatting import size
 from modelshare.cli.output import print_message
+from modelshare.client.pull import PullProgress
 from modelshare.client.push import Progress, PushPhase
 from modelshare.client.source import PushSource
 from modelshare.wire.left_out import note
@@ -98,6 +99,34 @@ class PushProgress(Progress):
         self._shown = what
         if what is not None:
             what.start()
+
+
+class TransferProgress(PullProgress):
+    """A bar on a terminal, otherwise one line."""
+
+    def __init__(self, action: str) -> None:
+        self._action = action
+        self._console = Console(stderr=True)
+        self._bars = _bars(self._console)
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._task is not None:
+            self._bars.stop()
+
+    def started(self, total: int) -> None:
+        if not self._console.is_terminal:
+            print_message(f"{self._action}: {size(total)}.")
+            return
+        self._task = self._bars.add_task(self._action, total=total)
+        self._bars.start()
+
+    def moved(self, size: int) -> None:
+        if self._task is not None:
+            self._bars.advance(self._task, size)
 
 
 def _bars(console: Console) -> Bars:

@@ -1,6 +1,8 @@
 """`modelshare storage …`."""
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,18 +11,20 @@ import typer
 from modelshare.cli.bucket_keys import KEY_ID, SECRET, ask, secret_of
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
-from modelshare.cli.formatting import when
+from modelshare.cli.formatting import size, when
 from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
+from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
-from modelshare.wire.storage import StepState, Storage, StorageSet
+from modelshare.wire.storage import MoveRequest, MoveState, MoveTarget, StepState, Storage, StorageMove, StorageSet
 
 app = typer.Typer(add_completion=False)
+_POLL_SECONDS = 1.0
 
 
 @app.callback()
 def _storage() -> None:
-    """Keep your models in a bucket of your own, and check it."""
+    """Keep your models in a bucket of your own, check it, and move models there or back."""
 
 
 @app.command("set")
@@ -86,7 +90,10 @@ def show(json: Json = False) -> None:
     """Show where new pushes are stored, and what the last check found. Keys are never shown."""
     with Client() as client:
         stored = client.storage.get()
+        moves = [] if json else [move for move in client.storage.moves() if move.state is MoveState.MOVING]
     _print(stored, json=json)
+    if moves:
+        _print_moves(moves)
 
 
 @app.command()
@@ -108,6 +115,94 @@ def unset(json: Json = False) -> None:
         print_json({"kind": "platform"})
     else:
         print_message("New pushes are stored on the platform. Models in your bucket stay there.")
+
+
+@app.command()
+def move(
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL[@VERSION]", help="Model ID or name. Default: all its versions.")
+    ] = None,
+    *,
+    to: Annotated[MoveTarget, typer.Option(help="own: the storage that is set. platform: the platform's.")],
+    every: Annotated[bool, typer.Option("--all", help="Move all models of the project.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is moved.")] = False,
+    json: Json = False,
+) -> None:
+    """Move models to your own storage, or to the platform's, in the background.
+
+    Every file is verified. Endpoints and pulls continue. The old bytes are deleted once no download can be using them.
+    """
+    if every == (model is not None):
+        raise CommandError("Name a model, or use --all.", ExitCode.USAGE)
+    with Client() as client:
+        named, _, version = (model or "").partition("@")
+        found = own_model(client, named) if named else None
+        body = request(MoveRequest, to=to, model=found.id if found else None, version=version or None)
+        moves = client.storage.move(body).data
+        if wait:
+            moves = _wait(client, moves)
+    if json:
+        print_json(moves)
+    elif not moves:
+        print_message("Everything is stored there already.")
+    else:
+        _print_moves(moves)
+    if any(each.state is MoveState.FAILED for each in moves):
+        raise typer.Exit(1)
+    if moves and not (wait or json):
+        print_message("The server carries on by itself: `modelshare storage moves` shows how far it is.")
+
+
+@app.command()
+def moves(json: Json = False) -> None:
+    """List moves between storages, newest first."""
+    with Client() as client:
+        found = list(client.storage.moves())
+    if json:
+        print_json(found)
+    else:
+        _print_moves(found)
+
+
+@app.command("cancel-move")
+def cancel_move(
+    move_id: Annotated[str, typer.Argument(metavar="ID", help="ID of the move, as `storage moves` shows it.")],
+    json: Json = False,
+) -> None:
+    """Cancel a move: the version stays where it is."""
+    with Client() as client:
+        ended = client.storage.cancel_move(move_id)
+    if json:
+        print_json(ended)
+    else:
+        print_message(f"{ended.name} {ended.version} stays where it is.")
+
+
+def _wait(client: Client, moves: Sequence[StorageMove]) -> list[StorageMove]:
+    wanted = {move.id for move in moves}
+    while True:
+        found = [move for move in client.storage.moves() if move.id in wanted]
+        if all(move.state is not MoveState.MOVING for move in found):
+            return found
+        time.sleep(_POLL_SECONDS)
+
+
+def _print_moves(moves: Sequence[StorageMove]) -> None:
+    rows = (
+        (
+            move.name,
+            move.version,
+            move.to,
+            move.state,
+            f"{size(move.bytes_done)} of {size(move.bytes_total)}",
+            when(move.created_at),
+            move.id,
+            move.reason or "",
+        )
+        for move in moves
+    )
+    header = ("MODEL", "VERSION", "TO", "STATE", "COPIED", "STARTED (UTC)", "ID", "REASON")
+    print_table(header, rows, empty="No moves.")
 
 
 def _print(stored: Storage, *, json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, EndpointToken, Explanation
 
 BASE = "/v1/endpoints"
 
@@ -42,3 +42,12 @@ class Endpoints(Resource[Transport]):
     @sent
     def delete(self, slug: str) -> Call[None]:
         return delete(at(BASE, slug))
+
+    @sent
+    def make_hf_token(self, slug: str) -> Call[EndpointToken]:
+        """A new token for Hugging Face clients, shown this once; an earlier one of the endpoint ends."""
+        return post(at(BASE, slug, "hf-token"), EndpointToken)
+
+    @sent
+    def revoke_hf_token(self, slug: str) -> Call[None]:
+        return delete(at(BASE, slug, "hf-token"))

@@ -6,6 +6,7 @@ ModelshareError
 ├── UnexpectedAnswerError       a response that is not from modelshare
 ├── SourceError                 the files cannot be pushed (see modelshare.client.source)
 │   └── ChangedError            a file changed while it was being pushed
+├── PullError                   a model could not be pulled into a folder
 ├── ModelFailedError            the server processed a pushed model and rejected it
 ├── WebhookSignatureError       a webhook request is not from the platform, or is too old
 └── ApiError                    an error response; has status, type, code, param, request_id, retry_after
@@ -53,6 +54,10 @@ class SourceError(ModelshareError):
 class ChangedError(SourceError):
     def __init__(self, name: object) -> None:
         super().__init__(f"{name} changed while it was being pushed. Push again when no program is writing to it.")
+
+
+class PullError(ModelshareError):
+    pass
 
 
 class ModelFailedError(ModelshareError):

@@ -9,10 +9,13 @@ from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.models import (
     BomFormat,
     CatalogFootprint,
+    Deletion,
+    Download,
     ExtendedModel,
     Manifest,
     ModelPatch,
     SharedModel,
+    StoredBytes,
     UnsharePreview,
     Version,
     VersionDeletion,
@@ -44,9 +47,13 @@ class Models(Resource[Transport]):
         return patch(at(BASE, model_id), ExtendedModel, changes)
 
     @sent
-    def delete(self, model_id: str) -> Call[None]:
-        """Raises ConflictError while active endpoints of other projects use it."""
-        return delete(at(BASE, model_id))
+    def delete(self, model_id: str, *, bytes: StoredBytes | None = None) -> Call[Deletion]:  # noqa: A002 - the contract's name
+        """Raises ConflictError while active endpoints of other projects use it.
+
+        If files of it are in a storage of your own, `bytes` has to say whether they are kept there, else
+        InvalidRequestError. Returns those that are.
+        """
+        return _deleting(at(BASE, model_id), bytes)
 
     @sent
     def revalidate(self, model_id: str) -> Call[ExtendedModel]:
@@ -137,6 +144,16 @@ class Models(Resource[Transport]):
         return get(at(BASE, model_id, "versions", version, "manifest"), Manifest)
 
     @sent
+    def manifest_file(self, model_id: str, version: str) -> Call[bytes]:
+        """The manifest as it is stored: its SHA-256 is the version's `manifest_digest`."""
+        return Call("GET", at(BASE, model_id, "versions", version, "manifest"), bytes, repeatable=True)
+
+    @sent
+    def download(self, model_id: str, version: str) -> Call[Download]:
+        """Signed URLs of a version's files. `modelshare.client.pull.pull_model` downloads them."""
+        return post(at(BASE, model_id, "versions", version, "download"), Download, repeatable=True)
+
+    @sent
     def sign(self, model_id: str, version: str, signature: bytes) -> Call[Version]:
         """Stores a signature of the version (`modelshare.wire.signing.sign` makes one from its manifest)."""
         path = at(BASE, model_id, "versions", version, "signature")
@@ -154,12 +171,30 @@ class Models(Resource[Transport]):
         return Call("GET", path, from_json, {"format": format}, repeatable=True)
 
     @sent
-    def delete_version(self, model_id: str, version: str) -> Call[None]:
-        """Deletes a version, or cancels its upload. Raises ConflictError if it is the latest or in use."""
-        return delete(at(BASE, model_id, "versions", version))
+    def delete_version(
+        self,
+        model_id: str,
+        version: str,
+        *,
+        bytes: StoredBytes | None = None,  # noqa: A002 - the contract's name
+    ) -> Call[Deletion]:
+        """Deletes a version, or cancels its upload. Raises ConflictError if it is the latest or in use.
+
+        `bytes` is as of `delete`.
+        """
+        return _deleting(at(BASE, model_id, "versions", version), bytes)
 
     @sent
     def preview_delete_version(self, model_id: str, version: str) -> Call[VersionDeletion]:
         """What deleting a version would do. Changes nothing."""
         path = at(BASE, model_id, "versions", version)
         return Call("DELETE", path, VersionDeletion.model_validate_json, {"dry_run": "true"}, repeatable=True)
+
+
+def _deleting(path: str, stored: StoredBytes | None) -> Call[Deletion]:
+    return Call("DELETE", path, _deletion, {"bytes": stored})
+
+
+def _deletion(content: bytes) -> Deletion:
+    """Without content nothing was kept."""
+    return Deletion.model_validate_json(content) if content else Deletion()

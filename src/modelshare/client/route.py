@@ -113,8 +113,7 @@ class ByEnvironment(httpx.BaseTransport):
         self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        route = route_to(str(request.url), self._environ)
-        key = (route.proxy.url if route.proxy else None, route.url.startswith("https:"))
+        key, route = _by_request(request, self._environ)
         if key not in self._transports:
             made = httpx.HTTPTransport(verify=route.verify(), trust_env=False, proxy=route.httpx_proxy())
             self._transports.setdefault(key, made)
@@ -123,6 +122,32 @@ class ByEnvironment(httpx.BaseTransport):
     def close(self) -> None:
         for transport in self._transports.values():
             transport.close()
+
+
+class AsyncByEnvironment(httpx.AsyncBaseTransport):
+    """Like ByEnvironment, for asyncio."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._transports: dict[tuple[str | None, bool], httpx.AsyncHTTPTransport] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        key, route = _by_request(request, self._environ)
+        if key not in self._transports:
+            self._transports[key] = httpx.AsyncHTTPTransport(
+                verify=route.verify(), trust_env=False, proxy=route.httpx_proxy()
+            )
+        return await self._transports[key].handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()
+
+
+def _by_request(request: httpx.Request, environ: Mapping[str, str]) -> tuple[tuple[str | None, bool], Route]:
+    """The route, and what requests have in common that may share connections."""
+    route = route_to(str(request.url), environ)
+    return (route.proxy.url if route.proxy else None, route.url.startswith("https:")), route
 
 
 def _proxy(scheme: str, environ: Mapping[str, str]) -> Proxy | None:

@@ -1,8 +1,9 @@
 """`/v1/storage`."""
 
-from modelshare.client.call import Call, Resource, Transport, at, delete, get, post, put, sent
+from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, post, put, sent
+from modelshare.wire.base import Page
+from modelshare.wire.storage import MoveRequest, StorageMove, StorageSet
 from modelshare.wire.storage import Storage as Described
-from modelshare.wire.storage import StorageSet
 
 BASE = "/v1/storage"
 
@@ -27,3 +28,18 @@ class Storage(Resource[Transport]):
     def check(self) -> Call[Described]:
         """Checks the bucket again; `checks` has the result."""
         return post(at(BASE, "check"), Described)
+
+    @sent
+    def move(self, request: MoveRequest) -> Call[Page[StorageMove]]:
+        """Moves versions to another storage, in the background; returns the moves that are needed. Safe to repeat."""
+        return post(at(BASE, "moves"), Page[StorageMove], request, repeatable=True)
+
+    @listed
+    def moves(self) -> Call[Paged[StorageMove]]:
+        """Moves between storages, newest first."""
+        return get(at(BASE, "moves"), Page[StorageMove])
+
+    @sent
+    def cancel_move(self, move_id: str) -> Call[StorageMove]:
+        """The version stays where it is. Raises ConflictError if the move is done."""
+        return Call("DELETE", at(BASE, "moves", move_id), StorageMove.model_validate_json, repeatable=True)

@@ -53,11 +53,15 @@ from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
+from modelshare.server.hub import routes as hub_routes
+from modelshare.server.hub.hugging_face import app as hugging_face
+from modelshare.server.hub.oci import service as oci
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
 from modelshare.server.registry.in_place import routes as in_place_routes
+from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
 from modelshare.server.registry.signatures import routes as signatures_routes
 from modelshare.server.registry.storages import routes as storages_routes
@@ -96,9 +100,11 @@ _ROUTERS: Final = (
     uploads_routes.versions,
     signatures_routes.router,
     storages_routes.router,
+    storages_routes.of_models,
     endpoints_routes.router,
     fleet_routes.public,
     fleet_routes.router,
+    hub_routes.router,
     router_routes.public,
     router_routes.router,
     accounts_routes.router,
@@ -138,6 +144,7 @@ class Application:
         store = self.platform.store
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
+        self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
         self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
         self._router = Router(
             RouterParts(
@@ -223,11 +230,12 @@ class Application:
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
-        """Three, so that webhooks do not wait for the hashing of weights, nor recalls for webhooks."""
+        """So that webhooks do not wait for the hashing of weights, nor pushes for moves, nor recalls for webhooks."""
         secret, clock, place = self.settings.signing_secret(), self.platform.clock, self._place()
         deliverer = webhook_jobs.Deliverer(self.database, sender, secret, clock)
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
+        yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 
@@ -243,6 +251,8 @@ class Application:
                 return self._relayed
             if self._files is not None and scope["path"].startswith(signed_urls.PATH):
                 return self._files
+            if scope["path"].startswith(hugging_face.PREFIX):
+                return self._hugging_face
             if Router.matches_path(scope["path"]):
                 return self._inference
             named = _PROJECT_PATH.fullmatch(scope["path"])
@@ -289,6 +299,7 @@ def _platform(
     search.follow_changes(database)
     endpoints.follow_changes(database)
     fleet.follow_changes(database)
+    oci.follow_changes(database)
 
     async def find_project(project_id: str) -> Project | None:
         async with database.read() as session:
@@ -304,6 +315,7 @@ def _platform(
         store=store,
         stores=ProjectStores(store, database, settings, clock, secret),
         authenticate=keys.authenticate,
+        authenticate_hash=keys.authenticate_hash,
         authenticate_person=sessions.authenticate,
         find_project=find_project,
         find_own_model=find_own_model,
@@ -370,6 +382,7 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
 
     yield Chore("note the use of keys", platform.keys.note_use)
     yield Chore("end uploads that have expired", functools.partial(expiry.end_expired, platform))
+    yield from hugging_face.chores(platform)
     yield Chore("collect garbage", functools.partial(expiry.collect_garbage, platform))
     yield Chore("learn the words of models", functools.partial(search.learn, platform.database))
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))

@@ -168,7 +168,15 @@ def answer_with_pages(request: Request) -> None:
     request.scope["error_page"] = True
 
 
+def answer_errors_as(request: Request, form: Callable[[ApiError], Response]) -> None:
+    """Has an error of this request be answered in the form of another protocol."""
+    request.scope["error_form"] = form
+
+
 async def _respond(request: Request, error: ApiError) -> Response:
+    form: Callable[[ApiError], Response] | None = request.scope.get("error_form")
+    if form is not None:
+        return form(error)
     page: ErrorPage | None = request.app.state.error_page
     if page is not None and request.scope.get("error_page"):
         return await page(request, error)

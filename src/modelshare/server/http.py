@@ -56,6 +56,8 @@ class Caller:
     allowed_ips: tuple[str, ...] = ()
     """Networks the key may be used from; empty means all."""
     expires_at: int | None = None
+    value_expires_at: int | None = None
+    """When the value that was sent ends, after the key was rotated."""
     is_platform: bool = False
     person_id: uuid.UUID | None = None
     """None for a key."""
@@ -112,6 +114,8 @@ class Platform:
     stores: Stores
     authenticate: Callable[[str, str], Awaitable[Caller | None]]
     """By a key's value and the address from which it is used."""
+    authenticate_hash: Callable[[str, str], Awaitable[Caller | None]]
+    """As `authenticate`, by the value's hash."""
     authenticate_person: Callable[[str, str], Awaitable[Caller]]
     """By a session's token, in the project with this ID."""
     find_project: Callable[[str], Awaitable[Project | None]]

@@ -13,6 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from modelshare.server.errors import UnsupportedEncodingError, check_encoding
 
+IS_HEAD: Final = "modelshare.head"
+"""In a request's scope: it was a HEAD, for routes whose GET answers with something else than the content."""
 _NO_SNIFF: Final = (b"x-content-type-options", b"nosniff")
 
 
@@ -70,7 +72,7 @@ class Head:
                 await anyio.lowlevel.checkpoint()
 
         with anyio.CancelScope() as answering:
-            await self._app({**scope, "method": "GET"}, receive, send_head)
+            await self._app({**scope, "method": "GET", IS_HEAD: True}, receive, send_head)
 
 
 class BodyLimit:

@@ -79,6 +79,14 @@ class Endpoint(Response):
     created_at: UnixSeconds
 
 
+class EndpointToken(Response):
+    """By which Hugging Face clients read the files that an endpoint runs."""
+
+    object: Literal["endpoint.token"] = "endpoint.token"
+    token: str
+    """`hf_…`; shown this once."""
+
+
 class Reason(Response):
     """One rule that prevents the deployment, an explanation, and how to satisfy it."""
 

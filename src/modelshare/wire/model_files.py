@@ -15,6 +15,7 @@ PICKLES: Final = (
 )
 """Extensions of files that run code when Python loads them."""
 INDEX: Final = ".safetensors.index.json"
+_CONFIGS: Final = frozenset({"config.json", "adapter_config.json"})
 
 _NUMBERED = re.compile(r"(?P<prefix>.+)-(?P<number>[0-9]{5,9})-of-(?P<count>[0-9]{5,9})(?P<suffix>\.[^/]+)")
 _ANOTHER_END = re.compile(
@@ -73,6 +74,18 @@ def refusal(paths: Collection[str], *, allow_pickle: bool = True, unfinished: Co
         or _missing_part(names, unfinished)
         or (None if allow_pickle else pickle_refusal(names))
     )
+
+
+def incomplete(paths: Collection[str]) -> str | None:
+    """What is missing from a model whose files come one after the other, by their names; None if nothing is."""
+    names = set(paths)
+    if missing_part := _missing_part(names, ()):
+        return missing_part
+    if not any(path.lower().endswith((*SAFE_WEIGHTS, *PICKLES)) for path in names):
+        return "There are no weights yet."
+    configs = {posixpath.basename(path) for path in names} & _CONFIGS
+    is_only_safetensors = not any(path.lower().endswith((".gguf", *PICKLES)) for path in names)
+    return "There is no config.json yet." if is_only_safetensors and not configs else None
 
 
 def pickle_refusal(paths: Collection[str]) -> str | None:

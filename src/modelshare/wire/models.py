@@ -7,6 +7,7 @@ from unicodedata import normalize
 
 from pydantic import AfterValidator, Field
 
+from modelshare.wire.agents import GrantFile
 from modelshare.wire.base import Request, Response, UnixSeconds
 from modelshare.wire.sharing import Audience, AudienceProject, ClaimLink, ClaimLinkWithToken, RecallNotice
 from modelshare.wire.signers import Signature
@@ -146,6 +147,31 @@ class VersionPatch(Request):
     version_notes: VersionNotes | None
 
 
+class StoredBytes(StrEnum):
+    """What happens to files in a storage of the project's own when their model is deleted."""
+
+    KEEP = "keep"
+    DELETE = "delete"
+
+
+class KeptFile(Response):
+    """A file of a deleted version that is still in the owner's storage, and no longer the platform's concern."""
+
+    version: str
+    path: str
+    size: int
+    sha256: str
+    url: str
+    """`s3://bucket/prefix/key`."""
+
+
+class Deletion(Response):
+    """The response to a deletion with `bytes=keep`."""
+
+    object: Literal["model.deletion"] = "model.deletion"
+    kept: list[KeptFile] = Field(default_factory=list)
+
+
 class VersionDeletion(Response):
     """A preview of deleting a version; nothing is changed."""
 
@@ -158,6 +184,8 @@ class VersionDeletion(Response):
     """Bytes of the quota that would be freed: files that no other version uses."""
     notes: list[str] = Field(default_factory=list)
     """Further effects that one might not expect."""
+    own_storages: list[str] = Field(default_factory=list)
+    """URLs of the project's own storages that hold files of it: then `bytes` has to say what happens to those."""
 
 
 class UnsharePreview(Response):
@@ -227,6 +255,17 @@ class Manifest(Response):
     created: UnixSeconds
     total_bytes: int
     schema_version: int
+
+
+class Download(Response):
+    """The files of one version, by signed URLs that are valid for minutes. Ask again for new ones."""
+
+    object: Literal["download"] = "download"
+    model: str
+    version: str
+    manifest_digest: str
+    files: list[GrantFile]
+    expires_at: UnixSeconds
 
 
 class CatalogModel(Response):

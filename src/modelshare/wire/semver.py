@@ -41,6 +41,10 @@ def precedence(version: str) -> Precedence:
     return Precedence(core, labels is None, tuple(map(_label, labels.split("."))) if labels else ())
 
 
+def is_version(text: str) -> bool:
+    return _parts.match(text) is not None and len(text) <= MAX_VERSION
+
+
 def is_release(version: str) -> bool:
     """False for a pre-release, such as 2.0.0-rc.1."""
     return precedence(version).is_release

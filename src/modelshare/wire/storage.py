@@ -42,6 +42,52 @@ class StorageSet(BucketAccess):
     """`s3://bucket/prefix`."""
 
 
+class MoveTarget(StrEnum):
+    OWN = "own"
+    """The project's own storage, to which its new pushes go."""
+    PLATFORM = "platform"
+
+
+class MoveState(StrEnum):
+    MOVING = "moving"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class MoveRequest(Request):
+    """Move one version (`model` and `version`), all versions of a model, or of all models (neither)."""
+
+    to: MoveTarget
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """ID or name."""
+    version: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _version_of_a_model(self) -> "MoveRequest":
+        if self.version is not None and self.model is None:
+            raise ValueError("Send `model` together with `version`.")
+        return self
+
+
+class StorageMove(Response):
+    """A move of one version to another storage. Pulls and endpoints continue meanwhile."""
+
+    id: str
+    object: Literal["storage.move"] = "storage.move"
+    model: str
+    name: str
+    version: str
+    to: MoveTarget
+    state: MoveState
+    reason: str | None = None
+    """Why it failed, or what it waits for."""
+    bytes_total: int
+    bytes_done: int
+    created_at: UnixSeconds
+    ended_at: UnixSeconds | None = None
+
+
 class StepState(StrEnum):
     OK = "ok"
     FAILED = "failed"

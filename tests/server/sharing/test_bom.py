@@ -4,8 +4,6 @@ from typing import Any
 
 import httpx
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from answers import problem
 from conftest import Tenant
@@ -32,6 +30,10 @@ async def document(http: httpx.AsyncClient, path: str, kind: str = "cyclonedx") 
     answer = await http.get(f"{path}/bom", params={"format": kind})
     assert answer.status_code == 200, answer.text
     if kind == "cyclonedx":
+        # These two take 2 s, which every process that only collects tests would spend.
+        from cyclonedx.schema import SchemaVersion  # noqa: PLC0415
+        from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(answer.text) is None
     return dict(answer.json())
 

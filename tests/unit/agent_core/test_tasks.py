@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from modelshare.agent.tasks import in_thread, run_all
+from modelshare.transfer.tasks import in_thread, run_all
 
 pytestmark = pytest.mark.anyio
 

@@ -12,6 +12,7 @@ import modelshare
 from modelshare.cli.app import ENTRIES, Entry, app, load
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import retry
+from modelshare.wire.hub_tokens import key_of
 from signing_keys import private_key, private_pem, public_pem
 
 CLOSED = "http://127.0.0.1:1"
@@ -84,7 +85,8 @@ ARGUMENTS = {
     "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
-    "models signature": ["m"], "bom": ["m"],
+    "models signature": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."], "verify": [".", "--manifest", "m"],
+    "storage move": ["--all", "--to", "own"], "storage cancel-move": ["m"],
     "register": ["s3://bucket/model", "--name", "m"],
     "storage set": ["s3://bucket/prefix", "--role-arn", "arn:aws:iam::123456789012:role/r"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
@@ -92,7 +94,7 @@ ARGUMENTS = {
     "models edit-version": ["m", "1.0.0", "--notes", "n"], "models delete-version": ["m", "1.0.0", "-y"],
     "deploy": ["m", "--tier", "free", "--slug", "s"], "endpoints explain": ["m", "--tier", "free"],
     "endpoints show": ["e"], "endpoints deactivate": ["e"], "endpoints activate": ["e"],
-    "endpoints delete": ["e", "-y"], "endpoints update": ["e", "--own-file"],
+    "endpoints delete": ["e", "-y"], "endpoints update": ["e", "--own-file"], "endpoints hf-token": ["e"],
     "agents remove": ["a", "-y"], "agents suspend": ["a"], "join-keys create": ["j"], "join-keys revoke": ["j"],
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
@@ -100,8 +102,14 @@ ARGUMENTS = {
     "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "push", "login"}
-ONLINE = [command for command in LEAVES if command[0] not in OFFLINE]
+OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "push", "login", "keys hf-token"}
+ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
+
+
+def test_the_key_as_hugging_face_clients_take_it() -> None:
+    """Needs no platform."""
+    result = runner.invoke(app, ["keys", "hf-token"], env={"MODELSHARE_API_KEY": "ms_acme_x"})
+    assert (result.exit_code, key_of(result.stdout.strip())) == (0, "ms_acme_x")
 
 
 @pytest.mark.parametrize("command", ONLINE, ids=" ".join)

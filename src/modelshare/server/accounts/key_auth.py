@@ -23,7 +23,6 @@ class _Known:
 
     caller: Caller | None
     revoked_at: int | None = None
-    value_expires_at: int | None = None
 
     @property
     def subject(self) -> str | None:
@@ -38,7 +37,7 @@ class _Known:
             now=int(now),
             expires_at=caller.expires_at,
             revoked_at=self.revoked_at,
-            value_expires_at=self.value_expires_at,
+            value_expires_at=caller.value_expires_at,
         )
         return caller if valid else None
 
@@ -64,8 +63,12 @@ class KeyAuthenticator:
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
         """The key's caller; None if it is unknown, expired, revoked or used from an address that is not allowed."""
+        return await self.authenticate_hash(secret_hash(secret), address)
+
+    async def authenticate_hash(self, value_hash: str, address: str) -> Caller | None:
+        """As `authenticate`, by the value's hash."""
         now = self._clock()
-        known = await self._cache.get(secret_hash(secret))
+        known = await self._cache.get(value_hash)
         caller = known.good(now, address)
         if caller is not None:
             self._used[caller.id] = int(now)
@@ -111,6 +114,7 @@ def _known(value: KeyValueRow) -> _Known:
         endpoint=key.endpoint,
         allowed_ips=tuple(key.allowed_ips),
         expires_at=key.expires_at,
+        value_expires_at=value.expires_at,
         is_platform=key.project_id is None,
     )
-    return _Known(caller, key.revoked_at, value.expires_at)
+    return _Known(caller, key.revoked_at)

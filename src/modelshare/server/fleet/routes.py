@@ -41,7 +41,7 @@ from modelshare.wire.agents import (
 )
 from modelshare.wire.base import Page
 from modelshare.wire.keys import Scope
-from modelshare.wire.models import VersionDeletion
+from modelshare.wire.models import Deletion, StoredBytes, VersionDeletion
 from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.verdict import NONCE_BYTES, AgentStatus
 
@@ -218,22 +218,34 @@ async def remove_agent(caller: FleetCaller, session: WriteSession, platform: Pla
     tags=["models"],
     status_code=204,
     response_model=None,
-    responses={200: {"model": VersionDeletion, "description": "With `dry_run=true`: what would happen"}},
+    responses={
+        200: {
+            "model": VersionDeletion | Deletion,
+            "description": "With `dry_run=true`: what would happen. With `bytes=keep`: what is kept.",
+        }
+    },
 )
 async def delete_version(
-    caller: ModelsCaller, model_id: ModelId, platform: PlatformDep, version: str, *, dry_run: bool = False
+    caller: ModelsCaller,
+    model_id: ModelId,
+    platform: PlatformDep,
+    version: str,
+    *,
+    dry_run: bool = False,
+    bytes: StoredBytes | None = None,  # noqa: A002 - the contract's name
 ) -> Response | None:
     """Deletes a version that is neither the latest nor in use, or one that failed, and frees its share of the quota.
 
     409 `version_in_use` says what uses it. If the version is still being uploaded, the upload is cancelled. The number
     of a version that was ready cannot be used again. `dry_run=true` changes nothing and returns what would happen.
+    `bytes` is as of deleting a model.
     """
     if dry_run:
         async with platform.database.read() as session:
             plan = await version_deletion.preview(session, caller, model_id, version)
         return JSONResponse(plan.model_dump(mode="json"))
-    await version_deletion.delete(platform, caller, model_id, version)
-    return None
+    kept = await version_deletion.delete(platform, caller, model_id, version, bytes)
+    return JSONResponse(Deletion(kept=kept).model_dump(mode="json")) if bytes is StoredBytes.KEEP else None
 
 
 @router.post("/v1/models/{model_id}/weight-deletions/{deployment_id}/close", tags=["models"])

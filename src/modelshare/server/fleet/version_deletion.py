@@ -16,11 +16,12 @@ from modelshare.server.fleet.topics import DESIRED_TOPIC
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
+from modelshare.server.registry.storages import keeping
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.sharing import service as sharing
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.models import ModelStatus, VersionDeletion
+from modelshare.wire.models import KeptFile, ModelStatus, StoredBytes, VersionDeletion
 
 
 async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str) -> VersionDeletion:
@@ -41,13 +42,17 @@ async def preview(session: AsyncSession, caller: Caller, model_id: uuid.UUID, ve
         reasons=reasons,
         frees_bytes=await versions.bytes_only_of(session, model, found),
         notes=notes,
+        own_storages=await keeping.own_storages(session, caller.project, [found.id]),
     )
 
 
-async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, version: str) -> None:
+async def delete(
+    platform: Platform, caller: Caller, model_id: uuid.UUID, version: str, stored: StoredBytes | None = None
+) -> list[KeptFile]:
     """Deletes a version that is neither the latest nor in use; cancels its upload if there is one.
 
-    409 says who uses it. Once this returns, files that no other version has no longer count against the quota.
+    `stored`: what happens to files in the project's own storage; returns those that were kept. 409 says who uses it.
+    Once this returns, files that no other version has no longer count against the quota.
     """
     async with platform.database.read() as session:
         model = await registry.get(session, caller, model_id)
@@ -55,7 +60,7 @@ async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, versio
         upload = await versions.open_upload_of(session, found) if found.status == ModelStatus.UPLOADING else None
     if upload is not None:
         await expiry.cancel(platform, caller, str(upload))
-        return
+        return []
     async with platform.database.write() as session:
         await versions.lock_stored(session, caller)
         model = await registry.get_locked(session, caller, model_id)
@@ -67,7 +72,7 @@ async def delete(platform: Platform, caller: Caller, model_id: uuid.UUID, versio
                 refusal=AuditedRefusal("model.delete_version", f"model:{model.id}"),
             )
         await _delete_deployments(session, found, platform.now())
-        await versions.delete_version(session, caller, model, found, now=platform.now())
+        return await versions.delete_version(session, caller, model, found, now=platform.now(), stored=stored)
 
 
 async def _obstacles(session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow) -> list[str]:

@@ -9,12 +9,32 @@ from modelshare.server.audit.webhooks import tables as webhooks
 from modelshare.server.db import Table
 from modelshare.server.endpoints import tables as endpoints
 from modelshare.server.fleet import tables as fleet
+from modelshare.server.hub import tables as hub
+from modelshare.server.hub.oci import tables as oci
 from modelshare.server.registry import tables as registry
+from modelshare.server.registry.moves import tables as moves
 from modelshare.server.registry.storages import tables as storages
 from modelshare.server.sharing import tables as sharing
 from modelshare.server.sharing.search import tables as search
 
-MODULES = (accounts, audit, endpoints, fleet, installation, jobs, registry, search, sharing, storages, webhooks)
+MODULES = (
+    *(
+        accounts,
+        audit,
+        endpoints,
+        fleet,
+        hub,
+        installation,
+        jobs,
+        moves,
+        oci,
+        registry,
+        search,
+        sharing,
+        storages,
+        webhooks,
+    ),
+)
 metadata: MetaData = Table.metadata
 
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Collection
 
-from sqlalchemy import Select, delete, exists, func, or_, select
+from sqlalchemy import Select, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload, selectinload
 
@@ -45,6 +45,15 @@ async def other_named(session: AsyncSession, project_id: str, name: str, but: uu
     if but is not None:
         statement = statement.where(ModelRow.id != but)
     return await session.scalar(statement.with_only_columns(ModelRow.name).limit(1))
+
+
+async def hand_on_name(session: AsyncSession, project_id: str, name_key: str) -> None:
+    """Gives a name that has become free to the oldest model that is called so and went without: `ModelRow.name_key`."""
+    heirs = select(any_tenant(ModelRow).id).where(
+        ModelRow.project_id == project_id, ModelRow.name_key.is_(None), func.lower(ModelRow.name) == name_key
+    )
+    oldest = heirs.order_by(ModelRow.created_at, ModelRow.id).limit(1).scalar_subquery()
+    await session.execute(update(any_tenant(ModelRow)).where(ModelRow.id == oldest).values(name_key=name_key))
 
 
 async def deleted_versions(session: AsyncSession, model_id: uuid.UUID) -> set[str]:

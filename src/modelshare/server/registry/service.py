@@ -20,11 +20,13 @@ from modelshare.server.http import Caller
 from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection, queries
 from modelshare.server.registry.blobs.disposal import release
+from modelshare.server.registry.blobs.queries import lock_project
 from modelshare.server.registry.manifest import ManifestFile
+from modelshare.server.registry.storages.keeping import files_to_keep, keep
 from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow, key_of
 from modelshare.server.storage.pins import pinned_key
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.models import ModelPatch, ModelStatus, Version
+from modelshare.wire.models import KeptFile, ModelPatch, ModelStatus, StoredBytes, Version
 from modelshare.wire.signers import Signature, SignatureState
 
 MODELS_TOPIC = "models"
@@ -84,6 +86,16 @@ async def find_any(session: AsyncSession, model_id: uuid.UUID, *, lock: bool = F
     return await queries.any_model(session, model_id, lock=lock)
 
 
+def name_key(name: str) -> str:
+    """Returns the same for names of models that differ in case only."""
+    return key_of(name)
+
+
+async def find_version(session: AsyncSession, version_id: uuid.UUID) -> VersionRow | None:
+    """Returns a version of any project, as the database has it now."""
+    return await queries.version(session, version_id)
+
+
 async def find_named(session: AsyncSession, project_id: str, name: str) -> uuid.UUID | None:
     """The ID of a model of any project by its name there, ignoring case."""
     return await queries.id_named(session, project_id, name)
@@ -121,6 +133,7 @@ async def count(session: AsyncSession, limit: int) -> int:
 async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch: ModelPatch, *, now: int) -> ModelRow:
     """Renames a model, or edits its description. 409 if the project already has a model of that name."""
     row = await get_locked(session, caller, model_id)
+    given_up = row.name_key
     changes = patch.model_dump(exclude_unset=True)
     if "name" in changes and changes["name"] is None:
         raise InvalidRequestError("`name`: A model needs a name; leave the field out to keep it.", param="name")
@@ -136,12 +149,21 @@ async def edit(session: AsyncSession, caller: Caller, model_id: uuid.UUID, patch
         if not is_unique_violation(error):
             raise
         raise _name_taken(patch.name or "", patch.name or "") from error
+    if given_up is not None and given_up != row.name_key:
+        await queries.hand_on_name(session, row.project_id, given_up)
     record(session, "model.edit", row, caller.actor, now, fields=sorted(changes))
     return row
 
 
-async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int) -> None:
-    """Deletes the model with all versions. 409 while active endpoints of other projects use it."""
+async def delete(
+    session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, now: int, stored: StoredBytes | None = None
+) -> list[KeptFile]:
+    """Deletes the model with all versions. 409 while active endpoints of other projects use it.
+
+    `stored`: what happens to files in the project's own storage; 400 if there are any and it is None. Returns those
+    that were kept.
+    """
+    await lock_project(session, caller.project)
     row = await get_locked(session, caller, model_id)
     if row.foreign_endpoints:
         many = "1 active endpoint" if row.foreign_endpoints == 1 else f"{row.foreign_endpoints} active endpoints"
@@ -151,9 +173,15 @@ async def delete(session: AsyncSession, caller: Caller, model_id: uuid.UUID, *, 
             code=ErrorCode.MODEL_IN_USE,
             refusal=AuditedRefusal("model.delete", f"model:{row.id}"),
         )
-    record(session, "model.delete", row, caller.actor, now)
-    await release(session, caller.project, [version.id for version in row.versions], now=now)
+    versions = [version.id for version in row.versions]
+    files = await files_to_keep(session, caller.project, versions, stored)
+    record(session, "model.delete", row, caller.actor, now, **({"bytes": stored} if stored else {}))
+    await release(session, caller.project, versions, now=now)
     await session.delete(row)
+    await session.flush()
+    if row.name_key is not None:
+        await queries.hand_on_name(session, row.project_id, row.name_key)
+    return await keep(session, files)
 
 
 async def stored_files(session: AsyncSession, version_id: uuid.UUID) -> list[StoredFile]:

@@ -279,6 +279,26 @@ class UploadFileRow(Table):
     reused: Mapped[bool] = mapped_column(default=False)
 
 
+class StagedFileRow(Table):
+    """A file that was sent before the upload it is for was opened, known by its digest; that upload takes it over."""
+
+    __tablename__ = "staged_files"
+    __table_args__ = (Index("ix_staged_files_expires_at", "expires_at"),)
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    """The client's claim; checked by processing."""
+    storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
+    """The project's storage when the file was announced."""
+    id: Mapped[uuid.UUID] = mapped_column(unique=True, default=new_id)
+    size: Mapped[int]
+    key: Mapped[str]
+    """Where in that storage; no other file has this prefix."""
+    multipart_id: Mapped[str]
+    part_size: Mapped[int]
+    expires_at: Mapped[int]
+
+
 class GarbageRow(Table):
     """Bytes without any reference that a job will delete from storage."""
 
@@ -290,3 +310,5 @@ class GarbageRow(Table):
     key: Mapped[str]
     """A key in storage or, with `/` at its end, a prefix."""
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
+    not_before: Mapped[int | None]
+    """When it may be deleted; None: at once. Until then somebody may be reading it by a signed URL."""

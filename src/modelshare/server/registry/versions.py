@@ -18,8 +18,9 @@ from modelshare.server.registry.blobs.disposal import discard_unused, release
 from modelshare.server.registry.latest import next_latest
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.service import current, delete, get_locked, ready, record, resolve, version_of
+from modelshare.server.registry.storages.keeping import files_to_keep, keep
 from modelshare.server.registry.tables import DeletedVersionRow, ModelRow, VersionRow
-from modelshare.wire.models import ModelStatus, VersionPatch
+from modelshare.wire.models import KeptFile, ModelStatus, StoredBytes, VersionPatch
 from modelshare.wire.uploads import UploadState
 
 PROCESS = "registry.process"
@@ -36,23 +37,35 @@ async def lock_stored(session: AsyncSession, caller: Caller) -> None:
 
 
 async def delete_version(
-    session: AsyncSession, caller: Caller, model: ModelRow, version: VersionRow, *, now: int
-) -> None:
-    """Deletes a version that is not in use, and its model if that has no other. Call with project and model locked."""
+    session: AsyncSession,
+    caller: Caller,
+    model: ModelRow,
+    version: VersionRow,
+    *,
+    now: int,
+    stored: StoredBytes | None = None,
+) -> list[KeptFile]:
+    """Deletes a version that is not in use, and its model if that has no other. Call with project and model locked.
+
+    `stored` and the result are as of `service.delete`.
+    """
     details = {"version": version.version, "status": version.status, "digest": version.manifest_digest}
     if len(model.versions) == 1:
-        await delete(session, caller, model.id, now=now)
+        kept = await delete(session, caller, model.id, now=now, stored=stored)
     else:
+        files = await files_to_keep(session, caller.project, [version.id], stored)
         await release(session, model.project_id, [version.id], now=now)
         if version.manifest is not None:
             deleted = DeletedVersionRow(model_id=model.id, version=version.version, deleted_at=now)
             deleted.manifest_digest = version.manifest_digest
             session.add(deleted)
         await queries.delete_version(session, version.id)
+        kept = await keep(session, files)
     record(session, "model.delete_version", model, caller.actor, now, **details)
     await session.flush()
     while await discard_unused(session, caller.project):
         continue
+    return kept
 
 
 async def bytes_only_of(session: AsyncSession, model: ModelRow, version: VersionRow) -> int:

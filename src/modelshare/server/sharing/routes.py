@@ -4,6 +4,7 @@ import uuid
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from modelshare.server.errors import ConflictError
@@ -37,12 +38,14 @@ from modelshare.wire.models import (
     CatalogModelDetail,
     CatalogPage,
     CatalogRole,
+    Deletion,
     ExtendedModel,
     FeatureRequest,
     Manifest,
     Model,
     ModelPatch,
     SharedModel,
+    StoredBytes,
     Version,
     VersionPatch,
 )
@@ -109,10 +112,26 @@ async def edit_model(
     return presenters.extended_view(await service.get(session, caller, model_id))
 
 
-@router.delete("/v1/models/{model_id}", status_code=204)
-async def delete_model(caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep) -> None:
-    """Deletes a model with all its versions; 409 while active endpoints of other projects use it."""
-    await registry.delete(session, caller, model_id, now=platform.now())
+@router.delete(
+    "/v1/models/{model_id}",
+    status_code=204,
+    response_model=None,
+    responses={200: {"model": Deletion, "description": "With `bytes=keep`: what is kept"}},
+)
+async def delete_model(
+    caller: ModelsCaller,
+    model_id: ModelId,
+    session: WriteSession,
+    platform: PlatformDep,
+    bytes: StoredBytes | None = None,  # noqa: A002 - the contract's name
+) -> Response | None:
+    """Deletes a model with all its versions; 409 while active endpoints of other projects use it.
+
+    If files of it are in a storage of your own, `bytes` has to say what happens to them: `keep` leaves them there, and
+    the response lists them; `delete` deletes them. Files on the platform are always deleted.
+    """
+    kept = await registry.delete(session, caller, model_id, now=platform.now(), stored=bytes)
+    return JSONResponse(Deletion(kept=kept).model_dump(mode="json")) if bytes is StoredBytes.KEEP else None
 
 
 @router.post("/v1/models/{model_id}/revalidate")

@@ -222,6 +222,13 @@ class DirectStore(Store, Protocol):
         """Scheme, host and port of presigned URLs. The Content-Security-Policy must allow browsers to connect there."""
         ...
 
+    async def put_part(self, upload: Multipart, number: int, content: bytes) -> Part:
+        """Stores one part that this server has in memory; the bucket rejects bytes damaged in transit.
+
+        Raises MultipartNotFoundError.
+        """
+        ...
+
     def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
         """A presigned PUT of one part. With `md5` (hex), the bucket rejects bytes damaged in transit."""
         ...

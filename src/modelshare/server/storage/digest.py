@@ -3,24 +3,16 @@
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from itertools import islice
 
 from modelshare.server.storage.base import RangeReader
 
 
-async def sha256_of(
-    reader: RangeReader,
-    *,
-    step: int,
-    ahead: int,
-    progress: Callable[[int], None] | None = None,
-    also: Callable[[bytes], None] | None = None,
-) -> tuple[str, int]:
-    """Returns SHA-256 (hex) and size. Keeps at most `ahead + 1` chunks of `step` bytes; stops promptly when
-    cancelled. `also` gets every chunk, in order, in a thread."""
-    hasher = hashlib.sha256()
-    done = 0
+async def read_ahead(reader: RangeReader, *, step: int, ahead: int) -> AsyncGenerator[bytes]:
+    """The whole content in chunks of `step` bytes, of which at most `ahead + 1` are kept. Stops promptly when closed
+    or cancelled."""
     offsets = iter(range(0, reader.size, step))
 
     def start(count: int) -> list[asyncio.Task[bytes]]:
@@ -34,14 +26,30 @@ async def sha256_of(
             chunk = await reads[0]
             reads.popleft()
             reads.extend(start(1))
+            yield chunk
+    finally:
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+
+
+async def sha256_of(
+    reader: RangeReader,
+    *,
+    step: int,
+    ahead: int,
+    progress: Callable[[int], None] | None = None,
+    also: Callable[[bytes], None] | None = None,
+) -> tuple[str, int]:
+    """Returns SHA-256 (hex) and size; reads as `read_ahead` does. `also` gets every chunk, in order, in a thread."""
+    hasher = hashlib.sha256()
+    done = 0
+    async with aclosing(read_ahead(reader, step=step, ahead=ahead)) as chunks:
+        async for chunk in chunks:
             await asyncio.to_thread(hasher.update, chunk)
             if also is not None:
                 await asyncio.to_thread(also, chunk)
             done += len(chunk)
             if progress is not None:
                 progress(done)
-    finally:
-        for read in reads:
-            read.cancel()
-        await asyncio.gather(*reads, return_exceptions=True)
     return hasher.hexdigest(), done

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Form, Response
 
+from modelshare.server.paging import Paging
+from modelshare.server.registry.moves import service as moves
 from modelshare.server.registry.storages import service as storages
 from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, Text
 from modelshare.server.web.pages import PageRoute, parse_form
-from modelshare.wire.storage import StorageSet
+from modelshare.wire.storage import MoveRequest, StorageSet
 
 router = APIRouter(prefix="/dashboard/{project}/storage", route_class=PageRoute, include_in_schema=False)
 IDENTITY: Final = Choice(
@@ -26,6 +28,7 @@ IDENTITY: Final = Choice(
     ),
     otherwise="keys",
 )
+_LATEST_MOVES: Final = Paging(20)
 _ADDRESSING: Final = (("", "Automatic"), ("path", "Bucket in the path"), ("virtual", "Bucket in the host name"))
 
 
@@ -35,6 +38,7 @@ async def storage_page(page: OwnerPage) -> Response:
     return page.render(
         "dashboard/storage/storage.html",
         storage=found,
+        moves=(await moves.page(page.session, page.caller, _LATEST_MOVES)).data,
         identity=IDENTITY,
         addressing=_ADDRESSING,
         policy=_pretty(found.iam_policy),
@@ -64,6 +68,21 @@ async def check(page: OwnerPage) -> Response:
     found = await storages.check(page.platform, page.caller, origin=page.base_url)
     message = "The bucket works." if found.is_working else "The bucket does not allow everything that is needed."
     return page.redirect(f"{page.root}/storage", message)
+
+
+@router.post("/moves")
+async def move(page: OwnerPage, to: Text, model: Text = "") -> Response:
+    """Moves all models, or the one that is named."""
+    wanted = parse_form(MoveRequest, to=to, model=model.strip() or None)
+    found = await moves.request(page.platform, page.caller, wanted)
+    message = f"{len(found)} versions are being moved." if found else "Everything is stored there already."
+    return page.redirect(f"{page.root}/storage", "1 version is being moved." if len(found) == 1 else message)
+
+
+@router.post("/moves/{move_id}/cancel")
+async def cancel_move(page: OwnerPage, move_id: str) -> Response:
+    ended = await moves.cancel(page.session, page.caller, move_id, now=page.now)
+    return page.redirect(f"{page.root}/storage", f"{ended.name} {ended.version} stays where it is.")
 
 
 @router.get("/unset")

@@ -306,3 +306,16 @@ async def test_a_version_is_deleted_after_a_preview(app: Application, owner: Ten
     said = await text_after_redirect(person, await person.post(f"{page}/versions/1.1.0/delete"))
     assert "Version 1.1.0 deleted." in said
     assert "It is the latest version." in text_of(await person.post(f"{page}/versions/1.0.0/delete"), 409)
+
+
+async def test_a_models_page_says_how_oci_clients_pull_it(
+    app: Application, owner: Tenant, person: httpx.AsyncClient
+) -> None:
+    for name, says in (
+        ("Tiny", "skopeo copy --src-tls-verify=false docker://modelshare.test/acme/tiny:1.0.0 dir:Tiny"),
+        ("a._b", "The model a._b has no OCI name:"),
+    ):
+        said = text_of(await person.get(f"{MODELS}/{await make_model(app, owner.project.id, name=name)}"))
+        assert says in said.replace("`", "")
+    empty = await make_model(app, owner.project.id, name="empty", status="processing")
+    assert "OCI" not in text_of(await person.get(f"{MODELS}/{empty}"))

@@ -7,9 +7,9 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.http import Platform
-from modelshare.server.jobs import Lease, enqueue
+from modelshare.server.jobs import Lease, enqueue, enqueue_if_absent, postpone
 from modelshare.server.registry.blobs import queries
-from modelshare.server.registry.blobs.staging import prefix
+from modelshare.server.registry.blobs.staging import prefixes
 from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.storages.credentials import forget_unused
 from modelshare.server.registry.tables import GarbageRow, UploadRow
@@ -48,19 +48,32 @@ async def discard_unused(session: AsyncSession, project_id: str) -> int:
     return len(rows)
 
 
+async def discard_left(session: AsyncSession, project_id: str, storage: str, *, after: int) -> None:
+    """Has unused blobs of a storage that versions of a locked project were moved from deleted at `after`."""
+    while rows := await queries.unused_blobs(session, project_id, _BATCH, storage=storage):
+        for row in rows:
+            if row.pin is None:
+                session.add(GarbageRow(project_id=project_id, storage=storage, key=row.key, not_before=after))
+            await session.delete(row)
+        await session.flush()
+    await enqueue_if_absent(session, COLLECT, [project_id], now=after)
+
+
+async def discard_keys(session: AsyncSession, project_id: str, storage: str, keys: Iterable[str], *, now: int) -> None:
+    """Deletes these bytes once this transaction is committed. A key that ends in `/` means everything below it."""
+    session.add_all(GarbageRow(project_id=project_id, storage=storage, key=key) for key in keys)
+    await collect_later(session, project_id, now=now)
+
+
 async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) -> None:
     """Discards what a session uploaded, unless it was turned into blobs, and releases the blobs that it reused."""
     found = await queries.delete_staged_files(session, upload.id)
-    await discard(session, upload, [prefix(upload.project_id, upload.id)] if found else [], now=now)
+    await discard(session, upload, prefixes(upload.project_id, upload.id, found) if found else [], now=now)
 
 
 async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
-    """Deletes these bytes, which the session uploaded, once this transaction is committed.
-
-    A key that ends in `/` means everything below it.
-    """
-    session.add_all(GarbageRow(project_id=upload.project_id, storage=upload.storage, key=key) for key in keys)
-    await collect_later(session, upload.project_id, now=now)
+    """Like `discard_keys`, for bytes that the session uploaded."""
+    await discard_keys(session, upload.project_id, upload.storage, keys, now=now)
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:
@@ -95,6 +108,8 @@ async def collect(platform: Platform, lease: Lease) -> None:
     async with platform.database.write() as session:
         await queries.lock_project(session, project_id)
         await forget_unused(session, project_id)
+        if (due := await queries.next_due(session, project_id)) is not None:
+            await postpone(session, lease, due)
 
 
 async def _discard_batch(platform: Platform, project_id: str) -> int:
@@ -105,7 +120,7 @@ async def _discard_batch(platform: Platform, project_id: str) -> int:
 
 async def _garbage(platform: Platform, project_id: str, after: uuid.UUID) -> list[GarbageRow]:
     async with platform.database.read() as session:
-        return await queries.garbage(session, project_id, _BATCH, after=after)
+        return await queries.garbage(session, project_id, _BATCH, now=platform.now(), after=after)
 
 
 async def _delete(store: BlobStore, key: str) -> None:

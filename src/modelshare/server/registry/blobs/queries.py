@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import any_tenant, for_update, scoped_to
+from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked
 from modelshare.server.jobs import JobRow
-from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, StagedFileRow, UploadFileRow, UploadRow
 from modelshare.server.storage.stores import PLATFORM
 
 Value = TypeVar("Value")
@@ -34,14 +34,16 @@ async def project(session: AsyncSession, project_id: str) -> ProjectRow:
 
 
 async def stored_bytes(session: AsyncSession, project_id: str) -> int:
-    """Bytes on the platform's storage: of its blobs, and of files of open uploads, sent or not.
+    """Bytes on the platform's storage: of its blobs, and of files of open uploads, sent or not, and sent ahead.
 
     Bytes in a storage of the project's own do not count against its quota.
     """
     of_project = select(func.sum(BlobRow.size)).where(BlobRow.project_id == project_id)
     blobs = await session.scalar(of_project.where(BlobRow.storage == PLATFORM))
     staged = await session.scalar(_staged_bytes().where(UploadRow.project_id == project_id))
-    return int(blobs or 0) + int(staged or 0)
+    sent_ahead = select(func.sum(StagedFileRow.size)).where(StagedFileRow.project_id == project_id)
+    ahead = await session.scalar(sent_ahead.where(StagedFileRow.storage == PLATFORM))
+    return int(blobs or 0) + int(staged or 0) + int(ahead or 0)
 
 
 async def stored_blobs(
@@ -52,6 +54,15 @@ async def stored_blobs(
     for batch in _batches(sorted(set(digests))):
         statement = scoped_to(BlobRow, project_id).where(BlobRow.storage == storage, BlobRow.sha256.in_(batch))
         found.update((row.sha256, row) for row in await session.scalars(statement))
+    return found
+
+
+async def stored_anywhere(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
+    """One of the project's blobs with each of these digests, in whatever storage, by digest."""
+    found: dict[str, BlobRow] = {}
+    for batch in _batches(sorted(set(digests))):
+        rows = await session.scalars(scoped_to(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
+        found.update((row.sha256, row) for row in rows)
     return found
 
 
@@ -72,14 +83,17 @@ async def stored_sizes(session: AsyncSession, project_id: str, storage: str, siz
     return found
 
 
-async def unused_blobs(session: AsyncSession, project_id: str, limit: int) -> list[BlobRow]:
-    """Blobs that no version has and no session reuses."""
+async def unused_blobs(
+    session: AsyncSession, project_id: str, limit: int, *, storage: str | None = None
+) -> list[BlobRow]:
+    """Blobs that no version has and no session reuses; only of `storage`, if that is given."""
     in_version = (
         exists()
         .where(FileRow.project_id == BlobRow.project_id, FileRow.sha256 == BlobRow.sha256)
         .where(FileRow.storage == BlobRow.storage)
     )
-    return list(await session.scalars(scoped_to(BlobRow, project_id).where(~in_version, ~_in_session()).limit(limit)))
+    statement = scoped_to(BlobRow, project_id).where(~in_version, ~in_session()).limit(limit)
+    return list(await session.scalars(statement if storage is None else statement.where(BlobRow.storage == storage)))
 
 
 async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid.UUID) -> int:
@@ -94,7 +108,7 @@ async def bytes_only_of(session: AsyncSession, project_id: str, version_id: uuid
         .where(other.version_id != version_id)
     )
     statement = select(func.sum(BlobRow.size)).where(
-        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~_in_session()
+        BlobRow.project_id == project_id, BlobRow.storage == PLATFORM, in_this, ~in_other, ~in_session()
     )
     return int(await session.scalar(statement) or 0)
 
@@ -104,24 +118,45 @@ async def staged_bytes_of(session: AsyncSession, version_id: uuid.UUID) -> int:
     return int(await session.scalar(_staged_bytes().where(UploadRow.version_id == version_id)) or 0)
 
 
+async def forget(session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]) -> None:
+    """Deletes these blobs' rows, not their bytes."""
+    for batch in _batches(sorted(set(digests))):
+        this = BlobRow.project_id == project_id, BlobRow.storage == storage, BlobRow.sha256.in_(batch)
+        await session.execute(delete(any_tenant(BlobRow)).where(*this))
+
+
 async def sessions_of(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[UploadRow]:
     return list(await session.scalars(select(any_tenant(UploadRow)).where(UploadRow.version_id.in_(version_ids))))
 
 
-async def garbage(session: AsyncSession, project_id: str, limit: int, *, after: uuid.UUID) -> list[GarbageRow]:
-    """Ordered by ID."""
-    statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after).order_by(GarbageRow.id)
+async def garbage(
+    session: AsyncSession, project_id: str, limit: int, *, now: int, after: uuid.UUID
+) -> list[GarbageRow]:
+    """What may be deleted now, ordered by ID."""
+    statement = scoped_to(GarbageRow, project_id).where(GarbageRow.id > after, _is_due(now)).order_by(GarbageRow.id)
     return list(await session.scalars(statement.limit(limit)))
 
 
-async def projects_with_garbage(session: AsyncSession, job: str) -> list[str]:
-    """Projects with garbage but no pending `job`, ordered by ID, so that jobs are always inserted in the same order."""
+async def next_due(session: AsyncSession, project_id: str) -> int | None:
+    """When the first of the project's garbage that has to be kept for now may be deleted."""
+    return await session.scalar(select(func.min(GarbageRow.not_before)).where(GarbageRow.project_id == project_id))
+
+
+async def projects_with_garbage(session: AsyncSession, job: str, *, now: int) -> list[str]:
+    """Projects with garbage that may be deleted now and without a pending `job`.
+
+    Ordered by ID, so that jobs are always inserted in the same order.
+    """
     pending = exists().where(JobRow.kind == job, JobRow.subject == GarbageRow.project_id)
-    statement = select(any_tenant(GarbageRow).project_id).where(~pending).distinct()
+    statement = select(any_tenant(GarbageRow).project_id).where(~pending, _is_due(now)).distinct()
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
-def _in_session() -> ColumnElement[bool]:
+def _is_due(now: int) -> ColumnElement[bool]:
+    return func.coalesce(GarbageRow.not_before, 0) <= now
+
+
+def in_session() -> ColumnElement[bool]:
     """Whether a session reuses the blob."""
     return (
         exists()
@@ -146,10 +181,32 @@ def _batches(values: Sequence[Value]) -> Iterator[list[Value]]:
         yield batch
 
 
-async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> bool:
-    """Deletes the files of a session; False if it had none."""
-    statement = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.n)
-    return (await session.scalars(statement)).first() is not None
+async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> list[str]:
+    """Deletes the rows of a session's files; the keys that they had."""
+    there = delete(UploadFileRow).where(UploadFileRow.upload_id == upload_id).returning(UploadFileRow.key)
+    return list(await session.scalars(there))
+
+
+async def staged_ahead(
+    session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
+) -> dict[str, StagedFileRow]:
+    """The files in this storage with these digests that wait for their upload, by digest."""
+    found: dict[str, StagedFileRow] = {}
+    for batch in _batches(sorted(set(digests))):
+        statement = scoped_to(StagedFileRow, project_id).where(StagedFileRow.storage == storage)
+        rows = await session.scalars(statement.where(StagedFileRow.sha256.in_(batch)))
+        found.update((row.sha256, row) for row in rows)
+    return found
+
+
+async def staged_by_id(session: AsyncSession, staged_id: uuid.UUID) -> StagedFileRow | None:
+    return await session.scalar(select(any_tenant(StagedFileRow)).where(StagedFileRow.id == staged_id))
+
+
+async def expired_staged(session: AsyncSession, now: int, limit: int) -> list[StagedFileRow]:
+    """Of all projects."""
+    statement = select(any_tenant(StagedFileRow)).where(StagedFileRow.expires_at <= now)
+    return list(await session.scalars(skip_locked(statement.order_by(StagedFileRow.id).limit(limit))))
 
 
 async def delete_garbage(session: AsyncSession, ids: Collection[uuid.UUID]) -> None:

@@ -1,6 +1,7 @@
 """Storage keys of the files of an upload session. The keys do not change when the files become blobs."""
 
 import uuid
+from collections.abc import Iterable
 
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.storage.base import Multipart
@@ -14,6 +15,12 @@ def prefix(project_id: str, upload_id: uuid.UUID) -> str:
 def file_key(project_id: str, upload_id: uuid.UUID, n: int) -> str:
     """The key of file `n` of a session."""
     return f"{prefix(project_id, upload_id)}{n}"
+
+
+def prefixes(project_id: str, upload_id: uuid.UUID, keys: Iterable[str]) -> list[str]:
+    """Below these lies all that came by one session, and what it took over that was sent ahead: its files' `keys`."""
+    own = prefix(project_id, upload_id)
+    return [own, *sorted({f"{key.rpartition('/')[0]}/" for key in keys if not key.startswith(own)})]
 
 
 def unpacked_key(project_id: str, upload_id: uuid.UUID, n: int) -> str:

@@ -68,14 +68,20 @@ async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, uplo
 
 
 async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | None]:
-    """Assembles the files that are not reused. Returns the proofs by number of the file."""
+    """Assembles the files that are not reused. Returns the proofs by number of the file.
+
+    Files with the same content may share one multipart upload, which was sent before the session was opened.
+    """
     multiparts = {file.n: staging.multipart_of(upload, file) for file in upload.files if not file.reused}
     for n, multipart in multiparts.items():
         if not multipart.id:  # an empty file has no part that would have opened its upload
             multiparts[n] = await store.begin(multipart.key, multipart.size, upload.part_size)
+    distinct = {multipart.key: multipart for multipart in multiparts.values()}
     if store.direct:
-        return {n: await store.finish(multipart) for n, multipart in multiparts.items()}
-    return dict(zip(multiparts, await store.finish_all(list(multiparts.values())), strict=True))
+        proofs = {key: await store.finish(multipart) for key, multipart in distinct.items()}
+    else:
+        proofs = dict(zip(distinct, await store.finish_all(list(distinct.values())), strict=True))
+    return {n: proofs[multipart.key] for n, multipart in multiparts.items()}
 
 
 async def _receive(
@@ -217,7 +223,8 @@ async def _store(
     async with platform.database.write() as session:
         await blobs.lock_project(session, job.project_id)
         if not await models.lock_model(session, job.model_id):
-            await disposal.discard(session, upload, [staging.prefix(job.project_id, upload.id)], now=now)
+            left = staging.prefixes(job.project_id, upload.id, (file.key for file in upload.files))
+            await disposal.discard(session, upload, left, now=now)
             return
         if not await lease_is_valid(session, lease):
             return

@@ -151,6 +151,12 @@ async def take(
     await session.flush()
 
 
+async def fitting_bundle(session: AsyncSession, version: VersionRow) -> bytes | None:
+    """The signature of a version if it fits the files, regardless of whether its key is known."""
+    row = await queries.signature(session, version.id)
+    return row.bundle if row is not None and version.signature_problem is None else None
+
+
 @dataclass(frozen=True, slots=True)
 class ProvenSignature:
     """A signature that fits its version's files, and the key that made it."""

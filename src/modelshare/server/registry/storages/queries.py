@@ -1,14 +1,20 @@
 """Queries of the storages of projects."""
 
 import uuid
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
-from modelshare.server.db import any_tenant, for_update, scoped_to
+from modelshare.server.db import Table, any_tenant, for_update, scoped_to
+from modelshare.server.registry.blobs.queries import in_session
+from modelshare.server.registry.moves.tables import MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.tables import BlobRow, GarbageRow, RegisteredFileRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import BlobRow, FileRow, RegisteredFileRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.storage.stores import PLATFORM
+from modelshare.wire.storage import MoveState
 
 
 async def current(session: AsyncSession, project_id: str, *, lock: bool = False) -> StorageRow | None:
@@ -60,13 +66,60 @@ async def unused(session: AsyncSession, project_id: str) -> list[StorageRow]:
     found = []
     for row in await session.scalars(ended):
         registered = select(RegisteredFileRow).where(RegisteredFileRow.storage == row.id.hex)
-        blobs = scoped_to(BlobRow, project_id).where(BlobRow.storage == row.id.hex)
-        garbage = scoped_to(GarbageRow, project_id).where(GarbageRow.storage == row.id.hex)
         uploads = scoped_to(UploadRow, project_id).where(UploadRow.storage == row.id.hex)
-        staged = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
-        if not any([await session.scalar(select(each.exists())) for each in (blobs, garbage, staged, registered)]):
+        unfinished = uploads.where(exists().where(UploadFileRow.upload_id == UploadRow.id))
+        moving = scoped_to(MoveRow, project_id).where(MoveRow.storage == row.id.hex, MoveRow.state == MoveState.MOVING)
+        others = (scoped_to(each, project_id).where(each.storage == row.id.hex) for each in _referring())
+        if not any([await session.scalar(select(each.exists())) for each in (unfinished, moving, registered, *others)]):
             found.append(row)
     return found
+
+
+def _referring() -> list[type[Any]]:
+    """Every table that names the storage of a project's bytes, of whatever domain, but for those of uploads and moves,
+    whose rows outlive that."""
+    tables = (
+        mapper.class_ for mapper in Table.registry.mappers if {"project_id", "storage"} <= set(mapper.columns.keys())
+    )
+    return [table for table in tables if table not in {UploadRow, MoveRow}]
+
+
+class OwnFile(NamedTuple):
+    """A file in a storage of the project's own."""
+
+    file: FileRow
+    blob: BlobRow
+    version: str
+    storage: StorageRow
+
+
+async def files_only_of(session: AsyncSession, project_id: str, version_ids: Collection[uuid.UUID]) -> list[OwnFile]:
+    """Files in own storages whose bytes no other version and no upload has, without those that are only read there."""
+    rows = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.writable))
+    storages = {row.id.hex: row for row in rows}
+    if not storages:
+        return []
+    of_blob = (
+        (FileRow.project_id == BlobRow.project_id)
+        & (FileRow.storage == BlobRow.storage)
+        & (FileRow.sha256 == BlobRow.sha256)
+    )
+    other = aliased(FileRow)
+    in_other = (
+        exists()
+        .where(other.project_id == BlobRow.project_id, other.storage == BlobRow.storage)
+        .where(other.sha256 == BlobRow.sha256, other.version_id.not_in(version_ids))
+    )
+    statement = (
+        select(FileRow, any_tenant(BlobRow), VersionRow.version)
+        .join(BlobRow, of_blob)
+        .join(VersionRow, VersionRow.id == FileRow.version_id)
+        .where(BlobRow.project_id == project_id, FileRow.version_id.in_(version_ids), BlobRow.storage.in_(storages))
+        .where(~in_other, ~in_session())
+        .order_by(VersionRow.id, FileRow.path)
+    )
+    found = await session.execute(statement)
+    return [OwnFile(file, blob, version, storages[blob.storage]) for file, blob, version in found]
 
 
 async def with_credentials(session: AsyncSession) -> list[StorageRow]:

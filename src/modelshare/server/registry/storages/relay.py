@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from modelshare.server.errors import NotFoundError
-from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores, not_for_others
+from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores, errors_for_others
 from modelshare.server.storage.files import (
     CHUNK,
     Receive,
@@ -20,7 +20,7 @@ from modelshare.server.storage.files import (
     verify_link,
 )
 from modelshare.server.storage.signed_urls import PATH, LinkState, check_link
-from modelshare.server.storage_errors import BlobNotFoundError, InvalidKeyError, OwnStorageError
+from modelshare.server.storage_errors import BlobNotFoundError, InvalidKeyError
 
 _RANGE: Final = re.compile(r"bytes=(?:[0-9]{1,19}-[0-9]{0,19}|-[0-9]{1,19})")
 _PASSED_ON: Final = ("Content-Length", "Content-Range", "ETag")
@@ -58,15 +58,14 @@ class RelayedFiles:
         headers = {header: value.decode("latin-1") for header, value in scope["headers"]}
         wanted = headers.get(b"range", "").strip() if b"if-range" not in headers else ""
         try:
-            store: Any = await self._stores.get(storage)
-            if store.direct:  # it is no longer relayed; a new grant has its URLs
-                verify_link(LinkState.EXPIRED, scope)
-            stream = store.stream(scope["method"], key, wanted if _RANGE.fullmatch(wanted) else None)
-            return await stack.enter_async_context(stream)
+            with errors_for_others():
+                store: Any = await self._stores.get(storage)
+                if store.direct:  # it is no longer relayed; a new grant has its URLs
+                    verify_link(LinkState.EXPIRED, scope)
+                stream = store.stream(scope["method"], key, wanted if _RANGE.fullmatch(wanted) else None)
+                return await stack.enter_async_context(stream)
         except (BlobNotFoundError, InvalidKeyError) as error:
             raise NotFoundError(str(BlobNotFoundError())) from error
-        except OwnStorageError as error:
-            raise not_for_others() from error
 
 
 async def _pass_on(source: Any, receive: Receive, send: Send) -> None:

@@ -1,10 +1,11 @@
 """The stores of all storages: the platform's own, and those of projects, opened when they are first needed."""
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
@@ -23,7 +24,7 @@ from modelshare.server.registry.storages import credentials, queries, rules
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings
-from modelshare.server.storage.base import BlobStore, PinnedStore
+from modelshare.server.storage.base import BlobStore, PinnedStore, RangeReader
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.server.storage_errors import OwnStorageError, StorageUnavailableError
 from modelshare.wire.errors import ErrorCode
@@ -157,12 +158,34 @@ async def download_url(platform: Platform, file: StoredFile, *, expires_at: int,
     `base_url` is this server's. Call it outside of transactions; for many files, call `unchanged` before. Raises
     ConflictError if the file is no longer what was published, StorageUnavailable, which names no storage.
     """
-    try:
+    with errors_for_others():
         [file] = await unchanged(platform, [file])
         store = await platform.stores.get(file.storage)
         return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
+
+
+async def open_file(platform: Platform, file: StoredFile) -> RangeReader:
+    """To read a stored file for somebody else, where a URL will not do."""
+    with errors_for_others():
+        [file] = await unchanged(platform, [file])
+        store = await platform.stores.get(file.storage)
+        return await asyncio.to_thread(store.reader, file.key)
+
+
+async def read_file(platform: Platform, file: StoredFile) -> bytes:
+    """All of a small stored file, for somebody else."""
+    reader = await open_file(platform, file)
+    with errors_for_others():
+        return await asyncio.to_thread(reader.read_at, 0, file.size)
+
+
+@contextlib.contextmanager
+def errors_for_others() -> Iterator[None]:
+    """Hides from others than the owner which storage does not work, and why."""
+    try:
+        yield
     except OwnStorageError as error:
-        raise not_for_others() from error
+        raise StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.") from error
 
 
 async def unchanged(platform: Platform, files: Sequence[StoredFile]) -> list[StoredFile]:
@@ -173,11 +196,9 @@ async def unchanged(platform: Platform, files: Sequence[StoredFile]) -> list[Sto
     pinned = [file for file in files if file.pin is not None]
     for storage in sorted({file.storage for file in pinned}):
         there = {file.key: file for file in pinned if file.storage == storage}
-        try:
+        with errors_for_others():
             store = cast("PinnedStore", await platform.stores.get(storage))
             changes = await store.changes(list(there))
-        except OwnStorageError as error:
-            raise not_for_others() from error
         for key, what in changes.items():
             file = there[key]
             await versions.fail_changed(platform.database, file.version_id, file.path, what, now=platform.now())
@@ -186,11 +207,6 @@ async def unchanged(platform: Platform, files: Sequence[StoredFile]) -> list[Sto
                 code=ErrorCode.FILES_CHANGED,
             )
     return [replace(file, pin=None) for file in files]
-
-
-def not_for_others() -> StorageUnavailableError:
-    """What others than the owner are told of a storage that does not work."""
-    return StorageUnavailableError("The storage of the model's owner is unavailable. Try again later.")
 
 
 def bucket_check(options: Any, own: Any, *, origin: str, direct: bool) -> Any:

@@ -61,7 +61,7 @@ async def end_expired(platform: Platform) -> None:
 async def collect_garbage(platform: Platform) -> None:
     """Enqueues the deletion of garbage that has no job yet. Run it about every minute."""
     async with platform.database.write() as session:
-        for project_id in await blobs.projects_with_garbage(session, disposal.COLLECT):
+        for project_id in await blobs.projects_with_garbage(session, disposal.COLLECT, now=platform.now()):
             await disposal.collect_later(session, project_id, now=platform.now())
 
 

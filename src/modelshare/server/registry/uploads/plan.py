@@ -1,6 +1,6 @@
 """Plans the opening of an upload session from the project's present state. Changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,7 +10,7 @@ from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import SELECTION, ModelRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import SELECTION, ModelRow, StagedFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.rules import WantedFile, is_same_push, next_version, quota_refusal, selection_of
 from modelshare.server.storage.stores import PLATFORM
@@ -34,6 +34,8 @@ class UploadPlan:
     """Digests of files that the project already stores."""
     candidates: tuple[str, ...]
     """Paths of files without a digest whose size equals that of a stored file: worth hashing."""
+    ahead: Mapping[str, StagedFileRow]
+    """By digest, files that were sent before this."""
     bytes_to_send: int
 
 
@@ -57,15 +59,17 @@ async def plan_opening(
     candidates = tuple(file.path for file in files if file.sha256 is None and file.size and file.size in sizes)
     if request.archive is not None:
         candidates = ()
-    to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in reused)
+    ahead = await blobs.staged_ahead(session, project_id, storage, (file.sha256 for file in files if file.sha256))
+    here = reused | {row.sha256 for row in ahead.values()}
+    to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in here)
     if to_send and storage == PLATFORM:
         stored = await blobs.stored_bytes(session, project_id)
         if refusal := quota_refusal(needed=to_send, stored=stored, quota=quota):
             raise PermissionDeniedError(refusal, code=ErrorCode.QUOTA_EXCEEDED)
     if resumes is not None:
-        return UploadPlan(model, storage, resumes, resumes.version_name, None, reused, candidates, to_send)
+        return UploadPlan(model, storage, resumes, resumes.version_name, None, reused, candidates, ahead, to_send)
     version, replaces = await number_of(session, model, request.version)
-    return UploadPlan(model, storage, None, version, replaces, reused, candidates, to_send)
+    return UploadPlan(model, storage, None, version, replaces, reused, candidates, ahead, to_send)
 
 
 async def _same_push(

@@ -91,13 +91,13 @@ def is_same_push(session: Mapping[str, WantedFile], again: Iterable[WantedFile])
     )
 
 
-def quota_refusal(*, needed: int, stored: int, quota: int) -> str | None:
+def quota_refusal(*, needed: int, stored: int, quota: int, what: str = "This push") -> str | None:
     """Why `needed` more bytes exceed the quota, or None if they do not."""
     if stored + needed <= quota:
         return None
     left = max(0, quota - stored)
     return (
-        f"This push needs {gigabytes(needed)}, but your project has {gigabytes(left)} of its {gigabytes(quota)} "
+        f"{what} needs {gigabytes(needed)}, but your project has {gigabytes(left)} of its {gigabytes(quota)} "
         "left. Delete models you no longer need, or ask the platform's operator for a larger quota."
     )
 

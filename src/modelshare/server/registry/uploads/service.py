@@ -25,7 +25,7 @@ from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import SELECTION, ModelRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import SELECTION, ModelRow, StagedFileRow, UploadFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.plan import UploadPlan, plan_opening
 from modelshare.server.registry.uploads.progress import view
@@ -229,8 +229,13 @@ async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, openi
     claims = {file.path: file.sha256 for file in opening.files}
     for file in row.files:
         file.sha256 = file.sha256 or claims[file.path]
-        if file.sha256 in plan.reused and not file.multipart_id:
+        if file.multipart_id:
+            continue
+        if file.sha256 in plan.reused:
             file.reused = True
+        elif file.sha256 is not None:
+            _take_over(file, row, plan.ahead.get(file.sha256))
+    await _forget_taken(session, row, plan)
     row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
     return row
 
@@ -249,8 +254,9 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     )
     await versions.add(session, model, version, plan.replaces, now=now)
     row = _session_row(opening, plan, model, version)
-    row.files = [_file_row(row, n, file, reused=file.sha256 in plan.reused) for n, file in enumerate(files)]
+    row.files = [_file_row(row, n, file, plan) for n, file in enumerate(files)]
     session.add(row)
+    await _forget_taken(session, row, plan)
     record(session, "upload.open", row, caller.actor, now, bytes=row.bytes_total, files=len(files))
     return row
 
@@ -258,6 +264,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
 def _session_row(opening: _Opening, plan: UploadPlan, model: ModelRow, version: VersionRow) -> UploadRow:
     settings, now, archive = opening.platform.settings, opening.platform.now(), opening.request.archive
     wanted_part_size = min(opening.request.part_size or settings.uploads_part_size, settings.uploads_part_size)
+    sizes_to_send = [file.size for file in opening.files if file.sha256 not in plan.reused]
     return UploadRow(
         id=new_id(),
         project_id=model.project_id,
@@ -268,15 +275,16 @@ def _session_row(opening: _Opening, plan: UploadPlan, model: ModelRow, version: 
         archive=archive.filename if archive else None,
         state=UploadState.OPEN,
         storage=plan.storage,
-        part_size=fit_part_size(max(file.size for file in opening.files), wanted_part_size),
+        part_size=fit_part_size(max(sizes_to_send, default=0), wanted_part_size),
         bytes_total=sum(file.size for file in opening.files),
         created_at=now,
         expires_at=now + settings.uploads_expire_seconds,
     )
 
 
-def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> UploadFileRow:
-    return UploadFileRow(
+def _file_row(row: UploadRow, n: int, file: WantedFile, plan: UploadPlan) -> UploadFileRow:
+    reused = file.sha256 in plan.reused
+    made = UploadFileRow(
         n=n,
         path=file.path,
         size=file.size,
@@ -285,6 +293,22 @@ def _file_row(row: UploadRow, n: int, file: WantedFile, *, reused: bool) -> Uplo
         multipart_id="",
         reused=reused,
     )
+    if not reused and file.sha256 is not None:
+        _take_over(made, row, plan.ahead.get(file.sha256))
+    return made
+
+
+def _take_over(file: UploadFileRow, upload: UploadRow, ahead: StagedFileRow | None) -> None:
+    """The bytes of this file that were sent before the session was opened, if they were."""
+    if ahead is not None and (ahead.size, ahead.part_size) == (file.size, upload.part_size):
+        file.key, file.multipart_id = ahead.key, ahead.multipart_id
+
+
+async def _forget_taken(session: AsyncSession, row: UploadRow, plan: UploadPlan) -> None:
+    taken = {file.key for file in row.files}
+    for each in plan.ahead.values():
+        if each.key in taken:
+            await session.delete(each)
 
 
 def record(session: AsyncSession, action: str, row: UploadRow, actor: str, now: int, **details: Any) -> None:

@@ -1,8 +1,9 @@
 """A model's page: status, versions, files and description."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Form, Response
 
@@ -10,18 +11,22 @@ from modelshare.server.endpoints import deployment_stats, recalls
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
+from modelshare.server.hub.oci import service as oci
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions
+from modelshare.server.registry.storages import keeping
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.server.web import markdown
 from modelshare.server.web.context import ModelsPage, ProjectContext
 from modelshare.server.web.pages import PageRoute, parse_form
-from modelshare.wire.models import ExtendedModel, ModelPatch, VersionPatch
+from modelshare.wire.models import ExtendedModel, KeptFile, ModelPatch, StoredBytes, VersionPatch
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form()]
+Stored = Annotated[str, Form(alias="bytes")]
 _LISTED_FILES = 200
+_STORED_BYTES: Final = (("", "Choose…"), ("keep", "Keep them there"), ("delete", "Delete them"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +148,15 @@ async def edit_version(page: ModelPage, version: str, notes: Text = "") -> Respo
 async def delete_version_page(page: ModelPage, version: str) -> Response:
     preview = await version_deletion.preview(page.session, page.caller, page.model_id, version)
     model = await page.model()
-    return page.render("dashboard/models/delete_version.html", model=model, preview=preview)
+    return page.render("dashboard/models/delete_version.html", model=model, preview=preview, stored_bytes=_STORED_BYTES)
 
 
 @router.post("/versions/{version}/delete")
-async def delete_version(page: ModelPage, version: str) -> Response:
-    await version_deletion.delete(page.platform, page.caller, page.model_id, version)
+async def delete_version(page: ModelPage, version: str, stored: Stored = "") -> Response:
+    kept = await version_deletion.delete(page.platform, page.caller, page.model_id, version, _choice(stored))
     async with page.platform.database.read() as session:
         is_left = await registry.find(session, page.caller, page.model_id) is not None
-    return page.redirect(page.url if is_left else f"{page.root}/models", f"Version {version} deleted.")
+    return page.redirect(page.url if is_left else f"{page.root}/models", f"Version {version} deleted.{_kept(kept)}")
 
 
 @router.post("/revalidate")
@@ -170,17 +175,33 @@ async def delete_page(page: ModelPage) -> Response:
         model=extended_view(own, card=False),
         foreign_endpoints=foreign,
         own_endpoints=own.model.active_endpoints - foreign,
+        own_storages=await keeping.own_storages(
+            page.session, page.caller.project, [version.id for version in own.model.versions]
+        ),
+        stored_bytes=_STORED_BYTES,
     )
 
 
 @router.post("/delete")
-async def delete(page: ModelPage, name: Text = "") -> Response:
+async def delete(page: ModelPage, name: Text = "", stored: Stored = "") -> Response:
     """Requires the model's name as a confirmation."""
     model = await registry.get(page.session, page.caller, page.model_id)
     if name.strip() != model.name:
         raise InvalidRequestError(f"This model is named {model.name}. Type exactly that to delete it.", param="name")
-    await registry.delete(page.session, page.caller, page.model_id, now=page.now)
-    return page.redirect(f"{page.root}/models", f"{name.strip()} deleted, with all its versions.")
+    kept = await registry.delete(page.session, page.caller, page.model_id, now=page.now, stored=_choice(stored))
+    return page.redirect(f"{page.root}/models", f"{name.strip()} deleted, with all its versions.{_kept(kept)}")
+
+
+def _choice(stored: str) -> StoredBytes | None:
+    if stored and stored not in set(StoredBytes):
+        raise InvalidRequestError("Choose whether its files in your own storage are kept or deleted.", param="bytes")
+    return StoredBytes(stored) if stored else None
+
+
+def _kept(files: Sequence[KeptFile]) -> str:
+    if not files:
+        return ""
+    return f" {'1 file is' if len(files) == 1 else f'{len(files)} files are'} kept in your storage."
 
 
 async def _shown(page: ModelContext) -> dict[str, Any]:
@@ -199,6 +220,8 @@ async def _shown(page: ModelContext) -> dict[str, Any]:
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],
         "more_files": max(0, len(files) - _LISTED_FILES),
+        "oci": await oci.form_of(page.session, model),
+        "url": page.base_url,
         "footprint": await deployment_stats.footprint(page.session, page.caller, page.model_id),
         "recall": await recalls.state(page.session, page.caller, page.model_id, page.policy),
     }

@@ -14,8 +14,7 @@ from typing import Protocol, Self
 from modelshare import private_files
 
 PIECE = 8 << 20
-"""Bytes per request (like boto3's `multipart_chunksize`). With at most `download.CONNECTIONS` = 8 unfinished pieces, a
-kill loses less than 64 MiB."""
+"""Bytes per request (like boto3's `multipart_chunksize`). A kill loses at most 8 unfinished pieces, 64 MiB."""
 
 MAX_AT_ONCE = 512
 """Maximum number of buffers in one write; operating systems allow 1,024."""

@@ -1,24 +1,35 @@
-"""The current signed URLs of one deployment, renewed when the storage rejects them."""
+"""The current signed URLs of one download, renewed when the storage rejects them."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol
 
-from modelshare.agent.errors import PullError
-from modelshare.wire.agents import Grant
+from modelshare.transfer.connections import Connections
+from modelshare.transfer.ranges import DownloadError
+from modelshare.wire.agents import GrantFile
 
 _RENEWALS: Final = 3
 """New grants in a row that the storage may reject before it counts as an error."""
 
-GrantSource = Callable[[], Awaitable[Grant]]
-"""Requests a new grant from the server; raises PullError."""
+
+class Granted(Protocol):
+    """A grant, or another answer of the server with signed URLs."""
+
+    @property
+    def files(self) -> Sequence[GrantFile]: ...
+
+
+GrantSource = Callable[[], Awaitable[Granted]]
+"""Requests new URLs from the server; its errors end the download."""
 
 
 class SignedUrls:
-    """Shared by all requests of one pull: the first one that is rejected renews the grant for the others."""
+    """Shared by all requests of one download: the first one that is rejected renews the grant for the others, and those
+    that fail lower the number of connections for all."""
 
     def __init__(self, source: GrantSource) -> None:
+        self.connections = Connections()
         self._source = source
         self._urls: dict[str, str] = {}
         self._lock = asyncio.Lock()
@@ -30,7 +41,7 @@ class SignedUrls:
             if not self._urls:
                 await self._load()
         if (url := self._urls.get(path)) is None:
-            raise PullError(f"The server grants no URL for {path}. The model's owner should push it again.")
+            raise DownloadError(f"The server grants no URL for {path}. The model's owner should push it again.")
         return url
 
     def accepted(self, path: str) -> None:
@@ -47,7 +58,7 @@ class SignedUrls:
                 return
             self._refusals[path] += 1
             if self._refusals[path] > _RENEWALS:
-                raise PullError(f"The owner's storage refuses every URL for {path} ({answer}).")
+                raise DownloadError(f"The owner's storage refuses every URL for {path} ({answer}).")
             await self._load()
 
     async def _load(self) -> None:

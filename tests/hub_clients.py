@@ -1,0 +1,122 @@
+"""Unmodified clients of other forms, and the platform that they are tried with."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+from huggingface_hub import HfApi
+
+from modelshare.wire.keys import ProjectWithKey
+from modelshare.wire.storage import StorageSet
+from programs import Server, serving
+from storage_servers import s3_server
+from uploading import PART
+
+OFFLINE: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+KINDS: Final = ("platform", "bucket", "relayed")
+"""Where a project's files are: in the platform's folder, or in its own bucket, with or without signed URLs."""
+SECONDS: Final = 120
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A platform, and a project on it."""
+
+    server: Server
+    owner: ProjectWithKey
+    kind: str
+    home: Path
+    """A folder for clients' caches."""
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self.server.url}/hf"
+
+    @property
+    def host(self) -> str:
+        return self.server.url.removeprefix("http://")
+
+    @property
+    def key(self) -> str:
+        return self.owner.api_key
+
+    @property
+    def api(self) -> HfApi:
+        return self.api_of(self.key)
+
+    def api_of(self, token: str) -> HfApi:
+        return HfApi(endpoint=self.endpoint, token=token)
+
+    def repository(self, name: str) -> str:
+        return f"{self.owner.slug}/{name}"
+
+    def versions(self, name: str) -> dict[str, str]:
+        with self.server.client(self.owner) as client:
+            return {each.version: each.status.value for each in client.models.versions(name)}
+
+    def run(self, *words: str, token: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs a program with `HF_ENDPOINT` and `HF_TOKEN`, as a user would. Programs of one test share a cache."""
+        own = {"HF_HOME": str(self.home / "hf"), "LLAMA_CACHE": str(self.home / "llama")}
+        named = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": token or self.key}
+        return subprocess.run(
+            words,
+            env={**os.environ, **OFFLINE, **own, **named, **environment},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+            cwd=self.home,
+        )
+
+    def hf(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """The `hf` command."""
+        return self.run(str(Path(sys.executable).with_name("hf")), *arguments, **environment)
+
+    def python(self, code: str, token: str | None = None) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-W", "ignore", "-c", code, token=token)
+
+
+@contextlib.contextmanager
+def hub_server(folder: Path) -> Iterator[Mapping[str, Hub]]:
+    """One platform with a project of each kind: `acme`, `acme-bucket` and `acme-relayed`."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        s3_server(folder / "buckets") as bucket,
+        serving(folder / "platform", uploads_part_size=str(PART), storage_allow_private="true") as server,
+    ):
+        patch.setenv("HF_HOME", str(folder / "hf"))  # read by hf-xet, which remembers what it has sent where
+        hubs = {}
+        for kind in KINDS:
+            owner = server.project("acme" if kind == "platform" else f"acme-{kind}")
+            hubs[kind] = Hub(server, owner, kind, folder)
+            if kind != "platform":
+                with server.client(owner) as client:
+                    client.storage.set(
+                        StorageSet(
+                            url=f"s3://{bucket.bucket}/{owner.slug}",
+                            endpoint=bucket.endpoint,
+                            access_key_id=bucket.access_key,
+                            secret_access_key=bucket.secret_key,
+                            relayed=kind == "relayed",
+                        )
+                    )
+        yield hubs
+
+
+def written(folder: Path, files: Mapping[str, bytes]) -> Path:
+    for path, content in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return folder
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Without what clients add of their own."""
+    files = (path for path in folder.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
