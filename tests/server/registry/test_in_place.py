@@ -381,3 +381,25 @@ async def test_new_keys_of_the_projects_storage_are_used_in_place_as_well(
     assert (row.writable, row.revision, row.credentials_of) == (False, 2, None)
     assert row.credentials is not None
     assert server.secret_key not in row.credentials
+
+
+@ON_SQLITE
+async def test_moved_to_the_platform_it_needs_the_bucket_no_more(
+    app: Application, server: S3Server, owner: Tenant, bucket: Objects, objects: Objects
+) -> None:
+    model = await registered(server, owner)
+    answer = await owner.http.post("/v1/storage/moves", json={"to": "platform", "model": model["id"]})
+    assert answer.status_code in {200, 201, 202}, answer.text
+
+    async def is_moved() -> bool:
+        async with app.database.read() as session:
+            return not list(await session.scalars(select(StorageRow)))
+
+    await wait_until(is_moved)
+    assert bucket.names() == [f"llama/{path}" for path in sorted(FILES)], "the owner's objects stay"
+    for path in FILES:
+        objects.delete(path)
+    found = await links(app, owner, model)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+        for path, content in FILES.items():
+            assert (await http.get(found[path])).content == content
