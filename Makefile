@@ -24,10 +24,10 @@ test: $(VENV)/.test
 	@scripts/test_programs.sh chromium skopeo containerd
 	$(BIN)/python -m pytest $(PARALLEL) $(TESTS)
 
-# While you work: about a minute.
+# While you work: about a minute. These tests hardly wait, so a third process would only be one more to start.
 test-quick: $(VENV)/.test
 	@echo "Running $(QUICK) on SQLite, with 15 examples of each property. For everything: make test"
-	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile quick $(QUICK) -k "not postgres"
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile quick $(QUICK) -k "not postgres"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

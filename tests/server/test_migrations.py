@@ -93,7 +93,7 @@ async def add_what_is_new(database: Database) -> None:
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),
                 EndpointTokenRow(endpoint_id=uid(30), token_hash="th", created_at=9, created_by="key:k"),
                 DraftRow(name="n", name_key="n", branch="main", tree={}, announced={}, commit="c", **ahead),
-                StagedFileRow(sha256="s", size=1, key="k", multipart_id="m", part_size=5, **ahead),
+                StagedFileRow(sha256="s", name_key="n", size=1, key="k", multipart_id="m", part_size=5, **ahead),
                 XorbRow(id=uid(97), name_key="n", generation="1", xorb="x", size=1, is_stored=True, **ahead, **place),
                 SignerRow(project_id="proj_acme", name="release", public_key="pem", key_id="0" * 64, created_at=9),
                 SignatureRow(version_id=uid(20), bundle=b"{}", key_id="0" * 64),

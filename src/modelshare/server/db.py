@@ -43,7 +43,6 @@ from sqlalchemy.orm import DeclarativeBase
 
 from modelshare import private_files
 from modelshare.server.background import Loop, wait
-from modelshare.server.sqlite_driver import Driver
 
 log = structlog.get_logger()
 Row = TypeVar("Row")
@@ -306,9 +305,7 @@ class _SqliteConnection(sqlite3.Connection):
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:
     connecting = {"timeout": 30, "factory": _SqliteConnection}
-    engine = create_async_engine(
-        url, module=Driver(), pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args=connecting
-    )
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, pool_timeout=60, connect_args=connecting)
 
     @event.listens_for(engine.sync_engine, "do_connect")
     def _keep_private(*_: object) -> None:

@@ -1,5 +1,6 @@
 """Pushes and pulls through the forms of other clients, where the project's storage is a bucket of its own."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Iterator
@@ -54,11 +55,11 @@ def bucket(server: S3Server, folder: Path, owner: Tenant) -> Path:
     return folder / server.bucket / owner.project.id
 
 
-async def batch(owner: Tenant, files: Files) -> dict[str, dict[str, Any]]:
+async def batch(owner: Tenant, files: Files, name: str = NAME) -> dict[str, dict[str, Any]]:
     """Where the client sends each of the files that the project's storage lacks, by SHA-256."""
     objects = [{"oid": sha256(data), "size": len(data)} for data in files.values()]
     wish = {"operation": "upload", "transfers": ["basic", "multipart"], "objects": objects}
-    answer = await owner.http.post(f"/hf/acme/{NAME}.git/info/lfs/objects/batch", json=wish)
+    answer = await owner.http.post(f"/hf/acme/{name}.git/info/lfs/objects/batch", json=wish)
     assert answer.status_code == 200, answer.text
     return {each["oid"]: each["actions"]["upload"] for each in answer.json()["objects"] if "actions" in each}
 
@@ -74,7 +75,7 @@ async def send(owner: Tenant, upload: dict[str, Any], data: bytes) -> None:
             assert answer.status_code == 200, answer.text
 
 
-async def commit(owner: Tenant, files: Files) -> httpx.Response:
+async def commit(owner: Tenant, files: Files, name: str = NAME) -> httpx.Response:
     """Small files within the commit, and the others as LFS objects."""
     lines: list[dict[str, Any]] = [{"key": "header", "value": {"summary": "x"}}]
     for path, data in files.items():
@@ -85,16 +86,16 @@ async def commit(owner: Tenant, files: Files) -> httpx.Response:
             line = {"path": path, "content": base64.b64encode(data).decode(), "encoding": "base64"}
             lines.append({"key": "file", "value": line})
     return await owner.http.post(
-        f"/hf/api/models/acme/{NAME}/commit/main", content="\n".join(map(json.dumps, lines)), timeout=60
+        f"/hf/api/models/acme/{name}/commit/main", content="\n".join(map(json.dumps, lines)), timeout=60
     )
 
 
-async def push(owner: Tenant, files: Files) -> None:
+async def push(owner: Tenant, files: Files, name: str = NAME) -> None:
     large = {path: data for path, data in files.items() if is_large(len(data))}
     by_oid = {sha256(data): data for data in large.values()}
-    for oid, upload in (await batch(owner, large)).items():
+    for oid, upload in (await batch(owner, large, name)).items():
         await send(owner, upload, by_oid[oid])
-    answer = await commit(owner, files)
+    answer = await commit(owner, files, name)
     assert answer.status_code == 200, answer.text
 
 
@@ -235,3 +236,25 @@ async def test_a_bucket_that_is_away_is_the_owners_and_nobody_else_waits_for_it(
     async with app.database.read() as session:
         assert list(await session.scalars(select(XorbRow))) == []
     assert (await pushed(deployer.http, files))["status"] == "ready"
+
+
+async def test_models_with_the_same_content_are_pushed_at_once(
+    app: Application, server: S3Server, owner: Tenant, bucket: Path
+) -> None:
+    """None of them takes what another one has sent and not committed yet."""
+    await set_storage(server, owner)
+    files = tiny_model(pad=QUOTA // 4)
+    weights = {"model.safetensors": files["model.safetensors"]}
+    names = [f"same-{number}" for number in range(4)]
+    for name in names:
+        [upload] = (await batch(owner, weights, name)).values()
+        await send(owner, upload, weights["model.safetensors"])
+    answers = await asyncio.gather(*(commit(owner, files, name) for name in names))
+    assert [answer.status_code for answer in answers] == [200] * len(names), [answer.text for answer in answers]
+    async with app.database.read() as session:
+        assert list(await session.scalars(select(StagedFileRow))) == []
+
+    async def is_stored_once() -> bool | None:
+        return objects(bucket) == sorted(map(len, files.values())) or None
+
+    await wait_until(is_stored_once)

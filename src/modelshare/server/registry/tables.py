@@ -290,6 +290,8 @@ class StagedFileRow(Table):
     """The client's claim; checked by processing."""
     storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
     """The project's storage when the file was announced."""
+    name_key: Mapped[str] = mapped_column(primary_key=True)
+    """Of the model that it was sent for, so that pushes of different models do not depend on each other."""
     id: Mapped[uuid.UUID] = mapped_column(unique=True, default=new_id)
     size: Mapped[int]
     key: Mapped[str]

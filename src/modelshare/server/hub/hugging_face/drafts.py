@@ -247,7 +247,9 @@ async def _publish(platform: Platform, caller: Caller, branch: Branch, row: Draf
         request = UploadOpen.model_validate(fields)
     except ValidationError as error:
         raise refusal_of(dict(error.errors()[0])) from error
-    await ahead.bring(platform, caller, {entry.sha256: entry.size for entry in tree.values() if entry.size})
+    await ahead.bring(
+        platform, caller, branch.name, {entry.sha256: entry.size for entry in tree.values() if entry.size}
+    )
     upload, _ = await service.open_upload(platform, caller, request)
     await completing.complete(platform, caller, upload.id, ())
     async with platform.database.write() as session:

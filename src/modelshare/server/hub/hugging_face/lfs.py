@@ -31,9 +31,9 @@ async def batch(call: HubCall, owner: str, name: str) -> Response:
     if not isinstance(objects, list) or len(objects) > MAX_FILES:
         raise bad_request(f"`objects` must be a list of at most {MAX_FILES:,} entries.")
     sizes = dict(_object(each) for each in objects)
-    there = await ahead.stored(call.platform, caller, sizes)
+    there = await ahead.stored(call.platform, caller, _model(name), sizes)
     places = await ahead.begin(
-        call.platform, caller, {oid: size for oid, size in sizes.items() if oid not in there and size}
+        call.platform, caller, _model(name), {oid: size for oid, size in sizes.items() if oid not in there and size}
     )
     rows = []
     for oid, size in sizes.items():
@@ -50,11 +50,11 @@ async def batch(call: HubCall, owner: str, name: str) -> Response:
     return answer({"transfer": "multipart" if several else "basic", "objects": rows, "hash_algo": "sha256"})
 
 
-async def verify(call: HubCall, owner: str, _name: str) -> Response:
+async def verify(call: HubCall, owner: str, name: str) -> Response:
     """404 unless the object was uploaded completely."""
     caller = call.writer(owner)
     oid, size = _object(await call.json())
-    if oid not in await ahead.stored(call.platform, caller, {oid: size}):
+    if oid not in await ahead.stored(call.platform, caller, _model(name), {oid: size}):
         raise HubError(404, "EntryNotFound", "The object has not been uploaded completely. Push again.")
     return answer({})
 
@@ -115,6 +115,11 @@ async def _signed(call: HubCall, place: str, what: str) -> StagedFileRow:
 def _signature(call: HubCall, place: str, what: str, expires: str) -> str:
     message = f"{_PURPOSE}\n{place}\n{what}\n{expires}".encode()
     return hmac.new(call.platform.settings.signing_secret(), message, hashlib.sha256).hexdigest()
+
+
+def _model(name: str) -> str:
+    """Git LFS appends `.git` to the name of the repository."""
+    return name.removesuffix(".git")
 
 
 def _object(each: object) -> tuple[str, int]:

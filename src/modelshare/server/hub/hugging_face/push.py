@@ -121,7 +121,7 @@ async def commit(call: HubCall, owner: str, name: str, revision: str) -> Respons
     drafts.branch_name(revision)
     if call.request.query_params.get("create_pr"):
         raise bad_request("There are no pull requests here. Push to `main` or to a version.")
-    reading = _Reading(call, caller)
+    reading = _Reading(call, caller, name)
     async for line in _lines(call):
         await reading.take(line)
     await reading.flush()
@@ -138,9 +138,9 @@ async def commit(call: HubCall, owner: str, name: str, revision: str) -> Respons
 class _Reading:
     """Reads a commit as a stream, and stores small files on the way, so that it is never in memory as a whole."""
 
-    def __init__(self, call: HubCall, caller: Caller) -> None:
+    def __init__(self, call: HubCall, caller: Caller, name: str) -> None:
         self.parent: str | None = None
-        self._call, self._caller = call, caller
+        self._call, self._caller, self._name = call, caller, name
         self._changes: list[Change] = []
         self._unsized: list[Change] = []
         self._contents: dict[str, bytes] = {}
@@ -179,16 +179,16 @@ class _Reading:
         """Stores the files that are held in memory."""
         contents = {sha256: content for sha256, content in self._contents.items() if content}
         self._contents = {}
-        await store_contents(self._call, self._caller, contents)
+        await store_contents(self._call, self._caller, self._name, contents)
 
     async def checked(self) -> list[Change]:
         """The changes with missing sizes filled in. Raises HubError if a file's content has not been uploaded."""
         platform = self._call.platform
         entries = {change.entry.sha256: change.entry for change in self._changes if change.entry and change.entry.size}
         unsized = {sha256 for sha256, entry in entries.items() if entry.size < 0}
-        known = await ahead.sizes(platform, self._caller, unsized) if unsized else {}
+        known = await ahead.sizes(platform, self._caller, self._name, unsized) if unsized else {}
         sizes = {sha256: known.get(sha256, entry.size) for sha256, entry in entries.items()}
-        there = await ahead.stored(platform, self._caller, sizes, anywhere=True)
+        there = await ahead.stored(platform, self._caller, self._name, sizes, anywhere=True)
         for change in self._changes:
             if change.entry is not None and change.entry.size and change.entry.sha256 not in there:
                 raise bad_request(f"The content of {printable(change.path)} has not been uploaded. Push again.")
@@ -200,12 +200,12 @@ class _Reading:
         ]
 
 
-async def store_contents(call: HubCall, caller: Caller, contents: Mapping[str, bytes]) -> None:
+async def store_contents(call: HubCall, caller: Caller, name: str, contents: Mapping[str, bytes]) -> None:
     """Stores files from inside a commit, by their verified SHA-256."""
     sizes = {sha256: len(content) for sha256, content in contents.items()}
-    there = await ahead.stored(call.platform, caller, sizes)
+    there = await ahead.stored(call.platform, caller, name, sizes)
     missing = {sha256: size for sha256, size in sizes.items() if sha256 not in there}
-    places = await ahead.begin(call.platform, caller, missing)
+    places = await ahead.begin(call.platform, caller, name, missing)
     await ahead.write_all(call.platform, [(place, contents[sha256]) for sha256, place in places.items()])
 
 

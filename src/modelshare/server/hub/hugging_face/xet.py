@@ -158,9 +158,9 @@ async def _rebuild_all(call: HubCall, caller: Caller, name: str, generation: str
     if too_large := next((file for file in files if file.size > LARGEST), None):
         raise bad_request(f"A file of {too_large.size:,} bytes is larger than 50 GB, more than clients can download.")
     sizes = {file.sha256: file.size for file in files if file.size}
-    there = await ahead.stored(call.platform, caller, sizes)
+    there = await ahead.stored(call.platform, caller, name, sizes)
     for file in {file.sha256: file for file in files if file.size and file.sha256 not in there}.values():
-        [place] = (await ahead.begin(call.platform, caller, {file.sha256: file.size})).values()
+        [place] = (await ahead.begin(call.platform, caller, name, {file.sha256: file.size})).values()
         try:
             await ahead.write(call.platform, place, _rebuilt(call.platform, caller, name, generation, file))
         except XetFormatError as error:

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.String(), nullable=False),
         sa.Column("sha256", sa.String(), nullable=False),
         sa.Column("storage", sa.String(), server_default="platform", nullable=False),
+        sa.Column("name_key", sa.String(), nullable=False),
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("key", sa.String(), nullable=False),
@@ -55,7 +56,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["project_id"], ["projects.id"], name=op.f("fk_staged_files_project_id"), ondelete="CASCADE"
         ),
-        sa.PrimaryKeyConstraint("project_id", "sha256", "storage", name=op.f("pk_staged_files")),
+        sa.PrimaryKeyConstraint("project_id", "sha256", "storage", "name_key", name=op.f("pk_staged_files")),
         sa.UniqueConstraint("id", name=op.f("uq_staged_files_id")),
     )
     op.create_index("ix_staged_files_expires_at", "staged_files", ["expires_at"])

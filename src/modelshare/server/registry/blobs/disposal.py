@@ -12,7 +12,7 @@ from modelshare.server.registry.blobs import queries
 from modelshare.server.registry.blobs.staging import prefixes
 from modelshare.server.registry.storages import queries as storages
 from modelshare.server.registry.storages.credentials import forget_unused
-from modelshare.server.registry.tables import GarbageRow, UploadRow
+from modelshare.server.registry.tables import GarbageRow, StagedFileRow, UploadRow
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import StorageError
 from modelshare.wire.uploads import UploadState
@@ -74,6 +74,11 @@ async def discard_staged(session: AsyncSession, upload: UploadRow, *, now: int) 
 async def discard(session: AsyncSession, upload: UploadRow, keys: Iterable[str], *, now: int) -> None:
     """Like `discard_keys`, for bytes that the session uploaded."""
     await discard_keys(session, upload.project_id, upload.storage, keys, now=now)
+
+
+async def discard_sent_ahead(session: AsyncSession, row: StagedFileRow, *, now: int) -> None:
+    """Like `discard_keys`, for the bytes of a file that was sent ahead."""
+    await discard_keys(session, row.project_id, row.storage, [f"{row.key.rpartition('/')[0]}/"], now=now)
 
 
 async def collect_later(session: AsyncSession, project_id: str, *, now: int) -> None:

@@ -12,7 +12,15 @@ from sqlalchemy.orm import aliased
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked
 from modelshare.server.jobs import JobRow
-from modelshare.server.registry.tables import BlobRow, FileRow, GarbageRow, StagedFileRow, UploadFileRow, UploadRow
+from modelshare.server.registry.tables import (
+    BlobRow,
+    FileRow,
+    GarbageRow,
+    StagedFileRow,
+    UploadFileRow,
+    UploadRow,
+    key_of,
+)
 from modelshare.server.storage.stores import PLATFORM
 
 Value = TypeVar("Value")
@@ -188,12 +196,13 @@ async def delete_staged_files(session: AsyncSession, upload_id: uuid.UUID) -> li
 
 
 async def staged_ahead(
-    session: AsyncSession, project_id: str, storage: str, digests: Iterable[str]
+    session: AsyncSession, project_id: str, storage: str, name: str, digests: Iterable[str]
 ) -> dict[str, StagedFileRow]:
-    """The files in this storage with these digests that wait for their upload, by digest."""
+    """The files in this storage with these digests that were sent ahead for the model `name`, by digest."""
     found: dict[str, StagedFileRow] = {}
     for batch in _batches(sorted(set(digests))):
         statement = scoped_to(StagedFileRow, project_id).where(StagedFileRow.storage == storage)
+        statement = statement.where(StagedFileRow.name_key == key_of(name))
         rows = await session.scalars(statement.where(StagedFileRow.sha256.in_(batch)))
         found.update((row.sha256, row) for row in rows)
     return found

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from modelshare.server.accounts.service import quota_of
 from modelshare.server.errors import ConflictError, NotFoundError, PermissionDeniedError
 from modelshare.server.http import Caller, Platform
@@ -20,7 +18,7 @@ from modelshare.server.registry.blobs import disposal, staging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import StagedFileRow
+from modelshare.server.registry.tables import StagedFileRow, key_of
 from modelshare.server.registry.uploads.rules import quota_refusal
 from modelshare.server.storage.base import BlobStore, Inflow, Multipart, RangeReader, fit_part_size
 from modelshare.server.storage.stores import PLATFORM
@@ -34,8 +32,10 @@ _MAX_EXPIRED: Final = 100
 _STEP: Final = 8 << 20
 
 
-async def stored(platform: Platform, caller: Caller, sizes: Mapping[str, int], *, anywhere: bool = False) -> set[str]:
-    """The digests of files that the project's storage has: stored, or sent ahead completely.
+async def stored(
+    platform: Platform, caller: Caller, name: str, sizes: Mapping[str, int], *, anywhere: bool = False
+) -> set[str]:
+    """The digests of files that the project's storage has: stored, or sent ahead completely for the model `name`.
 
     With `anywhere`, also those that are stored in another storage of the project; `bring` copies them.
     """
@@ -45,7 +45,7 @@ async def stored(platform: Platform, caller: Caller, sizes: Mapping[str, int], *
             known = await blobs.stored_anywhere(session, caller.project, sizes)
         else:
             known = await blobs.stored_blobs(session, caller.project, storage, sizes)
-        ahead = await blobs.staged_ahead(session, caller.project, storage, sizes)
+        ahead = await blobs.staged_ahead(session, caller.project, storage, name, sizes)
     found = {sha256 for sha256, row in known.items() if row.size == sizes[sha256]}
     waiting = [row for sha256, row in ahead.items() if sha256 not in found and row.size == sizes[sha256]]
     complete = await map_concurrently(lambda row: _is_complete_or_lost(platform, row), waiting, limit=_AT_ONCE)
@@ -61,23 +61,23 @@ async def _is_complete_or_lost(platform: Platform, row: StagedFileRow) -> bool |
         return None
 
 
-async def sizes(platform: Platform, caller: Caller, digests: Collection[str]) -> dict[str, int]:
+async def sizes(platform: Platform, caller: Caller, name: str, digests: Collection[str]) -> dict[str, int]:
     """The sizes of the files that the project stores or is receiving, by digest."""
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
         known = await blobs.stored_anywhere(session, caller.project, digests)
-        waiting = await blobs.staged_ahead(session, caller.project, storage, digests)
+        waiting = await blobs.staged_ahead(session, caller.project, storage, name, digests)
     return {row.sha256: row.size for row in waiting.values()} | {row.sha256: row.size for row in known.values()}
 
 
-async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> dict[str, StagedFileRow]:
-    """The upload of each of these files, by digest; opens those that do not exist yet.
+async def begin(platform: Platform, caller: Caller, name: str, sizes: Mapping[str, int]) -> dict[str, StagedFileRow]:
+    """The upload of each of these files of the model `name`, by digest; opens those that do not exist yet.
 
     Raises PermissionDeniedError if the quota is exceeded, StorageFullError.
     """
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
-        there = await blobs.staged_ahead(session, caller.project, storage, sizes)
+        there = await blobs.staged_ahead(session, caller.project, storage, name, sizes)
         project = await blobs.project(session, caller.project)
         stored_bytes = await blobs.stored_bytes(session, caller.project)
     new = {sha256: size for sha256, size in sizes.items() if sha256 not in there}
@@ -96,6 +96,7 @@ async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
             project_id=caller.project,
             sha256=sha256,
             storage=storage,
+            name_key=key_of(name),
             id=place,
             size=new[sha256],
             key=opened.key,
@@ -107,19 +108,19 @@ async def begin(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
     opened = await map_concurrently(open_place, list(new), limit=_AT_ONCE)
     async with platform.database.write() as session:
         await blobs.lock_project(session, caller.project)
-        there = await blobs.staged_ahead(session, caller.project, storage, sizes)
+        there = await blobs.staged_ahead(session, caller.project, storage, name, sizes)
         for row in there.values():
             row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
         for row in opened:
             if row.sha256 in there:  # another request opened it at the same time
-                await _delete_bytes(session, platform, row)
+                await disposal.discard_sent_ahead(session, row, now=platform.now())
                 continue
             session.add(row)
             there[row.sha256] = row
     return there
 
 
-async def bring(platform: Platform, caller: Caller, sizes: Mapping[str, int]) -> None:
+async def bring(platform: Platform, caller: Caller, name: str, sizes: Mapping[str, int]) -> None:
     """Copies files that the project stores only elsewhere into its current storage."""
     async with platform.database.read() as session:
         storage = await storages.current_id(session, caller.project)
@@ -127,9 +128,9 @@ async def bring(platform: Platform, caller: Caller, sizes: Mapping[str, int]) ->
         found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - known.keys())
     elsewhere = {sha256: row for sha256, row in found.items() if row.size == sizes[sha256]}
     wanted = {sha256: row.size for sha256, row in elsewhere.items()}
-    for sha256 in await stored(platform, caller, wanted):
+    for sha256 in await stored(platform, caller, name, wanted):
         del wanted[sha256]
-    for sha256, place in (await begin(platform, caller, wanted)).items() if wanted else ():
+    for sha256, place in (await begin(platform, caller, name, wanted)).items() if wanted else ():
         store = await platform.stores.get(elsewhere[sha256].storage)
         reader = await asyncio.to_thread(store.reader, elsewhere[sha256].key)
         await write(platform, place, _content(reader))
@@ -219,7 +220,7 @@ async def discard(platform: Platform, rows: Iterable[StagedFileRow]) -> None:
         for row in rows:
             if (found := await blobs.staged_by_id(session, row.id)) is not None:
                 await session.delete(found)
-                await _delete_bytes(session, platform, row)
+                await disposal.discard_sent_ahead(session, row, now=platform.now())
 
 
 async def end_expired(platform: Platform) -> None:
@@ -229,18 +230,13 @@ async def end_expired(platform: Platform) -> None:
             rows = await blobs.expired_staged(session, platform.now(), _MAX_EXPIRED)
             for row in rows:
                 await session.delete(row)
-                await _delete_bytes(session, platform, row)
+                await disposal.discard_sent_ahead(session, row, now=platform.now())
         if len(rows) < _MAX_EXPIRED:
             return
 
 
 def multipart_of(row: StagedFileRow) -> Multipart:
     return Multipart(row.key, row.multipart_id, row.size, row.part_size)
-
-
-async def _delete_bytes(session: AsyncSession, platform: Platform, row: StagedFileRow) -> None:
-    folder = f"{row.key.rpartition('/')[0]}/"
-    await disposal.discard_keys(session, row.project_id, row.storage, [folder], now=platform.now())
 
 
 async def put_part(store: BlobStore, whole: Multipart, number: int, data: bytes) -> None:

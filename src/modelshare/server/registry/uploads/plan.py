@@ -43,6 +43,7 @@ async def plan_opening(
     session: AsyncSession,
     project_id: str,
     model: ModelRow | None,
+    name: str,
     quota: int,
     request: VersionOpen,
     files: Sequence[WantedFile],
@@ -59,7 +60,7 @@ async def plan_opening(
     candidates = tuple(file.path for file in files if file.sha256 is None and file.size and file.size in sizes)
     if request.archive is not None:
         candidates = ()
-    ahead = await blobs.staged_ahead(session, project_id, storage, (file.sha256 for file in files if file.sha256))
+    ahead = await blobs.staged_ahead(session, project_id, storage, name, (file.sha256 for file in files if file.sha256))
     here = reused | {row.sha256 for row in ahead.values()}
     to_send = 0 if resumes else sum(file.size for file in files if file.sha256 not in here)
     if to_send and storage == PLATFORM:

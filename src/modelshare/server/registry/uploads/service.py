@@ -20,6 +20,7 @@ from modelshare.server.registry import versions
 from modelshare.server.registry.archive import kind_of
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.blobs import staging
+from modelshare.server.registry.blobs.disposal import discard_sent_ahead
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.latest import why_not_latest
 from modelshare.server.registry.paths import check_paths
@@ -204,7 +205,8 @@ async def _plan(session: AsyncSession, opening: _Opening) -> UploadPlan:
     project = await blobs.lock_project(session, opening.caller.project)
     quota = quota_of(project, opening.platform.settings)
     model = await opening.lock_model(session)
-    return await plan_opening(session, project.id, model, quota, opening.request, opening.files)
+    name = model.name if model else opening.name
+    return await plan_opening(session, project.id, model, name, quota, opening.request, opening.files)
 
 
 async def _check_room(session: AsyncSession, opening: _Opening) -> None:
@@ -235,7 +237,7 @@ async def _resume(session: AsyncSession, row: UploadRow, plan: UploadPlan, openi
             file.reused = True
         elif file.sha256 is not None:
             _take_over(file, row, plan.ahead.get(file.sha256))
-    await _forget_taken(session, row, plan)
+    await _forget_ahead(session, row, plan, now=platform.now())
     row.expires_at = platform.now() + platform.settings.uploads_expire_seconds
     return row
 
@@ -256,7 +258,7 @@ async def _create(session: AsyncSession, opening: _Opening, plan: UploadPlan) ->
     row = _session_row(opening, plan, model, version)
     row.files = [_file_row(row, n, file, plan) for n, file in enumerate(files)]
     session.add(row)
-    await _forget_taken(session, row, plan)
+    await _forget_ahead(session, row, plan, now=now)
     record(session, "upload.open", row, caller.actor, now, bytes=row.bytes_total, files=len(files))
     return row
 
@@ -304,11 +306,14 @@ def _take_over(file: UploadFileRow, upload: UploadRow, ahead: StagedFileRow | No
         file.key, file.multipart_id = ahead.key, ahead.multipart_id
 
 
-async def _forget_taken(session: AsyncSession, row: UploadRow, plan: UploadPlan) -> None:
+async def _forget_ahead(session: AsyncSession, row: UploadRow, plan: UploadPlan, *, now: int) -> None:
+    """Removes files that were sent ahead and are now the session's, or not needed since they are stored already."""
     taken = {file.key for file in row.files}
     for each in plan.ahead.values():
-        if each.key in taken:
+        if each.key in taken or each.sha256 in plan.reused:
             await session.delete(each)
+        if each.key not in taken and each.sha256 in plan.reused:
+            await discard_sent_ahead(session, each, now=now)
 
 
 def record(session: AsyncSession, action: str, row: UploadRow, actor: str, now: int, **details: Any) -> None:
