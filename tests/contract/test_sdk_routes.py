@@ -20,6 +20,7 @@ from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
 from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
+from modelshare.wire.registering import ModelRegister
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
 from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
@@ -35,6 +36,7 @@ EXAMPLES: dict[Any, Any] = {
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
+    ModelRegister: ModelRegister(source="s3://bucket/model", name="x"),
     StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
     MoveRequest: MoveRequest(to=MoveTarget.OWN),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),

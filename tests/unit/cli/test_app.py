@@ -87,6 +87,7 @@ ARGUMENTS = {
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."], "verify": [".", "--manifest", "m"],
     "storage move": ["--all", "--to", "own"], "storage cancel-move": ["m"],
+    "register": ["s3://bucket/model", "--name", "m"],
     "storage set": ["s3://bucket/prefix", "--role-arn", "arn:aws:iam::123456789012:role/r"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],
     "models promote": ["m", "1.0.0"], "models rollback": ["m", "1.0.0"],
@@ -98,7 +99,7 @@ ARGUMENTS = {
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
-    "projects quota": ["acme", "5GB"], "register": ["s3://b/m", "--name", "m"],
+    "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}

@@ -138,7 +138,7 @@ async def _switch(platform: Platform, lease: Lease, move_row: MoveRow) -> None:
             if refusal := quota_refusal(needed=0, stored=used, quota=quota, what=what):
                 raise MoveEndedError(MoveState.FAILED, refusal)
         for file, _ in elsewhere:
-            file.storage = row.storage
+            file.storage, file.pin = row.storage, None
         await session.flush()
         await _dispose(session, row, added, {blob.storage for _, blob in elsewhere}, now=now, after=_until(platform))
         row.state, row.ended_at, row.bytes_done, row.reason = MoveState.DONE, now, row.bytes_total, None

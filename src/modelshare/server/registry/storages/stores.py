@@ -170,8 +170,8 @@ async def download_url(platform: Platform, file: StoredFile, *, expires_at: int,
     `base_url` is this server's. Call it outside of transactions; for many files, call `unchanged` before. Raises
     ConflictError if the file is no longer what was published, StorageUnavailable, which names no storage.
     """
-    [file] = await unchanged(platform, [file])
     with errors_for_others():
+        [file] = await unchanged(platform, [file])
         store = await platform.stores.get(file.storage)
         return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
 
@@ -179,6 +179,7 @@ async def download_url(platform: Platform, file: StoredFile, *, expires_at: int,
 async def open_file(platform: Platform, file: StoredFile) -> RangeReader:
     """To read a stored file for somebody else, where a URL will not do."""
     with errors_for_others():
+        [file] = await unchanged(platform, [file])
         store = await platform.stores.get(file.storage)
         return await asyncio.to_thread(store.reader, file.key)
 
