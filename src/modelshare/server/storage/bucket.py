@@ -166,7 +166,7 @@ def _translate(error: ClientError, own: OwnBucket | None) -> StorageError:
     if own is not None and storage_error in {None, StorageFullError}:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         is_refusal = status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _BUSY
-        return (StorageRefusedError if is_refusal else OwnStorageError)(own.rejected(code))
+        return StorageRefusedError(own.rejected(code)) if is_refusal else OwnStorageError(own.failed(code))
     if storage_error is not None:
         return storage_error()
     return StorageUnavailableError("The bucket rejects the server. The operator should check its name, keys and clock.")

@@ -78,8 +78,11 @@ class OwnBucket:
         return manager
 
     def rejected(self, code: str) -> str:
-        said = f" ({code})" if _CODE.fullmatch(code) else ""
-        return f"Your storage {self.name} rejects the platform{said}. {self.remedy}"
+        return f"Your storage {self.name} rejects the platform{_said(code)}. {self.remedy}"
+
+    def failed(self, code: str) -> str:
+        """An error of the service itself, which may pass."""
+        return f"Your storage {self.name} is not working{_said(code)}. Check that it is available, then try again."
 
     def unreachable(self, error: Exception) -> str:
         cause = error.kwargs.get("error") if isinstance(error, EndpointConnectionError) else error
@@ -182,3 +185,7 @@ class _PublicHTTPSPool(AWSHTTPSConnectionPool):  # type: ignore[misc] # botocore
 
 
 _PUBLIC_POOLS: Final[dict[str, Any]] = {"http": _PublicHTTPPool, "https": _PublicHTTPSPool}
+
+
+def _said(code: str) -> str:
+    return f" ({code})" if _CODE.fullmatch(code) else ""
