@@ -17,6 +17,7 @@ from modelshare.server.registry.inspection import Facts
 from modelshare.server.registry.inspection.facts import Format
 from modelshare.server.registry.processing import finish
 from modelshare.server.registry.processing.load_job import ProcessingJob
+from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.models import ModelStatus
 from reference import SELF_HOSTED, Answer, EndpointSpec, Reference, Status
 
@@ -236,7 +237,7 @@ class SetPromotion(Step):
 
 @dataclass(frozen=True)
 class Processed(Step):
-    """Completes the processing of the first version with this outcome."""
+    """Processes the first version, once more if it was processed already, with this outcome."""
 
     model: str
     status: Status
@@ -247,6 +248,9 @@ class Processed(Step):
         async with world.app.database.write() as session:
             job = JobRow(kind="test", subject=str(uuid.uuid4()), run_after=2**40, lease_token=uuid.uuid4())
             session.add(job)
+            version = await session.get_one(VersionRow, world.versions[self.model])
+            if version.status == ModelStatus.FAILED:
+                version.status = ModelStatus.PROCESSING
             await session.flush()
         assert job.lease_token is not None
         lease = Lease(job.id, job.lease_token, job.subject, 1)

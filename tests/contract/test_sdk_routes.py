@@ -18,13 +18,14 @@ from modelshare.client.uploads import part_path
 from modelshare.server.app import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
+from modelshare.wire.held import HeldOpen
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
 from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
 from modelshare.wire.registering import ModelRegister
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
 from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
-from modelshare.wire.uploads import ArchiveEntry, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.uploads import ArchiveEntry, FileEntry, UploadOpen, UploadState, VersionOpen
 from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
@@ -36,6 +37,7 @@ EXAMPLES: dict[Any, Any] = {
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
+    HeldOpen: HeldOpen(holder="x", name="x", files=[FileEntry(path="x", size=1, sha256="0" * 64)]),
     ModelRegister: ModelRegister(source="s3://bucket/model", name="x"),
     StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
     MoveRequest: MoveRequest(to=MoveTarget.OWN),
@@ -56,6 +58,7 @@ NOT_FOR_THE_SDK = {
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"),  # for operators' tools
     ("POST", "/v1/agent/deployments/{deployment_id}/grant"),  # the agent's own, with its own credential
     ("GET", "/v1/agent/status"),  # likewise
+    ("POST", "/v1/agent/held-changes"),  # likewise
 }  # fmt: skip
 
 

@@ -132,7 +132,7 @@ class ObjectReader:
         with bucket_errors(self.own):
             response = self.client.get_object(**self.where, Range=f"bytes={span.start}-{span.stop - 1}")
         with contextlib.closing(response["Body"]) as body:
-            if self.etag not in {None, etag_of(response["ETag"])}:
+            if self.etag is not None and etag_of(response) != self.etag:
                 raise BlobChangedError
             if response["ContentLength"] != len(span):
                 raise StorageUnavailableError(

@@ -20,6 +20,7 @@ from modelshare.server.storage_errors import (
     BlobNotFoundError,
     InvalidKeyError,
     OwnStorageError,
+    StorageRefusedError,
     TooManyObjectsError,
 )
 
@@ -68,7 +69,7 @@ class InPlaceStore(BucketStore):
         pin, _ = split_key(key)
         where = {"Bucket": self._bucket, **self._object(key)}
         head = self._head(where)
-        if etag_of(head["ETag"]) != pin.etag:
+        if etag_of(head) != pin.etag:
             raise BlobChangedError
         return ObjectReader(self._client, where, head["ContentLength"], self._own, pin.etag)
 
@@ -86,7 +87,7 @@ class InPlaceStore(BucketStore):
                 raise TooManyObjectsError(MAX_LISTED)
             path = entry["Key"].removeprefix(self._prefix)
             if path and not (path.endswith("/") and not entry["Size"]):
-                yield FoundObject(path, entry["Size"], etag_of(entry["ETag"]))
+                yield FoundObject(path, entry["Size"], etag_of(entry))
 
     def _entries(self, operation: str, field: str) -> Iterator[dict[str, Any]]:
         with bucket_errors(self._own):
@@ -96,7 +97,9 @@ class InPlaceStore(BucketStore):
     def _pin(self, path: str, etag: str | None) -> tuple[Pin, int]:
         where = {"Bucket": self._bucket, "Key": self._prefix + path}
         head = self._head(where | ({"IfMatch": f'"{etag}"'} if etag is not None else {}))
-        found = etag_of(head["ETag"])
+        found = etag_of(head)
+        if not found:
+            raise StorageRefusedError("The bucket sends no ETags, so changes of its files could not be noticed.")
         if etag not in {None, found}:
             raise BlobChangedError
         version = head.get("VersionId")
@@ -147,7 +150,7 @@ class InPlaceStore(BucketStore):
                 if number > 4 * len(wanted) + _PAGE:
                     break
                 version = entry.get("VersionId") if is_versioned else None
-                seen.add((entry["Key"], etag_of(entry["ETag"]), version))
+                seen.add((entry["Key"], etag_of(entry), version))
         return {key for what, key in wanted.items() if what in seen}
 
 

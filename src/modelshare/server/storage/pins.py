@@ -1,6 +1,8 @@
 """What an object that others keep has to be: its ETag and, where the bucket keeps versions, its version. Pure."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote, unquote
 
 
@@ -20,8 +22,9 @@ class Pin:
         return cls(unquote(etag), unquote(version) or None)
 
 
-def etag_of(header: str) -> str:
-    return header.removeprefix("W/").strip('"')
+def etag_of(answer: Mapping[str, Any]) -> str:
+    """Of an object, or an entry of a listing. Empty where the server sends none."""
+    return str(answer.get("ETag", "")).removeprefix("W/").strip('"')
 
 
 def pinned_key(pin: str, path: str) -> str:

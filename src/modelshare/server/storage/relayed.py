@@ -121,7 +121,7 @@ class RelayedStore(BucketStore):
         if "IfMatch" in where:
             headers["If-Match"] = where["IfMatch"]
         async with self._request(method, where, {}, headers, hashlib.sha256().hexdigest(), None) as response:
-            is_another = "IfMatch" in where and etag_of(response.headers.get("ETag", "")) != etag_of(where["IfMatch"])
+            is_another = "IfMatch" in where and etag_of(response.headers) != etag_of({"ETag": where["IfMatch"]})
             if response.status in {HTTPStatus.NOT_FOUND, HTTPStatus.PRECONDITION_FAILED} or (
                 response.ok and is_another
             ):
