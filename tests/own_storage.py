@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from changing_folders import files_below
 from conftest import Tenant
 from storage_servers import S3Server
 
@@ -24,4 +25,4 @@ async def set_storage(server: S3Server, owner: Tenant, **fields: Any) -> dict[st
 
 def objects(bucket: Path) -> list[int]:
     """Sizes of the objects below a folder of the server."""
-    return sorted(path.stat().st_size for path in bucket.rglob("*") if path.is_file())
+    return sorted(stat.st_size for stat in files_below(bucket).values())

@@ -12,6 +12,7 @@ import pytest
 from agent.agents import agent_process, ends_with, pids_under, ready, running_agent, tiny_gguf, wanted
 from agent.peer import Peer
 from agent.support import Storage, wait_until
+from changing_folders import files_below
 from modelshare.agent.errors import PullError
 from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.link import Hello, Released, Report
@@ -30,7 +31,7 @@ async def failed(peer: Peer, deployment_id: str = "dep_1") -> Report:
 
 
 def files_under(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return list(files_below(folder))
 
 
 @pytest.mark.parametrize("recovers", [False, True])

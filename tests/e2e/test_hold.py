@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from changing_folders import files_below
 from holding import holding
 from modelshare.client import Client
 from modelshare.demo.tiny_model import REPLY, write_gguf
@@ -40,12 +41,12 @@ def owner_folder(tmp_path: Path) -> Path:
 
 def bytes_on(folder: Path, size: int) -> list[Path]:
     """Files below the folder that are as large as the weights."""
-    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size == size]
+    return [path for path, stat in files_below(folder).items() if stat.st_size == size]
 
 
 def pulled(folder: Path) -> int:
     """Bytes that the agent has of files that it is still pulling."""
-    return sum(path.stat().st_blocks * 512 for path in (folder / "agent").rglob("*") if ".part" in path.name)
+    return sum(stat.st_blocks * 512 for path, stat in files_below(folder / "agent").items() if ".part" in path.name)
 
 
 def test_a_pull_outlives_the_holder_and_the_platform(tmp_path: Path, owner_folder: Path) -> None:

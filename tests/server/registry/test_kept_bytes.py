@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from answers import problem
+from changing_folders import contents_of
 from conftest import Tenant
 from modelshare.server.app import Application
 from modelshare.server.registry.storages.tables import StorageRow
@@ -50,8 +51,7 @@ async def url(server: S3Server, owner: Tenant) -> str:
 
 def contents(folder: Path, server: S3Server, owner: Tenant) -> dict[str, bytes]:
     """The objects by their key."""
-    bucket = folder / server.bucket / owner.project.id
-    return {path.relative_to(bucket).as_posix(): path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
+    return contents_of(folder / server.bucket / owner.project.id)
 
 
 async def test_kept_bytes_stay_and_are_listed(

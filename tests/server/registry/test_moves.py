@@ -23,6 +23,7 @@ from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import DirectStore
 from modelshare.server.storage_errors import OwnStorageError
+from own_storage import objects
 from served import wait_until
 from storage_servers import S3Server, s3_server
 from uploading import PART, error_of, open_upload, pushed, stored_files, tiny_model
@@ -99,10 +100,6 @@ async def contents(owner: Tenant, model: dict[str, Any], version: str = "1.0.0")
             client = owner.http if each["url"].startswith("http://modelshare.test") else http
             files[each["path"]] = (await client.get(each["url"])).content
     return files, origins
-
-
-def objects(bucket: Path) -> list[int]:
-    return sorted(path.stat().st_size for path in bucket.rglob("*") if path.is_file())
 
 
 async def collected(app: Application, clock: Clock) -> None:

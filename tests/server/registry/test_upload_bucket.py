@@ -9,6 +9,7 @@ import pytest
 
 from conftest import Tenant
 from modelshare.server.settings import Settings
+from own_storage import objects
 from storage_servers import s3_server
 from uploading import (
     PART,
@@ -37,10 +38,6 @@ def settings(settings: Settings, tmp_path: Path, bucket: Path, monkeypatch: pyte
         for name, value in server.environ.items():
             monkeypatch.setenv(name, value)
         yield settings.model_copy(update={"storage_url": server.url, "uploads_part_size": PART})
-
-
-def objects(bucket: Path) -> list[int]:
-    return sorted(path.stat().st_size for path in bucket.rglob("*") if path.is_file())
 
 
 async def send(owner: Tenant, upload: dict[str, Any], files: dict[str, bytes]) -> int:

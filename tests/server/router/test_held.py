@@ -14,6 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import select
 
+from changing_folders import files_below
 from conftest import Tenant, client_of, new_tenant, running
 from holding import Held, enrolled_holder, held
 from link_agent import LinkAgent, enroll, linked
@@ -68,7 +69,7 @@ async def test_ranges_come_from_the_owners_machine_and_nothing_is_stored(
             assert (head.status_code, head.headers["content-length"]) == (200, str(len(content)))
             assert (await http.get(link, headers={"Range": "bytes=99999999-"})).status_code == 416
             assert (await http.get(link.replace("signature=", "signature=x"))).status_code == 403
-        sizes = {path.stat().st_size for path in app.settings.data_dir.rglob("*") if path.is_file()}
+        sizes = {stat.st_size for stat in files_below(app.settings.data_dir).values()}
         assert (laptop.folder / "model.safetensors").stat().st_size not in sizes
         again = (await laptop.register()).json()
         assert (again["version"], again["status"]) == ("1.0.0", "ready"), "the same files are the same version"
