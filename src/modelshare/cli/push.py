@@ -10,6 +10,7 @@ from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size
 from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.progress import PushProgress
+from modelshare.cli.version_options import ExcludeOption, LatestOption, NotesOption, VersionOption
 from modelshare.client import Client
 from modelshare.client.push import JOBS, Pushed, push_model
 from modelshare.wire.models import ModelStatus
@@ -22,15 +23,9 @@ def push(
     path: Annotated[Path, typer.Argument(exists=True, help="Folder with the model, a .gguf file or an archive.")],
     *,
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: the name of the path.")] = None,
-    version: Annotated[str | None, typer.Option(help="For example 1.2.0. Default: the next patch version.")] = None,
-    latest: Annotated[
-        bool | None,
-        typer.Option(
-            "--latest/--no-latest",
-            help="Whether this version becomes the latest. Default: only if it is higher and not a pre-release.",
-        ),
-    ] = None,
-    notes: Annotated[str | None, typer.Option(help="Notes for users of this version.")] = None,
+    version: VersionOption = None,
+    latest: LatestOption = None,
+    notes: NotesOption = None,
     file: Annotated[
         str | None,
         typer.Option(help="Which of several models in the folder to describe and run, such as Q4/model.gguf."),
@@ -41,9 +36,7 @@ def push(
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Push files that would otherwise be left out.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
-    ] = None,
+    exclude: ExcludeOption = None,
     json: Json = False,
 ) -> None:
     """Upload a model: a folder in Hugging Face layout, a .gguf file or an archive (.tar, .tar.gz, .tar.bz2, .tar.zst).

@@ -1,17 +1,25 @@
 """`modelshare register`."""
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modelshare.cli.bucket_keys import KEY_ID, SECRET, secret_of
+from modelshare.cli.bucket_options import (
+    KEY_ID,
+    AddressingOption,
+    RegionOption,
+    RelayedOption,
+    RoleOption,
+    SecretFileOption,
+    secret_of,
+)
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size
 from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.requests import request
+from modelshare.cli.version_options import ExcludeOption, LatestOption, NotesOption, VersionOption
 from modelshare.client import Client
 from modelshare.client.push import wait_until_ready
 from modelshare.wire.registering import ModelRegister
@@ -24,48 +32,28 @@ def register(
     source: Annotated[str, typer.Argument(help="Folder or .gguf file: s3://BUCKET/PATH/TO/MODEL.")],
     *,
     name: Annotated[str, typer.Option(help="Name of the model.")],
-    version: Annotated[str | None, typer.Option(help="For example 1.2.0. Default: the next patch version.")] = None,
-    latest: Annotated[
-        bool | None,
-        typer.Option(
-            "--latest/--no-latest",
-            help="Whether this version becomes the latest. Default: only if it is higher and not a pre-release.",
-        ),
-    ] = None,
-    notes: Annotated[str | None, typer.Option(help="Notes for users of this version.")] = None,
+    version: VersionOption = None,
+    latest: LatestOption = None,
+    notes: NotesOption = None,
     file: Annotated[
         str | None, typer.Option(help="Which of several models there to describe and run, such as Q4/model.gguf.")
     ] = None,
     endpoint: Annotated[
         str | None, typer.Option(help="URL of the S3 service. Default: that of the project's storage, else AWS.")
     ] = None,
-    region: Annotated[str | None, typer.Option(help="Region, such as eu-central-1, or auto for R2.")] = None,
-    addressing: Annotated[
-        str | None, typer.Option(help="path or virtual. Default: path with --endpoint, virtual on AWS.")
-    ] = None,
+    region: RegionOption = None,
+    addressing: AddressingOption = None,
     access_key_id: Annotated[
         str | None,
         typer.Option(help=f"ID of an access key. Default: {KEY_ID}, else the keys of the project's storage."),
     ] = None,
-    secret_file: Annotated[
-        Path | None,
-        typer.Option(
-            dir_okay=False, help=f"File that holds the secret access key. Default: {SECRET}, else you are asked."
-        ),
-    ] = None,
-    role_arn: Annotated[
-        str | None,
-        typer.Option(help="AWS role that the platform assumes, instead of keys; `storage show` has the external ID."),
-    ] = None,
-    relayed: Annotated[
-        bool, typer.Option("--relayed", help="Never use signed URLs: all bytes pass through the platform.")
-    ] = False,
+    secret_file: SecretFileOption = None,
+    role_arn: RoleOption = None,
+    relayed: RelayedOption = False,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Publish files that would otherwise be left out.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
-    ] = None,
+    exclude: ExcludeOption = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the platform has read the files.")] = True,
     json: Json = False,
 ) -> None:

@@ -3,12 +3,20 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modelshare.cli.bucket_keys import KEY_ID, SECRET, ask, secret_of
+from modelshare.cli.bucket_options import (
+    KEY_ID,
+    AddressingOption,
+    RegionOption,
+    RelayedOption,
+    RoleOption,
+    SecretFileOption,
+    ask,
+    secret_of,
+)
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size, when
@@ -31,29 +39,17 @@ def _storage() -> None:
 def set_storage(  # noqa: PLR0917 - Typer passes options by name
     url: Annotated[str, typer.Argument(help="Bucket and prefix: s3://BUCKET/PREFIX.")],
     endpoint: Annotated[str | None, typer.Option(help="URL of the S3 service. Default: AWS.")] = None,
-    region: Annotated[str | None, typer.Option(help="Region, such as eu-central-1, or auto for R2.")] = None,
-    addressing: Annotated[
-        str | None, typer.Option(help="path or virtual. Default: path with --endpoint, virtual on AWS.")
-    ] = None,
+    region: RegionOption = None,
+    addressing: AddressingOption = None,
     access_key_id: Annotated[
         str | None, typer.Option(help=f"ID of the access key. Default: {KEY_ID}, else you are asked.")
     ] = None,
-    secret_file: Annotated[
-        Path | None,
-        typer.Option(
-            dir_okay=False, help=f"File that holds the secret access key. Default: {SECRET}, else you are asked."
-        ),
-    ] = None,
-    role_arn: Annotated[
-        str | None,
-        typer.Option(help="AWS role that the platform assumes, instead of keys; `storage show` has the external ID."),
-    ] = None,
+    secret_file: SecretFileOption = None,
+    role_arn: RoleOption = None,
     keep_keys: Annotated[
         bool, typer.Option("--keep-keys", help="Keep the keys that are set; bucket and endpoint stay the same.")
     ] = False,
-    relayed: Annotated[
-        bool, typer.Option("--relayed", help="Never use signed URLs: all bytes pass through the platform.")
-    ] = False,
+    relayed: RelayedOption = False,
     json: Json = False,
 ) -> None:
     """Store new pushes in your own bucket, after checking that it allows what is needed.

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +31,10 @@ QUOTA = 1 << 20
 NAME = "tiny"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own") / "buckets"
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[S3Server]:
-    with s3_server(folder) as server:
-        yield server
-
-
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     own = {"storage_allow_private": True, "uploads_part_size": PART, "projects_quota_bytes": QUOTA}
     return settings.model_copy(update=own)
-
-
-@pytest.fixture
-def bucket(server: S3Server, folder: Path, owner: Tenant) -> Path:
-    """Where the owner's objects are."""
-    return folder / server.bucket / owner.project.id
 
 
 async def batch(owner: Tenant, files: Files, name: str = NAME) -> dict[str, dict[str, Any]]:

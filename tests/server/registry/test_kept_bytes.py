@@ -1,6 +1,5 @@
 """Deleting what is in the project's own storage: the owner says whether its bytes are kept there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,11 @@ from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import BlobRow
 from modelshare.server.settings import Settings
 from served import wait_until
-from storage_servers import S3Server, s3_server
+from storage_servers import S3Server
 from uploading import pushed, sha256, stored_files, tiny_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 ON_SQLITE = pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own") / "buckets"
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[S3Server]:
-    with s3_server(folder) as server:
-        yield server
 
 
 @pytest.fixture

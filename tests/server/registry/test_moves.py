@@ -1,7 +1,7 @@
 """`/v1/storage/moves`: versions go from one storage to another, over a real S3 server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,11 @@ from modelshare.server.storage.base import DirectStore
 from modelshare.server.storage_errors import OwnStorageError
 from own_storage import objects
 from served import wait_until
-from storage_servers import S3Server, s3_server
+from storage_servers import S3Server
 from uploading import PART, error_of, open_upload, pushed, stored_files, tiny_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 GRANT = 600
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own") / "buckets"
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[S3Server]:
-    with s3_server(folder) as server:
-        yield server
 
 
 @pytest.fixture
@@ -51,12 +40,6 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture
 def clock() -> Callable[[], float]:
     return Clock()
-
-
-@pytest.fixture
-def bucket(server: S3Server, folder: Path, owner: Tenant) -> Path:
-    """Where the owner's objects are."""
-    return folder / server.bucket / owner.project.id
 
 
 async def set_storage(server: S3Server, owner: Tenant, **fields: Any) -> None:

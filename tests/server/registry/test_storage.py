@@ -1,7 +1,6 @@
 """`/v1/storage`: a project's models in a bucket of its own, over a real S3 server."""
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 BASE = "http://modelshare.test"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("own") / "buckets"
-
-
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[S3Server]:
-    with s3_server(folder) as server:
-        yield server
-
-
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"storage_allow_private": True, "uploads_part_size": PART})
-
-
-@pytest.fixture
-def bucket(server: S3Server, folder: Path, owner: Tenant) -> Path:
-    """Where the owner's objects are."""
-    return folder / server.bucket / owner.project.id
 
 
 async def send_direct(owner: Tenant, upload: dict[str, Any], files: dict[str, bytes]) -> None:

@@ -1,7 +1,6 @@
 """The keys of a project's bucket are nowhere to be read: not in database, logs, answers, errors or audit log."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -13,19 +12,13 @@ from modelshare.server import recovery
 from modelshare.server.app import Application
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.settings import Settings
-from storage_servers import S3Server, s3_server
+from storage_servers import S3Server
 from stored_rows import dump
 from uploading import open_upload, tiny_model
 
 pytestmark = pytest.mark.anyio
 CONTROL = "findable-prefix"
 """Is written down wherever the keys could be: what finds it would find them."""
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The page of a project's storage."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,11 @@ from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from served import wait_until
 from server.web.conftest import Somebody
-from storage_servers import S3Server, s3_server
+from storage_servers import S3Server
 from uploading import pushed, tiny_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["sqlite"], indirect=True)]
 PAGE = "/dashboard/labs/storage"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

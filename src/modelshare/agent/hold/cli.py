@@ -17,6 +17,7 @@ from modelshare.cli.formatting import size
 from modelshare.cli.output import print_message
 from modelshare.cli.progress import PushProgress
 from modelshare.cli.requests import request
+from modelshare.cli.version_options import ExcludeOption, LatestOption, NotesOption, VersionOption
 from modelshare.client import Client
 from modelshare.client.push import PushPhase
 from modelshare.client.source import PushSource, find_secrets, read_source
@@ -45,15 +46,9 @@ def _rate(text: str) -> int:
 def hold(  # noqa: PLR0917 - each is an option of the command line
     path: Annotated[Path, typer.Argument(exists=True, help="Folder with the model, or a .gguf file.")],
     name: Annotated[str | None, typer.Option(help="Name of the model. Default: the name of the path.")] = None,
-    version: Annotated[str | None, typer.Option(help="For example 1.2.0. Default: the next patch version.")] = None,
-    latest: Annotated[
-        bool | None,
-        typer.Option(
-            "--latest/--no-latest",
-            help="Whether this version becomes the latest. Default: only if it is higher and not a pre-release.",
-        ),
-    ] = None,
-    notes: Annotated[str | None, typer.Option(help="Notes for users of this version.")] = None,
+    version: VersionOption = None,
+    latest: LatestOption = None,
+    notes: NotesOption = None,
     file: Annotated[str | None, typer.Option(help="Which of several models in the folder to describe and run.")] = None,
     rate: Annotated[
         int | None, typer.Option(parser=_rate, metavar="RATE", help="Send at most this, such as 50MB/s.")
@@ -65,9 +60,7 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Files to hold that would otherwise be left out.")
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
-    ] = None,
+    exclude: ExcludeOption = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(

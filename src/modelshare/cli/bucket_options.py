@@ -1,9 +1,9 @@
-"""Keys of a bucket: from the environment, a file, or typed at a prompt. Never from an argument."""
+"""Options of a bucket. Its keys come from the environment, a file, or a prompt, never from an argument."""
 
 import os
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
@@ -12,6 +12,22 @@ from modelshare.cli.exit_codes import ExitCode
 
 KEY_ID: Final = "MODELSHARE_STORAGE_ACCESS_KEY_ID"
 SECRET: Final = "MODELSHARE_STORAGE_SECRET_ACCESS_KEY"  # noqa: S105 - a variable's name
+
+RegionOption: TypeAlias = Annotated[str | None, typer.Option(help="Region, such as eu-central-1, or auto for R2.")]
+AddressingOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="path or virtual. Default: path with --endpoint, virtual on AWS.")
+]
+SecretFileOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(dir_okay=False, help=f"File that holds the secret access key. Default: {SECRET}, else you are asked."),
+]
+RoleOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="AWS role that the platform assumes, instead of keys; `storage show` has the external ID."),
+]
+RelayedOption: TypeAlias = Annotated[
+    bool, typer.Option("--relayed", help="Never use signed URLs: all bytes pass through the platform.")
+]
 
 
 def secret_of(file: Path | None) -> str:
