@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hub_clients import KINDS, Hub, files_in, written
+from hub_clients import PUSHED, Hub, files_in, written
 from modelshare.client.errors import InvalidRequestError
 from modelshare.server.hub.hugging_face.git_objects import git_oid
 from uploading import broken_model
@@ -26,7 +26,7 @@ def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
-@pytest.mark.parametrize("hub", KINDS, indirect=True)
+@pytest.mark.parametrize("hub", PUSHED, indirect=True)
 def test_up_and_down_again(hub: Hub, tmp_path: Path, transfer: str) -> None:
     """Small files, one of several parts, an empty one, two with the same content, and a name that needs quoting."""
     name = f"round-{transfer}"
