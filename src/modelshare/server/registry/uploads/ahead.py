@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from modelshare.server.accounts.service import quota_of
@@ -186,7 +187,8 @@ async def part_urls(platform: Platform, row: StagedFileRow) -> list[str] | None:
     if not store.direct:
         return None
     whole, expires_at = multipart_of(row), platform.now() + URL_SECONDS
-    return [store.part_url(whole, number, expires_at=expires_at).url for number in range(whole.count)]
+    sign = partial(store.part_url, whole, expires_at=expires_at)
+    return await asyncio.to_thread(lambda: [sign(number).url for number in range(whole.count)])
 
 
 async def receive(platform: Platform, row: StagedFileRow, number: int, chunks: AsyncIterator[bytes] | Inflow) -> None:
