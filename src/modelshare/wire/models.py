@@ -139,7 +139,8 @@ class Version(Response):
     signature_problem: str | None = None
     """Why its signature is invalid."""
     digests: Literal["platform", "holder"] = "platform"
-    """Who computed the digests of its files: the platform, or the machine of its owner that holds them."""
+    """Who vouches for the digests of its files: the platform, which has read all bytes, or only the machine of its
+    owner that holds them."""
     created_at: UnixSeconds
 
 
