@@ -19,7 +19,7 @@ from modelshare.server.registry.blobs import disposal, staging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import StagedFileRow, key_of
+from modelshare.server.registry.tables import DAMAGED, StagedFileRow, key_of
 from modelshare.server.registry.uploads.rules import quota_refusal
 from modelshare.server.storage.base import BlobStore, Inflow, Multipart, RangeReader, fit_part_size
 from modelshare.server.storage.stores import PLATFORM
@@ -49,7 +49,7 @@ async def stored(
         else:
             known = await blobs.stored_blobs(session, caller.project, storage, sizes)
         ahead = await blobs.staged_ahead(session, caller.project, storage, name, sizes)
-    found = {sha256 for sha256, row in known.items() if row.size == sizes[sha256]}
+    found = {sha256 for sha256, row in known.items() if row.size == sizes[sha256] and row.proven_at != DAMAGED}
     waiting = [row for sha256, row in ahead.items() if sha256 not in found and row.size == sizes[sha256]]
     complete = await map_concurrently(lambda row: _is_complete_or_lost(platform, row), waiting, limit=_AT_ONCE)
     await discard(platform, [row for row, state in zip(waiting, complete, strict=True) if state is None])
