@@ -60,6 +60,8 @@ from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.registry.imports import jobs as imports_jobs
+from modelshare.server.registry.imports import routes as imports_routes
 from modelshare.server.registry.in_place import routes as in_place_routes
 from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
@@ -92,12 +94,15 @@ STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
+_IMPORTS: Final = 2
+"""Imports that a process runs at once."""
 _ROUTERS: Final = (
     sharing_routes.public,
     in_place_routes.router,
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    imports_routes.router,
     signatures_routes.router,
     storages_routes.router,
     storages_routes.of_models,
@@ -237,6 +242,7 @@ class Application:
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
         yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
+        yield Worker(self.database, imports_jobs.handlers(self.platform), clock, holder=place, parallel=_IMPORTS)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 

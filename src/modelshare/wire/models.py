@@ -123,6 +123,17 @@ class ModelPatch(Request):
     card: Annotated[Text, Field(max_length=400_000)] | None = None
 
 
+class ModelSource(Response):
+    """Where the files of a version were imported from."""
+
+    kind: str
+    """`hf` or `oci`."""
+    ref: str
+    """As it was given to the import."""
+    commit: str
+    """The commit, or the digest of the manifest."""
+
+
 class Version(Response):
     object: Literal["model.version"] = "model.version"
     version: str
@@ -140,6 +151,8 @@ class Version(Response):
     """Why its signature is invalid."""
     digests: Literal["platform", "holder"] = "platform"
     """Who computed the digests of its files: the platform, or the machine of its owner that holds them."""
+    source: ModelSource | None = None
+    """Where its files were imported from."""
     created_at: UnixSeconds
 
 
