@@ -31,7 +31,7 @@ RelayedOption: TypeAlias = Annotated[
 
 
 def secret_of(file: Path | None) -> str:
-    return _read(file) if file else os.environ.get(SECRET) or ask("Secret access key", hide=True)
+    return read_secret(file) if file else os.environ.get(SECRET) or ask("Secret access key", hide=True)
 
 
 def ask(what: str, *, hide: bool = False) -> str:
@@ -44,7 +44,7 @@ def ask(what: str, *, hide: bool = False) -> str:
     raise CommandError(f"No {what.lower()} given. Pipe it in, or set {SECRET if hide else KEY_ID}.", ExitCode.USAGE)
 
 
-def _read(path: Path) -> str:
+def read_secret(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
