@@ -126,7 +126,8 @@ class SourceClient:
                     raise _wrong_size(self.host, path, size, "more")
                 piece = piece[:left]
                 left -= len(piece)
-                yield piece
+                if piece:
+                    yield piece
                 if left == 0 and may_be_longer:
                     return
             if left:
