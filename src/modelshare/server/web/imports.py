@@ -6,7 +6,7 @@ from fastapi import APIRouter, Form, Response
 
 from modelshare.server.paging import PagingDep
 from modelshare.server.registry.imports import service as imports
-from modelshare.server.web.context import ModelsPage, Text
+from modelshare.server.web.context import ModelsPage, ProjectContext, Text
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.importing import ImportCreate
 
@@ -23,7 +23,17 @@ async def imports_page(page: ModelsPage, paging: PagingDep) -> Response:
         imports=found,
         hub=settings.import_hf_endpoint,
         is_enabled=settings.import_enabled,
+        after=paging.after,
     )
+
+
+@router.get("/events")
+async def imports_live(page: ModelsPage, paging: PagingDep) -> Response:
+    async def table(page: ProjectContext) -> str:
+        found = await imports.page(page.session, page.caller, paging)
+        return page.fragment("dashboard/models/imports_table.html", imports=found)
+
+    return page.live(table)
 
 
 @router.post("")

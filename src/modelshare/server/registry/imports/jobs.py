@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.audit.service import SYSTEM
+from modelshare.server.audit.service import SYSTEM, project_changed
 from modelshare.server.errors import ApiError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.jobs import Handler, Lease, TryAgainError, lease_is_valid
@@ -281,6 +281,7 @@ class _Progress:
         async with self._platform.database.write() as session:
             if not await queries.report(session, self._import_id, done, now=self._platform.now()):
                 raise _EndedError(ImportState.CANCELLED, None)
+            project_changed(session, self._upload.project_id)
         await parts.keep_open(self._platform, self._upload)
 
     def check_time(self) -> None:
@@ -332,6 +333,7 @@ async def _end(platform: Platform, lease: Lease, known: ImportRow, ended: _Ended
 async def _note(platform: Platform, row: ImportRow, reason: str) -> None:
     async with platform.database.write() as session:
         await queries.note(session, row.id, reason)
+        project_changed(session, row.project_id)
 
 
 def _caller(row: ImportRow) -> Caller:

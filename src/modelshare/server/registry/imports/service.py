@@ -148,7 +148,7 @@ def view(row: ImportRow, judged: Judged | None) -> Import:
         version=row.version_name,
         state=state,
         reason=reason,
-        is_new=None if row.version_name is None else row.upload_id is not None,
+        is_new=True if row.upload_id is not None else False if row.state == STORED else None,
         left_out=row.left_out,
         files=row.files,
         bytes_total=row.bytes_total,
