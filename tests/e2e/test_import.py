@@ -47,7 +47,8 @@ async def test_an_import_outlives_a_kill_of_its_server(tmp_path: Path) -> None:
             staged = tmp_path / "data" / "storage"
 
             async def first_part() -> bool:
-                return any(path.parent.name == "parts" for path in staged.rglob("0")) and bool(ranges)
+                files = (mark.parent.parent / "data" for mark in staged.rglob("parts/0"))
+                return any(file.exists() and file.stat().st_size > PART for file in files)
 
             await wait_until(first_part)
             server.process.kill()

@@ -132,6 +132,8 @@ class ModelSource(Response):
     """As it was given to the import."""
     commit: str
     """The commit, or the digest of the manifest."""
+    endpoint: str | None = None
+    """Which URL was asked, if the import named another than the platform's default."""
 
 
 class Version(Response):

@@ -3,7 +3,7 @@
 Nothing in here is trusted beyond its form. Paths are checked as those of a push are.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,7 +13,7 @@ MAX_JSON: Final = 16 << 20
 MAX_MANIFEST: Final = 4 << 20
 """Bytes of a registry's manifest; clients of registries accept no more."""
 MAX_ENTRIES: Final = 20_000
-"""Files and folders of a listing."""
+"""Files and folders of a listing, over all of its pages."""
 MAX_PAGES: Final = 1_000
 """Of a listing."""
 
@@ -41,15 +41,13 @@ class LargeFile(Struct, frozen=True):
 class HubEntry(Struct, frozen=True):
     """A file or folder of `GET /api/models/{id}/tree/{revision}`."""
 
-    type: Literal["file", "directory"]
+    type: Text
+    """`file` or `directory`."""
     path: Path
     size: Size = 0
     oid: GitOid | None = None
     """Of a small file: git's SHA-1 of it."""
     lfs: LargeFile | None = None
-
-
-HubTree = Annotated[list[HubEntry], Meta(max_length=MAX_ENTRIES)]
 
 
 class Descriptor(Struct, frozen=True, rename="camel"):
@@ -65,7 +63,7 @@ class OciManifest(Struct, frozen=True, rename="camel"):
     """A manifest of a registry, or an index of several."""
 
     media_type: Text = ""
-    layers: Annotated[list[Descriptor], Meta(max_length=MAX_ENTRIES)] | None = None
+    layers: list[Descriptor] | None = None
     manifests: list[msgspec.Raw] | None = None
     annotations: dict[Text, Text] | None = None
 

@@ -15,7 +15,7 @@ from model_sources import COMMIT, Hub, content, cut, serving_hub, without_length
 from modelshare.server import jobs
 from modelshare.server.app import Application
 from modelshare.server.db import notify
-from modelshare.server.registry.imports import jobs as import_jobs
+from modelshare.server.registry.imports import importer
 from modelshare.server.registry.imports.service import IMPORT
 from modelshare.server.registry.tables import UploadRow
 from modelshare.server.settings import Settings
@@ -63,14 +63,18 @@ async def failed(app: Application, owner: Tenant, hub: Hub, **fields: Any) -> st
     found = await imported(owner, "hf:acme/tiny", endpoint=hub.url, **fields)
     assert found["state"] == "failed", found
 
-    async def nothing_left() -> bool:
+    await nothing_left(app, owner)
+    return str(found["reason"])
+
+
+async def nothing_left(app: Application, owner: Tenant) -> None:
+    async def is_empty() -> bool:
         async with app.database.read() as session:
             states = set(await session.scalars(select(UploadRow.state)))
         return states <= {"cancelled"} and stored_files(app) == []
 
-    await wait_until(nothing_left)
+    await wait_until(is_empty)
     assert (await owner.http.get("/v1/models")).json()["data"] == []
-    return str(found["reason"])
 
 
 LIES: dict[str, Answer] = {
@@ -189,7 +193,7 @@ async def test_files_on_another_host(owner: Tenant, hub: Hub) -> None:
 async def test_cut_connections_continue_where_they_were_cut(
     app: Application, owner: Tenant, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_jobs, "_PART", PART)
+    monkeypatch.setattr(importer, "_PART", PART)
     ranges: list[str] = []
 
     def answer(request: Request) -> Response:
@@ -252,7 +256,7 @@ async def test_a_source_that_stays_away(app: Application, owner: Tenant, hub: Hu
     found = await ended(owner, started)
     assert found["state"] == "failed"
     assert "Check the source, and import it again." in found["reason"]
-    assert (await owner.http.get("/v1/models")).json()["data"] == []
+    await nothing_left(app, owner)
 
 
 async def test_no_such_host(app: Application, owner: Tenant, hub: Hub, clock: Clock) -> None:
@@ -269,14 +273,14 @@ async def test_no_such_host(app: Application, owner: Tenant, hub: Hub, clock: Cl
 
 async def test_a_slow_source_makes_way_for_others(owner: Tenant, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its turn is over with the first bytes; the next one lasts."""
-    monkeypatch.setattr(import_jobs, "_TURN_SECONDS", -1)
+    monkeypatch.setattr(importer, "_TURN_SECONDS", -1)
     turns: list[int] = []
 
     def answer(request: Request) -> None:
         if "/revision/" in request.url.path:
             turns.append(len(turns))
         elif "/resolve/" in request.url.path:
-            monkeypatch.setattr(import_jobs, "_TURN_SECONDS", 600)
+            monkeypatch.setattr(importer, "_TURN_SECONDS", 600)
 
     hub.answer = answer
     found = await imported(owner, "hf:acme/tiny", endpoint=hub.url)

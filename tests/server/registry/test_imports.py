@@ -82,7 +82,7 @@ async def test_a_model_of_another_platform_in_its_hugging_face_form(
     manifest = await manifest_of(deployer, found)
     assert {each["path"]: each["sha256"] for each in manifest["files"]} == digests(files)
     assert manifest["license"] == "apache-2.0"
-    source = {"kind": "hf", "ref": "hf:acme/tiny@2.0.0", "commit": found["commit"]}
+    source = {"kind": "hf", "ref": "hf:acme/tiny@2.0.0", "commit": found["commit"], "endpoint": f"{url}/hf"}
     assert manifest["facts"]["source"] == source
     model = (await deployer.http.get(f"/v1/models/{found['model']}")).json()
     assert "A tiny model for tests." in model["card"]
@@ -106,7 +106,9 @@ async def test_a_model_of_another_platform_in_its_oci_form(url: str, owner: Tena
     assert (found["state"], found["reason"]) == ("ready", None)
     manifest = await manifest_of(deployer, found)
     assert {each["path"]: each["sha256"] for each in manifest["files"]} == digests(files)
-    assert manifest["facts"]["source"]["commit"].startswith("sha256:")
+    ref = f"oci:{host}/acme/tiny:1.0.0"
+    assert manifest["facts"]["source"] == {"kind": "oci", "ref": ref, "commit": found["commit"]}
+    assert found["commit"].startswith("sha256:")
     by_digest = await imported(deployer, f"oci:{host}/acme/tiny@{found['commit']}", token=token, name="copy")
     assert (by_digest["is_new"], by_digest["version"]) == (False, "1.0.0")
     refused = await imported(deployer, f"oci:{host}/acme/tiny:latest", token="wrong")

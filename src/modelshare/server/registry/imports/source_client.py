@@ -1,5 +1,6 @@
 """Reads from a source over HTTP. It is a stranger's server: addresses, redirects, sizes and times have bounds."""
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -108,9 +109,10 @@ class SourceClient:
                 if len(content) > limit:
                     raise SourceError(f"An answer of `{self.host}` has more than {limit:,} bytes, the maximum.")
         try:
-            return msgspec.json.decode(content, type=kind), bytes(content), answer.headers
+            found = await asyncio.to_thread(msgspec.json.decode, content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError(f"`{self.host}` sent an unexpected answer: {printable(str(error))}.") from error
+        return found, bytes(content), answer.headers
 
     async def content(self, url: str, path: str, start: int, end: int, size: int) -> AsyncGenerator[bytes, None]:
         """Bytes [start, end) of a file of `size` bytes. Raises SourceError if the source has another size."""

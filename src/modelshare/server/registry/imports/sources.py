@@ -98,7 +98,7 @@ class HubSource:
         for _ in range(wire.MAX_PAGES):
             if url is None:
                 return files
-            page, _, headers = await self._client.read(url, wire.HubTree, limit=wire.MAX_JSON)
+            page, _, headers = await self._client.read(url, list[wire.HubEntry], limit=wire.MAX_JSON)
             seen += len(page)
             files += [self._file(commit, entry) for entry in page if entry.type == "file"]
             if len(files) > MAX_FILES or seen > wire.MAX_ENTRIES:
