@@ -9,6 +9,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from changing_folders import files_below
 from model_sources import Hub, content, serving_hub
 from programs import serving
 from served import free_port, wait_until
@@ -44,11 +45,12 @@ async def test_an_import_outlives_a_kill_of_its_server(tmp_path: Path) -> None:
             owner = shell(server.url, acme.api_key, tmp_path / "owner")
             words = ("import", "hf:acme/tiny", "--endpoint", hub.url, "--json")
             waiting = asyncio.create_task(asyncio.to_thread(owner.run_program, *words))
-            staged = tmp_path / "data" / "storage"
 
             async def first_part() -> bool:
-                files = (mark.parent.parent / "data" for mark in staged.rglob("parts/0"))
-                return any(file.exists() and file.stat().st_size > PART for file in files)
+                files = files_below(tmp_path / "data" / "storage")
+                marks = [path for path in files if (path.parent.name, path.name) == ("parts", "0")]
+                data = [files.get(mark.parent.parent / "data") for mark in marks]
+                return any(each is not None and each.st_size > PART for each in data)
 
             await wait_until(first_part)
             server.process.kill()
