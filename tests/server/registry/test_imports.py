@@ -109,6 +109,9 @@ async def test_a_model_of_another_platform_in_its_oci_form(url: str, owner: Tena
     ref = f"oci:{host}/acme/tiny:1.0.0"
     assert manifest["facts"]["source"] == {"kind": "oci", "ref": ref, "commit": found["commit"]}
     assert found["commit"].startswith("sha256:")
+    bom = (await deployer.http.get(f"/v1/models/{found['model']}/versions/1.0.0/bom")).json()
+    source = {"name": "modelshare:source", "value": f"{ref}, {found['commit']}"}
+    assert source in bom["metadata"]["component"]["properties"]
     by_digest = await imported(deployer, f"oci:{host}/acme/tiny@{found['commit']}", token=token, name="copy")
     assert (by_digest["is_new"], by_digest["version"]) == (False, "1.0.0")
     refused = await imported(deployer, f"oci:{host}/acme/tiny:latest", token="wrong")

@@ -41,7 +41,11 @@ async def test_a_model_is_imported(running_app: Application, colleague: Somebody
 
         await wait_until(again)
     [model] = set(re.findall(r"/models/([0-9a-f-]{36})\"", (await colleague.get(PAGE)).text))
-    assert "1.0.0" in (await colleague.get(f"/dashboard/labs/models/{model}")).text
+    assert "Imported from <code>hf:acme/tiny</code>" in (await colleague.get(f"/dashboard/labs/models/{model}")).text
+    assert (await colleague.post(f"/dashboard/labs/models/{model}/share", audience="public")).status_code == 303
+    assert (
+        "<dt>Imported from</dt><dd><code>hf:acme/tiny</code>" in (await colleague.get(f"/models/catalog/{model}")).text
+    )
 
 
 async def test_what_is_refused_is_said_on_the_form_and_the_token_not_shown(

@@ -217,7 +217,9 @@ class SourceClient:
         status, own = answer.status, self.owns(url)
         if status >= 500 or status in _LATER or (status in {401, 403, 404} and not own):  # noqa: PLR2004 - server errors
             host = self.host if own else urlsplit(url).netloc
-            raise SourceAwayError(f"`{host}` answered {status}", self._wait(answer.headers.get("Retry-After", "")))
+            asked = answer.headers.get("Retry-After")
+            says_when = asked is not None or status == 429  # noqa: PLR2004 - too many requests
+            raise SourceAwayError(f"`{host}` answered {status}", self._wait(asked or "") if says_when else None)
         if status in {401, 403, 404}:
             raise SourceRefusedError(status, answer.headers)
 
