@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -18,6 +18,7 @@ from modelshare.server.db import notify
 from modelshare.server.registry.imports import importer
 from modelshare.server.registry.imports.service import IMPORT
 from modelshare.server.registry.tables import UploadRow
+from modelshare.server.registry.uploads import expiry
 from modelshare.server.settings import Settings
 from modelshare.wire import sources as wire
 from served import fronted, wait_until
@@ -228,12 +229,7 @@ async def test_a_source_that_asks_to_wait(app: Application, owner: Tenant, hub: 
     busy = Response(status_code=status, headers={"Retry-After": "900"})
     hub.answer = for_file(WEIGHTS, lambda _: busy)
     started = await start(owner, "hf:acme/tiny", endpoint=hub.url)
-
-    async def waits() -> bool:
-        shown = (await owner.http.get(f"/v1/imports/{started['id']}")).json()
-        return f"answered {status}" in (shown["reason"] or "")
-
-    await wait_until(waits)
+    await waiting(owner, started)
     assert (await start(owner, "hf:acme/tiny", endpoint=hub.url))["id"] == started["id"], "the same goes on"
     asked = len(hub.requests)
     await pass_time(app, clock, 600)
@@ -244,14 +240,56 @@ async def test_a_source_that_asks_to_wait(app: Application, owner: Tenant, hub: 
     assert (found["state"], found["reason"]) == ("ready", None)
 
 
+@pytest.mark.parametrize("what", ["its upload", "its model"])
+async def test_what_it_imports_into_is_deleted(
+    app: Application, owner: Tenant, hub: Hub, clock: Clock, what: str
+) -> None:
+    hub.answer = for_file(WEIGHTS, lambda _: Response(status_code=429, headers={"Retry-After": "60"}))
+    started = await start(owner, "hf:acme/tiny", endpoint=hub.url)
+    model = (await waiting(owner, started))["model"]
+    if what == "its upload":
+        [upload] = (await owner.http.get("/v1/uploads?state=open")).json()["data"]
+        assert (await owner.http.post(f"/v1/uploads/{upload['id']}/cancel")).status_code == 200
+    else:
+        assert (await owner.http.delete(f"/v1/models/{model}")).status_code == 204
+    hub.answer = lambda _: None
+    await pass_time(app, clock, 61)
+    found = await ended(owner, started)
+    assert (found["state"], found["reason"]) == ("cancelled", "Its upload was cancelled.")
+    await nothing_left(app, owner)
+    again = await imported(owner, "hf:acme/tiny", endpoint=hub.url)
+    assert (again["state"], again["version"]) == ("ready", "1.0.0")
+
+
+async def test_an_upload_that_expired_meanwhile_is_opened_again(
+    app: Application, owner: Tenant, hub: Hub, clock: Clock
+) -> None:
+    hub.answer = for_file(WEIGHTS, lambda _: Response(status_code=429, headers={"Retry-After": "3600"}))
+    started = await start(owner, "hf:acme/tiny", endpoint=hub.url)
+    await waiting(owner, started)
+    async with app.database.write() as session:
+        await session.execute(update(UploadRow).values(expires_at=0))
+    await expiry.end_expired(app.platform)
+    hub.answer = lambda _: None
+    await pass_time(app, clock, 3601)
+    found = await ended(owner, started)
+    assert (found["state"], found["reason"], found["version"]) == ("ready", None, "1.0.0")
+
+
+async def waiting(owner: Tenant, started: dict[str, Any]) -> dict[str, Any]:
+    """The import, once it waits for its source."""
+
+    async def found() -> dict[str, Any] | None:
+        shown = (await owner.http.get(f"/v1/imports/{started['id']}")).json()
+        return dict(shown) if (shown["reason"] or "").startswith("Waiting: ") else None
+
+    return await wait_until(found)
+
+
 async def test_a_source_that_stays_away(app: Application, owner: Tenant, hub: Hub, clock: Clock) -> None:
     hub.answer = for_file(WEIGHTS, lambda _: Response(status_code=500))
     started = await start(owner, "hf:acme/tiny", endpoint=hub.url)
-
-    async def waits() -> bool:
-        return "answered 500" in str((await owner.http.get(f"/v1/imports/{started['id']}")).json()["reason"])
-
-    await wait_until(waits)
+    await waiting(owner, started)
     await pass_time(app, clock, 25 * 3600)
     found = await ended(owner, started)
     assert found["state"] == "failed"
@@ -262,11 +300,7 @@ async def test_a_source_that_stays_away(app: Application, owner: Tenant, hub: Hu
 async def test_no_such_host(app: Application, owner: Tenant, hub: Hub, clock: Clock) -> None:
     hub.url = "http://127.0.0.1:9"
     started = await start(owner, "hf:acme/tiny", endpoint=hub.url)
-
-    async def waits() -> bool:
-        return "Waiting: No connection" in str((await owner.http.get(f"/v1/imports/{started['id']}")).json()["reason"])
-
-    await wait_until(waits)
+    await waiting(owner, started)
     await pass_time(app, clock, 60)
     assert (await ended(owner, started))["reason"].startswith("No connection to `127.0.0.1`: Connection refused.")
 
