@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import project_changed
 from modelshare.server.http import Caller, Platform
-from modelshare.server.jobs import Lease, TryAgainError, lease_is_valid
+from modelshare.server.jobs import Lease, TryAgainError, lease_is_valid, progressed
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.archive_selection import choose
 from modelshare.server.registry.concurrency import map_concurrently
@@ -176,7 +176,7 @@ class Importer:
     ) -> None:
         platform = self._platform
         store = await platform.stores.get(opened.storage)
-        progress = _Progress(platform, self._row.id, opened, upload.bytes_done, self._row.bytes_done)
+        progress = _Progress(platform, self._lease, self._row, opened, upload.bytes_done)
 
         async def copy(file: UploadFile) -> None:
             begun = await parts.begin(platform, opened, [opened.files[file.n]])
@@ -203,12 +203,13 @@ class Importer:
 class _Progress:
     """Stores how far an import is, now and then. What is sent again after an interruption does not set it back."""
 
-    def __init__(self, platform: Platform, import_id: uuid.UUID, upload: UploadRow, done: int, before: int) -> None:
+    def __init__(self, platform: Platform, lease: Lease, row: ImportRow, upload: UploadRow, done: int) -> None:
         self._platform = platform
-        self._import_id = import_id
+        self._lease = lease
+        self._import_id = row.id
         self._upload = upload
         self._done = done
-        self._before = before
+        self._before = row.bytes_done
         self._reported = 0.0
         self._end_of_turn = asyncio.get_running_loop().time() + _TURN_SECONDS
 
@@ -223,6 +224,7 @@ class _Progress:
         async with self._platform.database.write() as session:
             if not await queries.report(session, self._import_id, done, now=self._platform.now()):
                 raise ImportEndedError(ImportState.CANCELLED, None)
+            await progressed(session, self._lease)
             project_changed(session, self._upload.project_id)
         await parts.keep_open(self._platform, self._upload)
 
