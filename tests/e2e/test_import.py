@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from changing_folders import files_below
 from model_sources import Hub, content, serving_hub
+from modelshare.cli.exit_codes import ExitCode
 from programs import serving
 from served import free_port, wait_until
 from shell import shell, write_model
@@ -77,6 +78,7 @@ def test_from_another_platform_as_its_user_sees_it(tmp_path: Path) -> None:
         assert "Next: modelshare share tiny" in said
         assert "nothing to update" in importer.says(*hf)
         oci = f"oci:{server.url.removeprefix('http://')}/acme/tiny:1.0.0"
+        assert "No token given." in importer.refused("import", oci, "--ask-token", code=ExitCode.USAGE)
         refused = importer.run("import", oci, "--name", "copy")
         assert refused.returncode == 1
         assert "does not show it without a token" in refused.stderr

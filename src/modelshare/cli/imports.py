@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from modelshare.cli.bucket_options import read_secret
+from modelshare.cli.bucket_options import ask, read_secret
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size, when
@@ -132,8 +132,7 @@ def _token(file: Path | None, *, ask_token: bool) -> str | None:
     if file is not None:
         return read_secret(file)
     if ask_token:
-        token: str = typer.prompt("Token", hide_input=True, err=True)
-        return token
+        return ask("Token", TOKEN, hide=True)
     return os.environ.get(TOKEN) or None
 
 

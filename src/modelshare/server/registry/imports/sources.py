@@ -85,6 +85,8 @@ class HubSource:
         try:
             url = f"{self._api}/revision/{quote(commit or self._reference.reference, safe='')}"
             revision, _, _ = await self._client.read(url, wire.HubRevision, limit=wire.MAX_JSON)
+            if commit not in {None, revision.sha}:
+                raise SourceError(f"`{self._client.host}` answered with another commit than it was asked for.")
             files = await self._files(revision.sha)
         except SourceRefusedError as refused:
             raise SourceError(self._why_refused(refused)) from refused
