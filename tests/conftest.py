@@ -20,6 +20,7 @@ import structlog
 from argon2 import PasswordHasher
 
 import compiled_statements
+import inline_sqlite
 import transactions
 from invariants import assert_consistent
 from modelshare.server import migrations
@@ -43,6 +44,7 @@ hypothesis.settings.load_profile("suite")
 # Else the threads of an engine, which wait for each other at every step, burn all cores where others work too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
+inline_sqlite.use()
 gc.disable()  # until everything is collected: what is imported stays
 # The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
