@@ -1,9 +1,10 @@
 """Frames of the link: the one WebSocket that an agent opens to the server (`GET /v1/agent/link`).
 
-Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). The types state the
-bounds of every field, and both sides check them when they decode. An invalid frame, or one that is not allowed in the
-current state, closes the link with `CloseCode.PROTOCOL`. Unknown fields and frame types are ignored:
-docs/link-protocol.md describes how the protocol changes and which versions are compatible.
+A WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`), or, since version 3, an
+array of up to `MAX_FRAMES` of them. The types state the bounds of every field, and both sides check them when they
+decode. An invalid frame, or one that is not allowed in the current state, closes the link with `CloseCode.PROTOCOL`.
+Unknown fields and frame types are ignored: docs/link-protocol.md describes how the protocol changes and which versions
+are compatible.
 
 Each request has its own stream, identified by `stream`, an integer that the server chooses and that is unique on the
 link. The response is one `Answer`, or one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as
@@ -18,9 +19,9 @@ Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and clo
 nothing for `DEAD_AFTER_SECONDS`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, TypeVar, cast, get_args
 
 import msgspec
 from msgspec import Meta
@@ -29,15 +30,21 @@ from modelshare.wire.agents import Phase
 from modelshare.wire.signing import MAX_BUNDLE
 from modelshare.wire.text import PLAIN, PLAIN_PATH, plain
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """The version of the protocol that this file describes."""
 OLDEST_PROTOCOL: Final = PROTOCOL - 1
 """The previous version is still supported, so that servers and agents need not be updated simultaneously."""
+BATCH_PROTOCOL: Final = 3
+"""The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
 HEARTBEAT_SECONDS: Final = 5.0
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
-"""Bytes of one encoded frame; longer bodies are split into several `Body` or `Chunk` frames."""
+"""Bytes of one message; longer bodies are split into several `Body` or `Chunk` frames."""
+MAX_FRAMES: Final = 64
+"""Frames of one message. Reading more of them at once would keep other streams waiting."""
+MAX_BATCH: Final = MAX_FRAME // 2
+"""Bytes after which a message is sent rather than extended."""
 MAX_DESIRED: Final = 16 << 20
 """Bytes of an encoded `Desired`. It may exceed `MAX_FRAME` because it lists every file of every deployment."""
 BODY_SLICE: Final = 256 << 10
@@ -351,9 +358,48 @@ def _decoder(kinds: Any) -> Callable[[bytes], Any]:
     return checked
 
 
+_Decoded = TypeVar("_Decoded")
+_FIXED_ARRAY, _ARRAY_16, _FIXED_LENGTHS = 0x90, 0xDC, 16
+"""First bytes of MessagePack arrays, of fewer than 16 items and of more."""
+
+
+def _reader(decode: Callable[[bytes], _Decoded], kinds: Any) -> Callable[[bytes], Sequence[_Decoded]]:
+    """Returns a decoder for messages of one frame or several. It raises msgspec.DecodeError and no other exception."""
+    decode_all = msgspec.msgpack.Decoder(list[kinds]).decode
+    split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+
+    def read(data: bytes) -> Sequence[_Decoded]:
+        count, start = _array(data, 0)
+        if count is None or _array(data, start)[0] is None:
+            return (decode(data),)
+        if not 0 < count <= MAX_FRAMES:
+            raise msgspec.DecodeError(f"a message has 1 to {MAX_FRAMES} frames, not {count}")
+        try:
+            return cast("Sequence[_Decoded]", decode_all(data))
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            return [decode(bytes(each)) for each in split(data)]  # some kinds may be unknown
+        except RecursionError as error:
+            raise msgspec.DecodeError(str(error)) from error
+
+    return read
+
+
+def _array(data: bytes, at: int) -> tuple[int | None, int]:
+    """The length of the array that begins there, and where its items begin; None if there is no array."""
+    first = data[at] if at < len(data) else 0
+    if _FIXED_ARRAY <= first < _FIXED_ARRAY + _FIXED_LENGTHS:
+        return first - _FIXED_ARRAY, at + 1
+    if first == _ARRAY_16:
+        return int.from_bytes(data[at + 1 : at + 3]), at + 3
+    return None, at
+
+
 encode = msgspec.msgpack.Encoder().encode
-"""Encodes a frame to bytes."""
+"""Encodes a frame, or a list of several, to bytes."""
 decode_from_agent: Callable[[bytes], FromAgent] = _decoder(FromAgent)
 decode_from_server: Callable[[bytes], FromServer] = _decoder(FromServer)
+read_from_agent: Callable[[bytes], Sequence[FromAgent]] = _reader(decode_from_agent, FromAgent)
+"""The frames of a message."""
+read_from_server: Callable[[bytes], Sequence[FromServer]] = _reader(decode_from_server, FromServer)
 decode_answer: Callable[[bytes], AnswerFrame] = _decoder(AnswerFrame)
 """Used between processes of the server."""
