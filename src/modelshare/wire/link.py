@@ -19,6 +19,7 @@ Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and clo
 nothing for `DEAD_AFTER_SECONDS`.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, Final, TypeVar, cast, get_args
@@ -374,9 +375,9 @@ def _reader(decode: Callable[[bytes], _Decoded], kinds: Any) -> Callable[[bytes]
             return (decode(data),)
         if not 0 < count <= MAX_FRAMES:
             raise msgspec.DecodeError(f"a message has 1 to {MAX_FRAMES} frames, not {count}")
-        try:
+        with contextlib.suppress(msgspec.ValidationError, UnicodeDecodeError, RecursionError):
             return cast("Sequence[_Decoded]", decode_all(data))
-        except (msgspec.ValidationError, UnicodeDecodeError):
+        try:
             return [decode(bytes(each)) for each in split(data)]  # some kinds may be unknown
         except RecursionError as error:
             raise msgspec.DecodeError(str(error)) from error
