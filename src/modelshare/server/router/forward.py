@@ -20,9 +20,9 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.errors import PayloadTooLargeError
-from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream, StreamBrokenError
 from modelshare.server.ids import parse_uuid
 from modelshare.server.proven import proven
 from modelshare.server.router.errors import ClientGoneError

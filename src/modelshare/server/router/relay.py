@@ -9,8 +9,8 @@ import structlog
 from starlette.types import Receive
 
 from modelshare.server.errors import PayloadTooLargeError, UnavailableError
-from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream, StreamBrokenError
 from modelshare.server.router.errors import BadGatewayError, ClientGoneError, EngineRefusedError
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.reply import Reply

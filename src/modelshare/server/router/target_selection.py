@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from modelshare.server.fleet.link import AnswerStream
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream
 from modelshare.server.router.forward import Forwarder
 
 
