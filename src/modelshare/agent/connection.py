@@ -11,15 +11,19 @@ import msgspec
 
 from modelshare.agent.errors import AgentError
 from modelshare.wire.link import (
+    BATCH_PROTOCOL,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
+    MAX_BATCH,
+    MAX_FRAMES,
     MAX_TEXT,
+    OLDEST_PROTOCOL,
     CloseCode,
     Frame,
     FromServer,
     Ping,
-    decode_from_server,
     encode,
+    read_from_server,
 )
 from modelshare.wire.text import plain
 
@@ -56,6 +60,8 @@ class Connection:
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
     ) -> None:
+        self.protocol = OLDEST_PROTOCOL
+        """The version that both sides agreed on; until then, the oldest one."""
         self._socket = socket
         self._heartbeat = heartbeat
         self._dead_after = dead_after
@@ -95,10 +101,11 @@ class Connection:
             self._received_at = self._now()
             if message.type is aiohttp.WSMsgType.BINARY:
                 try:
-                    frame = decode_from_server(message.data)
+                    frames = read_from_server(message.data)
                 except msgspec.DecodeError as error:
                     raise BadFrameError(f"the server sent a frame that this agent cannot read ({error})") from error
-                on_frame(frame)
+                for frame in frames:
+                    on_frame(frame)
             elif message.type is aiohttp.WSMsgType.TEXT:
                 raise BadFrameError("the server sent a text message, which is not a frame")
             elif message.type in _ENDS:
@@ -107,17 +114,32 @@ class Connection:
                 raise LinkLostError(words or "the connection was cut", code)
 
     async def write(self) -> None:
-        """Sends queued frames until the connection breaks; `read` raises the reason."""
+        """Sends queued frames until the connection breaks; `read` raises the reason.
+
+        Frames that were queued in the same round of the event loop share messages.
+        """
         with suppress(aiohttp.ClientError, ConnectionError):
             while True:
                 while self._queue:
-                    data = self._queue.popleft()
-                    await self._socket.send_bytes(data)
-                    self._queued -= len(data)
+                    frames = self._next_message()
+                    await self._socket.send_bytes(
+                        frames[0] if len(frames) == 1 else encode([msgspec.Raw(frame) for frame in frames])
+                    )
+                    self._queued -= sum(map(len, frames))
                     if self._queued <= _QUEUE_BYTES:
                         self._has_space.set()
                 self._wake.clear()
                 await self._wake.wait()
+
+    def _next_message(self) -> list[bytes]:
+        """Takes encoded frames from the queue: as many as one message may have."""
+        queue, frames = self._queue, [self._queue.popleft()]
+        most = MAX_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
+        left = MAX_BATCH - len(frames[0])
+        while queue and len(frames) < most and len(queue[0]) <= left:
+            left -= len(queue[0])
+            frames.append(queue.popleft())
+        return frames
 
     async def beat(self) -> None:
         """Sends heartbeats; raises LinkLostError if the server has been silent for too long."""
