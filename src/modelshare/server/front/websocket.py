@@ -148,16 +148,16 @@ class WebSocket(asyncio.Protocol):
                 break  # the rest is still to come
             frame = bytes(self._unparsed[:size])
             del self._unparsed[:size]
-            self._pace.level -= self._parse_frame(frame, start)
+            self._pace.level -= self._parse_frame(frame, start, is_too_long=size - start > 2 * MAX_FRAME)
             if self._transport.is_closing():
                 self._unparsed.clear()
         if self._pace.level <= 0:
             self._turn = self._front.loop.call_later((_BURST - self._pace.level) / _FRAMES, self._parse)
         self._read_or_wait()
 
-    def _parse_frame(self, frame: bytes, start: int) -> int:
+    def _parse_frame(self, frame: bytes, start: int, *, is_too_long: bool) -> int:
         """Returns how many frames it counts as. `start`: of the payload."""
-        is_ordinary = frame[0] == _WHOLE and frame[1] & _MASKED and len(frame) - start <= 2 * MAX_FRAME
+        is_ordinary = frame[0] == _WHOLE and frame[1] & _MASKED and not is_too_long
         if is_ordinary and not self._in_fragments and not self._is_over:
             return self._receive(apply_mask(frame[start:], frame[start - 4 : start]), is_text=False)
         self._socket.receive_data(frame)
