@@ -101,6 +101,10 @@ class Asked:
             self.credit += owed
             self._link.post(Credit(self.id, owed))
 
+    def owe(self, count: int) -> None:
+        """This many bytes of the answer wait: the agent gets credit for them with the next `taken`."""
+        self._owed += count
+
     def break_off(self, why: ClosedError) -> None:
         """The link is closed. After a violation of the protocol the request is not retried elsewhere: it may have been
         the cause."""
