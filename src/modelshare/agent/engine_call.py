@@ -14,6 +14,7 @@ from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.translator import StreamTranslator
 
+_OK: Final = HTTPStatus.OK
 _MAX_BYTES: Final = 512 << 20
 """Maximum size of an answer; many vectors are long."""
 _MAX_ERROR_BYTES: Final = 64 << 10
@@ -39,12 +40,12 @@ class _Call(EngineCall):
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
         self._size += len(data)
-        if self._size > (_MAX_BYTES if self._status == HTTPStatus.OK else _MAX_ERROR_BYTES):
+        if self._size > (_MAX_BYTES if self._status == _OK else _MAX_ERROR_BYTES):
             raise invalid_answer()
 
     def on_end(self) -> None:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        if self._status != HTTPStatus.OK:
+        if self._status != _OK:
             headers = {} if self._retry_after is None else {"Retry-After": self._retry_after.decode("latin-1")}
             raise refusal_for_status(self._status, body, headers, self._prepared.client_fields)
         self._on_answer(body)
@@ -99,7 +100,7 @@ class StreamCall(_Call):
     def on_body(self, data: bytes) -> None:
         if not self._is_stream:
             # A JSON object instead of a stream is probably an error.
-            if self._status != HTTPStatus.OK or self._parts or data.lstrip().startswith(b"{"):
+            if self._status != _OK or self._parts or data.lstrip().startswith(b"{"):
                 super().on_body(data)
                 return
             self._is_stream = True
@@ -108,7 +109,7 @@ class StreamCall(_Call):
             self._over()
 
     def on_end(self) -> None:
-        if self._status != HTTPStatus.OK or self._parts:
+        if self._status != _OK or self._parts:
             super().on_end()
             return
         self._pass_on(self._translator.finish())

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from base64 import b64encode
 from collections.abc import Mapping
 from functools import cache
-from http import HTTPStatus
 from typing import Final, Self, cast
 
 import httptools
@@ -14,6 +13,7 @@ from yarl import URL
 
 from modelshare.agent.errors import AgentError
 
+_OK: Final = 200
 _IDLE_SECONDS: Final = 3.0
 """Idle connections are closed before engines do so: uvicorn has the shortest timeout, 5 s."""
 _CONNECT_SECONDS: Final = 5.0
@@ -103,7 +103,7 @@ class EnginePool:
         origin = self._origins.get(base_url)
         if origin is None:
             origin = self._origins[base_url] = _Origin(base_url, keep=self._keep)
-        origin.send(call, origin.head(route, headers, len(body)) + body)
+        origin.send(call, origin.request(route, headers, body))
 
 
 class _Origin:
@@ -119,12 +119,20 @@ class _Origin:
         self._idle: dict[_Connection, float] = {}
         """Since when each one is idle; the one used last is at the end, and is used first."""
         self._sweep: asyncio.TimerHandle | None = None
+        self._heads: dict[tuple[str, tuple[tuple[str, str], ...]], bytes] = {}
         self._authorization = ""
         if self.url.user is not None:
             secret = b64encode(f"{self.url.user}:{self.url.password or ''}".encode()).decode()
             self._authorization = f"authorization: Basic {secret}\r\n"
 
-    def head(self, route: str, headers: Mapping[str, str], length: int) -> bytes:
+    def request(self, route: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        key = route, tuple(headers.items())
+        head = self._heads.get(key)
+        if head is None:
+            head = self._heads[key] = self._head(route, headers)
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    def _head(self, route: str, headers: Mapping[str, str]) -> bytes:
         own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if own.count("\n") > len(headers):
             raise ValueError("a header for the engine has a line break")
@@ -133,7 +141,7 @@ class _Origin:
         return (
             f"POST {self.url.raw_path.rstrip('/')}/{route} HTTP/1.1\r\nhost: {self.url.host_port_subcomponent}\r\n"
             "user-agent: modelshare\r\ncontent-type: application/json\r\naccept: */*\r\naccept-encoding: identity\r\n"
-            f"{own}content-length: {length}\r\n\r\n"
+            f"{own}content-length: "
         ).encode()
 
     def send(self, call: EngineCall, request: bytes) -> None:
@@ -309,7 +317,7 @@ class _Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if self._is_complete:
             return
-        if status < HTTPStatus.OK:  # 100 Continue and the like
+        if status < _OK:  # 100 Continue and the like
             self._headers = {}
         else:
             self._status, self._has_head, self._is_head_new = status, True, True

@@ -23,6 +23,7 @@ from modelshare.wire.inference import BadInferenceRequestError
 
 _log = logging.getLogger(__name__)
 
+_OK: Final = HTTPStatus.OK
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
 _LOADING: Final = "The model is being loaded on its machine; try again in a moment."
@@ -114,44 +115,42 @@ class _Exchange:
             why = "The client read the answer too slowly while others were waiting."
             self.on_failure(EngineRefusalError(HTTPStatus.REQUEST_TIMEOUT, why))
 
-    def on_answer(self, body: bytes) -> None:
+    def on_answer(self, body: bytes, usage: TokenUsage) -> None:
         """See `sequences.Output`."""
-        self._stream.answer(HTTPStatus.OK, _JSON, body, self._usage)
+        self._stream.answer(_OK, _JSON, body, usage)
 
     def on_events(self, events: bytes) -> None:
         """See `sequences.Output`."""
         stream = self._stream
         if not stream.started:
-            stream.head(HTTPStatus.OK, _EVENTS)
+            stream.head(_OK, _EVENTS)
         stream.chunk(events)
         if stream.waiting_bytes >= _BUFFER_BYTES and self._sequences is not None:
             self._sequences.pause()
             if self._stalled_since is None:
                 self._stalled_since = self._loop.time()
 
-    def on_end(self, events: bytes) -> None:
+    def on_end(self, events: bytes, usage: TokenUsage) -> None:
         """See `sequences.Output`."""
         self._stalled_since = None
         if not self._stream.started:
-            self._stream.head(HTTPStatus.OK, _EVENTS)
+            self._stream.head(_OK, _EVENTS)
         # The counts are sent with the last bytes, so that they are recorded even if the client disconnects at once.
         self._stream.chunk(events)
-        self._stream.end(self._usage)
+        self._stream.end(usage)
 
     def on_failure(self, error: Exception) -> None:
         """See `sequences.Output`."""
         if self._is_over:
             return
+        usage = TokenUsage()
         if self._sequences is not None:
             self._sequences.close()
+            usage = self._sequences.count.usage
         self._stalled_since = None
         if isinstance(error, TimeoutError):
             self._stream.drop_waiting()
-        _send_error(self._stream, _client_error(error, self._stream), self._usage)
-
-    @property
-    def _usage(self) -> TokenUsage:
-        return self._sequences.count.usage if self._sequences is not None else TokenUsage()
+        _send_error(self._stream, _client_error(error, self._stream), usage)
 
     def _prepared_elsewhere(self, work: asyncio.Future[PreparedRequest]) -> None:
         try:
@@ -180,6 +179,7 @@ class _Exchange:
         self._is_over = True
         if self._sequences is not None:
             self._sequences.close()
+            self._sequences = None
         self._requested.close()
         self._on_over(self)
 

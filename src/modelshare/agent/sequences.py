@@ -9,9 +9,9 @@ import msgspec
 
 from modelshare.agent.engine_call import AnswerCall, StreamCall
 from modelshare.agent.engine_pool import EngineCall, EnginePool
-from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
+from modelshare.agent.engines.answers import write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Period
-from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.counts import Tally, TokenUsage
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount, join, split
 from modelshare.agent.engines.refusals import EngineRefusalError
@@ -28,13 +28,13 @@ _RETRY_SECONDS: Final = 5
 class Output(Protocol):
     """Takes the answer to a request."""
 
-    def on_answer(self, body: bytes) -> None:
+    def on_answer(self, body: bytes, usage: TokenUsage) -> None:
         """The complete answer to a request that asked for no stream."""
 
     def on_events(self, events: bytes) -> None:
         """Events of a stream."""
 
-    def on_end(self, events: bytes) -> None:
+    def on_end(self, events: bytes, usage: TokenUsage) -> None:
         """The last events of a stream."""
 
     def on_failure(self, error: Exception) -> None:
@@ -117,7 +117,7 @@ class Sequences:
         tally = sequence.begin(self.count)
         call: EngineCall
         if prepared.asked.stream:
-            translator = StreamTranslator(StreamReader(prepared, tally), partial(self._events, sequence.part))
+            translator = StreamTranslator(prepared, tally, partial(self._events, sequence.part))
             ended = partial(self._streamed, sequence)
             call = StreamCall(prepared, translator, engine.activity, self._output.on_events, ended, self._fail)
         else:
@@ -137,7 +137,7 @@ class Sequences:
             answers = [self._answers[part.first] for part in self._parts]
             body = write_answer(join(self._parts, answers), self.count.for_client())
             self._is_over = True
-            self._output.on_answer(body)
+            self._output.on_answer(body, self.count.usage)
 
     def _streamed(self, sequence: "_Sequence") -> None:
         sequence.close()
@@ -145,7 +145,7 @@ class Sequences:
         if not self._left:
             events = self._merger.end(self._prepared, self.count.for_client())
             self._is_over = True
-            self._output.on_end(events)
+            self._output.on_end(events, self.count.usage)
 
     def _fail(self, error: Exception) -> None:
         """The first failure ends all calls."""
@@ -192,6 +192,7 @@ class _Sequence:
         if self.turn is not None:
             self.turn.worked = self._tally is not None and self._tally.began
             self.turn.close()
+            self.turn = None  # it refers to this
 
 
 _PROMPTS: Final = ("messages", "prompt", "input")

@@ -173,8 +173,9 @@ class Stream:
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
         self._on_close(self)
-        if self.on_over is not None:
-            self.on_over()
+        on_over, self.on_over, self.on_sent = self.on_over, None, None  # or the two would keep each other alive
+        if on_over is not None:
+            on_over()
 
     def _send_waiting(self) -> None:
         had = self.waiting_bytes

@@ -25,13 +25,14 @@ class Answer:
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
 
-    def on_answer(self, body: bytes) -> None:
-        self.on_end(body)
+    def on_answer(self, body: bytes, usage: TokenUsage) -> None:
+        self.on_end(body, usage)
 
     def on_events(self, events: bytes) -> None:
         self.pieces.put_nowait(events)
 
-    def on_end(self, events: bytes) -> None:
+    def on_end(self, events: bytes, usage: TokenUsage) -> None:
+        del usage
         self.pieces.put_nowait(events)
         self.pieces.put_nowait(None)
 

@@ -8,7 +8,7 @@ longest ago. A tenant's own requests keep their order.
 """
 
 import itertools
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -71,7 +71,7 @@ class TenantQueue:
         self.slots = slots
         self._free = [_Slot(number) for number in range(slots)]
         """The one that has been free for the longest time comes first."""
-        self._running: Counter[str] = Counter()
+        self._running: dict[str, int] = {}
         self._waiting: dict[str, OrderedDict[Turn, None]] = {}
         self._last: dict[str, int] = {}
         """Number of the last turn of each tenant that runs or waits."""
@@ -92,12 +92,14 @@ class TenantQueue:
 
         Prefers a slot that has computed the beginning of `prompt` for the same tenant. Raises TooManyWaitingError.
         """
-        queue = self._waiting.get(tenant)
-        if queue is None:
-            queue = self._waiting[tenant] = OrderedDict()
-        elif len(queue) >= MAX_WAITING:
-            raise TooManyWaitingError
         turn = Turn(self, tenant, min(count, self.slots), prompt[:_COMPARED_BYTES], begin)
+        if not self._waiting and turn.count <= len(self._free):
+            self._assign(turn)
+            begin(turn)
+            return turn
+        queue = self._waiting.setdefault(tenant, OrderedDict())
+        if len(queue) >= MAX_WAITING:
+            raise TooManyWaitingError
         queue[turn] = None
         self._serve()
         return turn
@@ -136,17 +138,20 @@ class TenantQueue:
         """Assigns slots to the next turn, if there are enough for it."""
         if not self._waiting:
             return None
-        tenant = min(self._waiting, key=lambda one: (self._running[one], self._last.get(one, 0)))
+        tenant = min(self._waiting, key=lambda one: (self._running.get(one, 0), self._last.get(one, 0)))
         turn = next(iter(self._waiting[tenant]))
-        count = turn.count
-        if count > len(self._free):
+        if turn.count > len(self._free):
             return None  # no overtaking, or else a large request would never get enough slots
         self._remove_waiting(tenant, turn)
-        self._running[tenant] += count
-        self._last[tenant] = next(self._count)
-        turn.held = [self._pick(tenant, turn.prompt) for _ in range(count)]
-        turn.is_own = tenant != "" and all(slot.tenant == tenant for slot in turn.held)
+        self._assign(turn)
         return turn
+
+    def _assign(self, turn: Turn) -> None:
+        tenant = turn.tenant
+        self._running[tenant] = self._running.get(tenant, 0) + turn.count
+        self._last[tenant] = next(self._count)
+        turn.held = [self._pick(tenant, turn.prompt) for _ in range(turn.count)]
+        turn.is_own = tenant != "" and {slot.tenant for slot in turn.held} == {tenant}
 
     def _pick(self, tenant: str, prompt: bytes) -> "_Slot":
         if not prompt:
