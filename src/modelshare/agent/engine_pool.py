@@ -275,7 +275,7 @@ class _Connection(asyncio.Protocol):
         error: Exception | None = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as bad:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as bad:
             error = EngineLostError(f"the engine sent something that is not HTTP: {bad}")
         self._bytes_without_body = 0 if self._parts else self._bytes_without_body + len(data)
         if self._bytes_without_body > _MAX_HEAD_BYTES:
