@@ -158,7 +158,10 @@ class Recorder:
         self.asked += 1
         return self.said
 
-    async def serve(self, stream: Stream) -> None:
+    def serve(self, stream: Stream) -> None:
+        stream.run(self._serve(stream))
+
+    async def _serve(self, stream: Stream) -> None:
         try:
             await self.respond(stream)
         except asyncio.CancelledError:
@@ -166,7 +169,7 @@ class Recorder:
             raise
 
     async def _echo(self, stream: Stream) -> None:
-        await stream.answer(200, "application/json", bytes(stream.body), TokenUsage(3, 4))
+        stream.answer(200, "application/json", bytes(stream.body), TokenUsage(3, 4))
 
 
 @asynccontextmanager

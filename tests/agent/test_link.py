@@ -99,7 +99,7 @@ async def test_frames_of_one_round_share_messages(peer: Peer) -> None:
 async def test_messages_do_not_become_too_large(peer: Peer) -> None:
     size = 5 * MAX_FRAME
     recorder = Recorder()
-    recorder.respond = lambda stream: stream.answer(200, "text/plain", b"x" * size)
+    recorder.serve = lambda stream: stream.answer(200, "text/plain", b"x" * size)  # type: ignore[method-assign]
     async with linked(peer, recorder):
         await peer.ask(b"", credit=size)
         await peer.expect(Head)
@@ -286,10 +286,10 @@ async def test_what_an_engine_says_is_brought_into_bounds(peer: Peer) -> None:
 
     async def odd(stream: Stream) -> None:
         if stream.id == 1:
-            await stream.answer(999, "application/json", b"{}", TokenUsage(-1, 1 << 64))
+            stream.answer(999, "application/json", b"{}", TokenUsage(-1, 1 << 64))
         else:
-            await stream.head(0, "text/plain")
-            await stream.end(TokenUsage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
+            stream.head(0, "text/plain")
+            stream.end(TokenUsage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
 
     recorder.respond = odd
     async with linked(peer, recorder):

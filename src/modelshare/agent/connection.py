@@ -28,7 +28,7 @@ from modelshare.wire.link import (
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
-"""Bytes of encoded frames that may be queued; when it is exceeded, streams wait."""
+"""Bytes of encoded frames that may be queued; when it is exceeded, chunks wait in their streams."""
 _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
 
 
@@ -51,7 +51,7 @@ class BadFrameError(LinkLostError):
 
 
 class Connection:
-    """Only `read` and `write` use the socket: a cancelled stream cannot leave a partial frame or block the queue."""
+    """Implements `streams.Outlet`. Only `read` and `write` use the socket."""
 
     def __init__(
         self,
@@ -69,8 +69,7 @@ class Connection:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._wake = asyncio.Event()
-        self._has_space = asyncio.Event()
-        self._has_space.set()
+        self._when_space: dict[Callable[[], None], None] = {}
         self._sent_at = self._received_at = self._now()
 
     @property
@@ -78,21 +77,22 @@ class Connection:
         """Whether frames are waiting to be sent."""
         return self._queued > 0
 
+    @property
+    def is_full(self) -> bool:
+        """See `streams.Outlet`."""
+        return self._queued > _QUEUE_BYTES
+
+    def when_space(self, callback: Callable[[], None]) -> None:
+        """See `streams.Outlet`."""
+        self._when_space[callback] = None
+
     def post(self, frame: Frame) -> None:
-        """Queues a small frame without waiting."""
+        """Queues a frame."""
         data = encode(frame)
         self._queue.append(data)
         self._queued += len(data)
         self._sent_at = self._now()
         self._wake.set()
-        if self._queued > _QUEUE_BYTES:
-            self._has_space.clear()
-
-    async def send(self, frame: Frame) -> None:
-        """Queues a frame with payload, after waiting for space in the queue."""
-        while self._queued > _QUEUE_BYTES:
-            await self._has_space.wait()
-        self.post(frame)
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
         """Passes every frame to `on_frame`; raises LinkLostError when the connection ends."""
@@ -126,17 +126,22 @@ class Connection:
                         frames[0] if len(frames) == 1 else encode([msgspec.Raw(frame) for frame in frames])
                     )
                     self._queued -= sum(map(len, frames))
-                    if self._queued <= _QUEUE_BYTES:
-                        self._has_space.set()
+                    self._offer_space()
                 self._wake.clear()
                 await self._wake.wait()
+
+    def _offer_space(self) -> None:
+        while self._when_space and not self.is_full:
+            callback = next(iter(self._when_space))
+            del self._when_space[callback]
+            callback()
 
     def _next_message(self) -> list[bytes]:
         """Takes encoded frames from the queue: as many as one message may have."""
         queue, frames = self._queue, [self._queue.popleft()]
-        most = MAX_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
+        limit = MAX_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
         left = MAX_BATCH - len(frames[0])
-        while queue and len(frames) < most and len(queue[0]) <= left:
+        while queue and len(frames) < limit and len(queue[0]) <= left:
             left -= len(queue[0])
             frames.append(queue.popleft())
         return frames
