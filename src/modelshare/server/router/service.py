@@ -30,8 +30,8 @@ from modelshare.server.proven import proven
 from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.answering import Asking, parse_path
-from modelshare.server.router.asgi_client import AsgiClient
-from modelshare.server.router.call import Call, Client, Headers
+from modelshare.server.router.call import Call
+from modelshare.server.router.clients import AsgiClient, Client, Headers
 from modelshare.server.router.forward import PREFIX, Forwarder
 from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight

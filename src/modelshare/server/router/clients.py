@@ -1,22 +1,53 @@
-"""The client of an inference request behind an ASGI server other than our own."""
+"""The client of an inference request: the front's `Exchange`, or one over ASGI."""
 
 import asyncio
 from collections import deque
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from modelshare.server.front.exchange import Handler
-from modelshare.server.router.call import Headers
 
+Headers = Sequence[tuple[bytes, bytes]]
 _MAX_UNREAD: Final = 256 << 10
 """Bytes of a body that are buffered before they are taken."""
 _MAX_UNSENT: Final = 64 << 10
 """Bytes of an answer beyond which the client counts as slow."""
 
 
+class Client(Protocol):
+    """The client's side of a request."""
+
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def complete(self) -> bool:
+        """Whether the whole request was received."""
+        ...
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client reads too slowly."""
+        ...
+
+    def take(self) -> bytes:
+        """The part of the body that has arrived since the last call."""
+        ...
+
+    async def drain(self) -> None:
+        """Waits while the client reads too slowly. Returns when it disconnects."""
+        ...
+
+    def start(self, status: int, headers: Headers) -> None: ...
+    def write(self, data: bytes, *, more: bool) -> None: ...
+    def abort(self) -> None:
+        """Ends an incomplete response: the client must not mistake a part for the whole."""
+        ...
+
+
 class AsgiClient:
-    """Drives the handler of one request."""
+    """The client behind an ASGI server other than our own. Drives the handler of one request."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.headers: Headers = scope["headers"]

@@ -1,0 +1,241 @@
+"""Relays one inference request to an agent that can answer it, and the answer back to the client."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from modelshare.server.errors import UnavailableError
+from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import Asked, StreamBrokenError
+from modelshare.server.router.answer_usage import AnswerUsage
+from modelshare.server.router.errors import BadGatewayError, EngineRefusedError
+from modelshare.server.router.target_selection import TargetSelector
+from modelshare.wire.errors import ErrorCode
+from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
+
+if TYPE_CHECKING:
+    from modelshare.server.router.call import Call
+
+LONGEST_STREAM: Final = 24 * 3600.0
+"""Time limit sent to the agent, in seconds. The tier's limits are applied here, since streams may take longer."""
+_EVENTS: Final = "text/event-stream"
+_GATHERED: Final = 8 << 20
+"""Bytes of an answer that is not a stream. Up to this size it is sent when complete, so that a failure can still be
+reported by the status; longer answers are sent as they arrive."""
+_DONE: Final = b"data: [DONE]\n\n"
+_RETRY_SECONDS: Final = 2
+_SERVER_ERROR: Final = 500
+_SEARCHES: Final = 3
+"""How often the targets are looked up for one request: the version may change again meanwhile."""
+
+
+class Relay:
+    """A request once its body has been read: it tries targets until one answers."""
+
+    def __init__(self, call: "Call", selector: TargetSelector, body: bytes, tenant: str, usage: AnswerUsage) -> None:
+        """`tenant`: the project's name for agents."""
+        self.usage = usage
+        self._call = call
+        self._selector = selector
+        self._body = body
+        self._tenant = tenant
+        self._targets: Sequence[Target] = ()
+        """Those that were not tried yet."""
+        self._target: Target | None = None
+        self._searches = 0
+        self._refused: set[str] = set()
+        """Deployments."""
+        self._asked: Asked | None = None
+        """The request at an agent of this process."""
+        self._head: Head | None = None
+        self._is_events = False
+        self._gathered: list[bytes] = []
+        self._tail = b""
+        """The last bytes that were received of a stream."""
+        self._held = b""
+        """The last part of a stream, which waits for the token count: many clients leave as soon as they have it."""
+
+    def start(self, targets: Sequence[Target]) -> None:
+        """Sends the request to the best target. Raises UnavailableError if there is none."""
+        self._searches += 1
+        self._targets = [each for each in targets if each.deployment_id not in self._refused]
+        self._try_next()
+
+    def stop(self) -> None:
+        """Cancels the work on the request, unless it is complete."""
+        self._target = None
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.close()
+
+    def writable(self) -> None:
+        """The client reads again: the engine may go on."""
+        if self._asked is not None:
+            self._asked.taken(0)
+
+    # Called by the link.
+
+    def deliver(self, frame: AnswerFrame) -> None:
+        self._call.guard(lambda: self._handle(frame))
+
+    def fail(self, error: Exception) -> None:
+        self._call.guard(lambda: self._broken(error))
+
+    def _try_next(self) -> None:
+        """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
+        of a new version before this process, and stop a deployment to which requests are still being sent."""
+        while (target := self._selector.best(self._targets)) is not None:
+            self._targets = [each for each in self._targets if each is not target]
+            if self._ask(target):
+                return
+        if self._searches < _SEARCHES:
+            self._call.later(self._search_again())
+        elif self._refused:
+            raise UnavailableError(
+                "The model is being loaded on its machine; try again in a moment.",
+                code=ErrorCode.MODEL_LOADING,
+                retry_after=_RETRY_SECONDS,
+            )
+        else:
+            raise UnavailableError(
+                "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_RETRY_SECONDS
+            )
+
+    def _ask(self, target: Target) -> bool:
+        """Sends the request. Returns False if the connection is down."""
+        self._target = target
+        self.usage.context_length = target.context_length
+        link = self._selector.link(target)
+        if link is None:
+            self._call.later(self._ask_elsewhere(target))
+        else:
+            try:
+                self._asked = link.ask(
+                    self,
+                    target.deployment_id,
+                    self._call.asking.route,
+                    self._body,
+                    timeout=LONGEST_STREAM,
+                    tenant=self._tenant,
+                )
+            except StreamBrokenError:
+                return False
+        self.usage.is_engine_busy = True
+        return True
+
+    async def _search_again(self) -> None:
+        self.start(await self._call.fresh_targets())
+
+    async def _ask_elsewhere(self, target: Target) -> None:
+        """Asks through the process that the agent is connected to."""
+        route, body, drain = self._call.asking.route, self._body, self._call.drain
+        try:
+            async with self._selector.request(
+                target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM
+            ) as stream:
+                is_last = False
+                while self._target is target and not is_last:
+                    frame = await stream.next()
+                    is_last = isinstance(frame, End | Answer)
+                    self._handle(frame)
+                    await drain()
+        except StreamBrokenError as error:
+            self._broken(error)
+
+    # The answer.
+
+    def _handle(self, frame: AnswerFrame) -> None:
+        match frame:
+            case Chunk():
+                self._pass_chunk(frame.data)
+            case Answer():
+                self._pass_answer(frame)
+            case End():
+                self._pass_end(frame)
+            case Head() if self._head is None:
+                self._head = frame
+                self.usage.status = frame.status
+                self._is_events = frame.content_type.startswith(_EVENTS)
+            case Head():
+                raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
+
+    def _pass_answer(self, frame: Answer) -> None:
+        if frame.refused:
+            self.usage.is_engine_busy = False
+            if self._target is not None:
+                self._refused.add(self._target.deployment_id)
+            self.stop()
+            self._try_next()
+            return
+        self.usage.status = frame.status
+        self.usage.answer_bytes = len(frame.data)
+        self.usage.report(frame)
+        wait = () if frame.retry_after is None else ((b"retry-after", b"%d" % frame.retry_after),)
+        self._call.reply.whole(frame.status, frame.content_type.encode(), frame.data, wait)
+        self._call.finish(is_failure=frame.status >= _SERVER_ERROR)
+
+    def _pass_chunk(self, data: bytes) -> None:
+        head = self._begun()
+        if self._is_events:
+            self._call.progress()
+            self._pass_events(head, data)
+        else:
+            self._pass_part(head, data)
+        if self._asked is not None:
+            (self._asked.owe if self._call.is_client_blocked else self._asked.taken)(len(data))
+
+    def _pass_events(self, head: Head, data: bytes) -> None:
+        # The status waits for the first chunk: until then a failure can still be reported by its status.
+        if not self._call.reply.status:
+            self._start(head)
+        self._tail = (self._tail + data)[-len(_DONE) :]
+        is_last = self._tail == _DONE
+        self.usage.add_events(data, is_end=is_last)
+        before, self._held = self._held, b""
+        if is_last:
+            self._held = before + data
+        else:
+            self._call.reply.write(before + data)
+
+    def _pass_part(self, head: Head, data: bytes) -> None:
+        self.usage.answer_bytes += len(data)
+        if self._call.reply.status:
+            self._call.reply.write(data)
+            return
+        self._gathered.append(data)
+        if self.usage.answer_bytes > _GATHERED:
+            self._start(head)
+            self._call.reply.write(b"".join(self._gathered))
+            self._gathered = []
+
+    def _pass_end(self, frame: End) -> None:
+        head = self._begun()
+        self.usage.report(frame)
+        if frame.error is not None:
+            raise (BadGatewayError if frame.status >= _SERVER_ERROR else EngineRefusedError)(frame.error)
+        reply = self._call.reply
+        if not reply.status and not self._is_events:
+            reply.whole(head.status, head.content_type.encode(), b"".join(self._gathered))
+        else:
+            if not reply.status:
+                self._start(head)
+            reply.write(self._held, more=False)
+        self._call.finish(is_failure=head.status >= _SERVER_ERROR)
+
+    def _begun(self) -> Head:
+        """Raises BadGatewayError if the answer did not begin with its head."""
+        if self._head is None:
+            self.usage.is_engine_busy = False
+            raise BadGatewayError("The engine gave no answer. Try again.")
+        return self._head
+
+    def _start(self, head: Head) -> None:
+        self._call.reply.start(head.status, head.content_type.encode(), is_events=self._is_events)
+
+    def _broken(self, error: Exception) -> None:
+        """The connection to the agent was lost: tries another one if nothing was answered."""
+        self.usage.is_engine_busy = False
+        self.stop()
+        if self._call.reply.status:
+            raise BadGatewayError("The connection to the machine that runs the model was lost. Try again.") from error
+        self._head, self._gathered, self.usage.answer_bytes = None, [], 0
+        self._try_next()
