@@ -34,8 +34,8 @@ from modelshare.wire.link import (
     Report,
     Request,
     encode,
-    read_from_server,
 )
+from modelshare.wire.link_messages import read_from_server
 
 pytestmark = pytest.mark.anyio
 

@@ -45,8 +45,8 @@ from modelshare.wire.link import (
     UnknownFrame,
     decode_from_agent,
     encode,
-    read_from_agent,
 )
+from modelshare.wire.link_messages import read_from_agent
 
 log = structlog.get_logger()
 LINK_CREDIT: Final = 32 << 20
