@@ -52,6 +52,8 @@ class Connection(Overdue, asyncio.Protocol):
         self._pipeline: deque[Exchange] = deque()
         self._refusal: ApiError | None = None
         """Sent after pending answers."""
+        self._is_new = False
+        """Whether the application does not know the exchange yet."""
         self._upgrade: dict[str, Any] | None = None
         self._is_over = False
         """Whether further input is ignored."""
@@ -123,10 +125,12 @@ class Connection(Overdue, asyncio.Protocol):
                 self._refusal = self._refusal or error
         if rest is not None and self._upgrade is not None:
             self._become_websocket(self._upgrade, rest)
-        elif self._refusal is not None:
+            return
+        if self._refusal is not None:
             self._refuse(self._refusal)
         elif self._phase is not self._turned:
             self._turn()
+        self._pass_on()
 
     def pause_writing(self) -> None:
         self._flow.clear()
@@ -135,6 +139,8 @@ class Connection(Overdue, asyncio.Protocol):
     def resume_writing(self) -> None:
         self._flow.set()
         self.block(is_blocked=False)
+        if self._exchange is not None and self._exchange.handler is not None:
+            self._exchange.handler.writable()
 
     # Called by the parser, within `data_received`.
 
@@ -196,6 +202,10 @@ class Connection(Overdue, asyncio.Protocol):
         return self._pipeline[-1] if self._pipeline else self._exchange
 
     # Called by the exchange.
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._is_blocked
 
     def date(self) -> bytes:
         return self._front.date()
@@ -268,6 +278,7 @@ class Connection(Overdue, asyncio.Protocol):
             self._next()
             self._turn()
             self.read_on()
+            self._front.loop.call_soon(self._pass_on)
         elif self._refusal is not None:
             self._refuse(self._refusal)
         else:
@@ -346,10 +357,21 @@ class Connection(Overdue, asyncio.Protocol):
                 self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
 
     def _next(self) -> None:
-        """Passes the next request to the application."""
+        """Begins with the next request. It is passed to the application once everything that was received is parsed."""
         exchange = self._exchange = self._pipeline.popleft()
         self._phase = ConnectionPhase.WORK if exchange.complete else ConnectionPhase.BODY
-        self._front.run(exchange)
+        self._is_new = True
+
+    def _pass_on(self) -> None:
+        """Passes a new request to the application, or the news to the handler of one."""
+        exchange = self._exchange
+        if exchange is None or exchange.gone:
+            return
+        if self._is_new:
+            self._is_new = False
+            self._front.run(exchange)
+        elif exchange.handler is not None:
+            exchange.handler.arrived()
 
     def _pause_reading(self) -> None:
         if self._is_reading:
