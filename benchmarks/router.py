@@ -246,7 +246,14 @@ def platform(folder: Path, port: int) -> Iterator[list[Target]]:
             client.endpoints.create(EndpointCreate(slug="chat", model=model.id, tier="self_hosted"))
             join_key = client.join_keys.create(JoinKeyCreate(name="box")).key
             agent = [*command, "agent", "--url", url, "--data-dir", str(folder / "agent")]
-            external = ["--engine", "external", "--external-url", f"http://127.0.0.1:{engine_port}"]
+            external = [
+                "--engine",
+                "external",
+                "--external-url",
+                f"http://127.0.0.1:{engine_port}",
+                "--parallel",
+                "1024",
+            ]
             running = stack.enter_context(
                 process(folder / "agent.log", *agent, *external, MODELSHARE_JOIN_KEY=join_key)
             )

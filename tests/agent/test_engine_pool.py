@@ -2,22 +2,19 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from agent.raw_engine import HELLO, OK, Answer, Engine, running
 from agent.support import wait_until
 from middleboxes import CERTIFICATES
 from modelshare.agent import engine_pool
 from modelshare.agent.engine_pool import EngineCall, EngineLostError, EnginePool, EngineUnreachableError
 
 pytestmark = pytest.mark.anyio
-
-OK = b"HTTP/1.1 200 OK\r\n"
-HELLO = OK + b"content-length: 5\r\n\r\nhello"
-Answer = Callable[["Engine", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 class Call(EngineCall):
@@ -60,32 +57,12 @@ class Call(EngineCall):
         return self
 
 
-class Engine:
-    """A server that answers every request with `answer`."""
+class AskedEngine(Engine):
+    """An engine with a pool of connections to it."""
 
     def __init__(self, answer: Answer | bytes) -> None:
-        self.answer = answer
-        self.url = ""
-        self.connections = 0
-        self.open = 0
-        self.requests: list[bytes] = []
+        super().__init__(answer)
         self.pool = EnginePool()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.open += 1
-        try:
-            while (head := await reader.readuntil(b"\r\n\r\n")) and not writer.is_closing():
-                self.requests.append(head + await reader.readexactly(2))
-                if isinstance(self.answer, bytes):
-                    writer.write(self.answer)
-                else:
-                    await self.answer(self, reader, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
 
     def ask(self, call: Call | None = None, headers: Mapping[str, str] | None = None) -> Call:
         asked = call or Call()
@@ -94,18 +71,13 @@ class Engine:
 
 
 @asynccontextmanager
-async def running(answer: Answer | bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[Engine]:
-    engine = Engine(answer)
-    server = await asyncio.start_server(engine.serve, "127.0.0.1", 0, ssl=tls)
-    host, port = server.sockets[0].getsockname()
-    engine.url = f"{'http' if tls is None else 'https'}://{host}:{port}/v1"
-    async with engine.pool:
+async def asked(answer: Answer | bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[AskedEngine]:
+    async with running(AskedEngine(answer), tls) as engine, engine.pool:
         yield engine
-    server.close()
 
 
 async def test_a_connection_is_used_again_and_again() -> None:
-    async with running(HELLO) as engine:
+    async with asked(HELLO) as engine:
         for _ in range(5):
             call = await engine.ask(headers={"Authorization": "Bearer secret"}).ended()
             assert (call.status, call.body, call.error) == (200, b"hello", None)
@@ -134,7 +106,7 @@ CLOSING = {
 
 @pytest.mark.parametrize("form", COMPLETE)
 async def test_every_form_of_a_response_is_read_and_its_connection_kept(form: str) -> None:
-    async with running(COMPLETE[form]) as engine:
+    async with asked(COMPLETE[form]) as engine:
         for _ in range(2):
             call = await engine.ask().ended()
             assert (call.status, call.body, call.error) == (200, b"hello", None)
@@ -144,7 +116,7 @@ async def test_every_form_of_a_response_is_read_and_its_connection_kept(form: st
 
 @pytest.mark.parametrize("form", CLOSING)
 async def test_after_some_responses_the_connection_is_not_kept(form: str) -> None:
-    async with running(CLOSING[form]) as engine:
+    async with asked(CLOSING[form]) as engine:
         for _ in range(2):
             call = await engine.ask().ended()
             assert (call.status, call.body, call.error) == (200, b"hello", None)
@@ -159,7 +131,7 @@ async def test_a_body_without_a_length_ends_with_the_connection(head: bytes) -> 
         writer.write(b"lo")
         writer.close()
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         call = await engine.ask().ended()
         assert (call.body, call.error) == (b"hello", None)
 
@@ -183,7 +155,7 @@ async def test_a_response_that_is_not_complete_is_a_failure(form: str) -> None:
         writer.write(BROKEN[form])
         writer.close()
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         assert isinstance((await engine.ask().ended()).error, EngineLostError)
         assert engine.connections == 1, "it was a new connection, so nothing is repeated"
 
@@ -196,7 +168,7 @@ async def test_a_head_without_an_end_is_a_failure(start: bytes) -> None:
             writer.write(b"x" * 10_000)
             await writer.drain()
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         assert isinstance((await engine.ask().ended()).error, EngineLostError)
 
 
@@ -207,7 +179,7 @@ async def test_a_request_is_repeated_once_where_the_engine_had_closed_the_kept_c
         else:
             writer.write(HELLO)
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         await engine.ask().ended()
         assert isinstance((await engine.ask().ended()).error, EngineLostError)
         assert (len(engine.requests), engine.connections) == (3, 2)
@@ -219,7 +191,7 @@ async def test_a_request_is_not_repeated_after_the_first_byte_of_a_response() ->
         if len(engine.requests) > 1:
             writer.close()
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         await engine.ask().ended()
         assert isinstance((await engine.ask().ended()).error, EngineLostError)
         assert len(engine.requests) == 2
@@ -233,7 +205,7 @@ async def test_a_kept_connection_that_closes_or_speaks_unasked_is_not_used() -> 
         await answered.wait()
         writer.write(HELLO)  # nobody asked
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         await engine.ask().ended()
         answered.set()
         await wait_until(lambda: not engine.open)
@@ -243,7 +215,7 @@ async def test_a_kept_connection_that_closes_or_speaks_unasked_is_not_used() -> 
 
 async def test_idle_connections_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_pool, "_IDLE_SECONDS", 0.05)
-    async with running(HELLO) as engine:
+    async with asked(HELLO) as engine:
         await asyncio.gather(*(engine.ask().ended() for _ in range(5)))
         assert engine.connections == 5
         await wait_until(lambda: not engine.open)
@@ -257,7 +229,7 @@ async def endless(_: Engine, __: asyncio.StreamReader, writer: asyncio.StreamWri
 
 
 async def test_a_closed_call_closes_its_connection() -> None:
-    async with running(endless) as engine:
+    async with asked(endless) as engine:
         call = Call()
         call.on_data = call.close
         engine.ask(call)
@@ -266,7 +238,7 @@ async def test_a_closed_call_closes_its_connection() -> None:
 
 
 async def test_a_call_may_be_closed_before_it_is_connected() -> None:
-    async with running(HELLO) as engine:
+    async with asked(HELLO) as engine:
         call = engine.ask()
         call.close()
         assert (await engine.ask().ended()).body == b"hello"
@@ -288,7 +260,7 @@ async def test_a_paused_call_holds_up_the_engine_until_it_goes_on() -> None:
                 await writer.drain()
         writer.write(b"0\r\n\r\n")
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         call = Call()
         call.on_data = call.pause
         engine.ask(call)
@@ -309,7 +281,7 @@ async def test_a_call_that_has_enough_keeps_its_connection_only_if_the_end_comes
         await (ends.wait() if is_prompt else reader.read())
         writer.write(b"0\r\n\r\n")
 
-    async with running(answer) as engine:
+    async with asked(answer) as engine:
         call = Call()
         call.on_data = call.finish
         engine.ask(call)
@@ -321,7 +293,7 @@ async def test_a_call_that_has_enough_keeps_its_connection_only_if_the_end_comes
 
 
 async def test_whatever_a_callback_raises_ends_the_call_and_closes_the_connection() -> None:
-    async with running(endless) as engine:
+    async with asked(endless) as engine:
         call = Call()
 
         def fail() -> None:
@@ -333,7 +305,7 @@ async def test_whatever_a_callback_raises_ends_the_call_and_closes_the_connectio
 
 
 async def test_a_call_begun_by_the_last_callback_uses_the_connection_that_has_become_free() -> None:
-    async with running(HELLO) as engine:
+    async with asked(HELLO) as engine:
         first, second = Call(), Call()
 
         def ask_again() -> None:
@@ -363,7 +335,7 @@ async def test_an_address_or_a_header_that_cannot_be_sent_is_refused() -> None:
 async def test_an_engine_may_be_behind_tls_with_a_trusted_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     served.load_cert_chain(CERTIFICATES / "localhost.pem")
-    async with running(HELLO, served) as engine:
+    async with asked(HELLO, served) as engine:
         assert isinstance((await engine.ask().ended()).error, EngineUnreachableError)
         trusting = ssl.create_default_context(cafile=str(CERTIFICATES / "authority.pem"))
         monkeypatch.setattr(engine_pool, "_tls", lambda: trusting)
@@ -371,7 +343,7 @@ async def test_an_engine_may_be_behind_tls_with_a_trusted_certificate(monkeypatc
 
 
 async def test_credentials_in_the_address_are_sent_unless_there_are_others() -> None:
-    async with running(HELLO) as engine:
+    async with asked(HELLO) as engine:
         engine.url = engine.url.replace("//", "//user:pass@")
         await engine.ask().ended()
         await engine.ask(headers={"Authorization": "Bearer b"}).ended()

@@ -1,6 +1,7 @@
 """The agent program: runs until a signal, or until the server removes the agent."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -72,6 +73,7 @@ async def _main(options: "Options") -> None:
         if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
         agent = Agent(options.url, identity, options.data_dir, engines, http, engine_pool, signers=options.signers)
+        gc.freeze()  # objects made so far stay: the collector need not scan them
         linking = asyncio.create_task(agent.link.run())
         try:
             await unless_stopping(stopping, asyncio.shield(linking))

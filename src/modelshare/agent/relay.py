@@ -65,10 +65,10 @@ class EngineRelay:
 
     def _check_time(self) -> None:
         loop = asyncio.get_running_loop()
+        self._sweep = loop.call_later(_SWEEP_SECONDS, self._check_time) if self._open else None
         now = loop.time()
         for exchange in list(self._open):
             exchange.check_time(now)
-        self._sweep = loop.call_later(_SWEEP_SECONDS, self._check_time) if self._open else None
 
 
 class _Exchange:
