@@ -15,13 +15,13 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "blobs.disposal", "file_selection", "held", "licenses", "versions", "inspection.front_matter"),
-        *("in_place.service", "manifest", "moves.service", "signatures.service"),
+        *("imports.service", "in_place.service", "manifest", "moves.service", "signatures.service"),
         *("storages.keeping", "storages.relay", "storages.service", "storages.stores"),
         *("uploads.ahead", "uploads.completing", "uploads.expiry", "uploads.service"),
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
-    "fleet": {"service", "holding", "link", "links", "topics", "version_deletion", "weight_deletions"},
+    "fleet": {"service", "holding", "link", "links", "streams", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
     "hub": {"access", "oci.service"},
 }

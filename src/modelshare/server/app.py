@@ -51,6 +51,7 @@ from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
@@ -60,6 +61,8 @@ from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
 from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
+from modelshare.server.registry.imports import jobs as imports_jobs
+from modelshare.server.registry.imports import routes as imports_routes
 from modelshare.server.registry.in_place import routes as in_place_routes
 from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
@@ -92,12 +95,15 @@ STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
+_IMPORTS: Final = 2
+"""Imports that a process runs at once."""
 _ROUTERS: Final = (
     sharing_routes.public,
     in_place_routes.router,
     sharing_routes.router,
     uploads_routes.router,
     uploads_routes.versions,
+    imports_routes.router,
     signatures_routes.router,
     storages_routes.router,
     storages_routes.of_models,
@@ -161,7 +167,8 @@ class Application:
         self.platform.stores.holders = self._router.holders
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
         self._inference = Head(self._router.asgi)
-        self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter
+        self._cors = Cors(self._enter, settings.cors_origins) if settings.cors_origins else None
+        self._entry: ASGIApp = self._cors or self._enter
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,6 +176,12 @@ class Application:
             await self._lifespan(receive, send)
             return
         await self._entry(scope, receive, send)
+
+    def handler(self, exchange: Exchange) -> Handler | None:
+        """The handler of an inference request, which our own HTTP server drives without ASGI; None for others."""
+        exchange.scope["platform"] = self.platform
+        cors = self._cors.of_answers(exchange.headers) if self._cors else ()
+        return self._router.handler(exchange.scope, exchange, cors)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["platform"] = self.platform
@@ -237,6 +250,7 @@ class Application:
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
         yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
+        yield Worker(self.database, imports_jobs.handlers(self.platform), clock, holder=place, parallel=_IMPORTS)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 

@@ -87,6 +87,7 @@ ARGUMENTS = {
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "models unsign": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."],
     "verify": [".", "--manifest", "m"], "storage move": ["--all", "--to", "own"], "storage cancel-move": ["m"],
+    "import": ["hf:acme/tiny"], "imports cancel": ["i"],
     "register": ["s3://bucket/model", "--name", "m"],
     "storage set": ["s3://bucket/prefix", "--role-arn", "arn:aws:iam::123456789012:role/r"],
     "claim": ["msl_x"], "recall": ["m"], "uploads cancel": ["u"],

@@ -21,6 +21,11 @@ SELECTION = "selection"
 LEFT_OUT = "left_out"
 """In a version's facts until it is ready: a note about files of its archive that were left out."""
 
+SOURCE = "source"
+"""In a version's facts: where its files were imported from, as `wire.models.ModelSource`."""
+SOURCE_LICENSE = "source_license"
+"""In a version's facts until it is ready: the licence that its source states."""
+
 
 def key_of(name: str) -> str:
     """Equal for names that differ only in case. Names are ASCII, so every database folds them in the same way."""
