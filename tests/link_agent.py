@@ -30,9 +30,9 @@ from modelshare.wire.link import (
     Report,
     Request,
     Welcome,
-    decode_from_server,
     encode,
 )
+from modelshare.wire.link_messages import read_from_server
 from served import wait_until
 
 ALL_ROUTES = ["chat/completions", "completions", "embeddings"]
@@ -106,7 +106,8 @@ class LinkAgent:
 
     async def run(self) -> None:
         while (message := await self.socket.receive()).type is aiohttp.WSMsgType.BINARY:
-            self._receive(decode_from_server(message.data))
+            for frame in read_from_server(message.data):
+                self._receive(frame)
         self.closed = (message.data if message.type is aiohttp.WSMsgType.CLOSE else None), str(message.extra or "")
 
     def _receive(self, frame: FromServer) -> None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from starlette.types import ASGIApp
 
 from modelshare.server.app import Application
+from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 
@@ -18,18 +19,23 @@ Value = TypeVar("Value")
 @asynccontextmanager
 async def serving(app: Application, port: int | None = None) -> AsyncIterator[str]:
     """Serves a running application; yields its URL."""
-    async with fronted(app, app.settings, port or 0) as url:
+    async with fronted(app, app.settings, port or 0, app.handler) as url:
         yield url
         await app.end_streams()
 
 
 @asynccontextmanager
-async def fronted(app: ASGIApp, settings: Settings | None = None, port: int = 0) -> AsyncIterator[str]:
+async def fronted(
+    app: ASGIApp,
+    settings: Settings | None = None,
+    port: int = 0,
+    handler: Callable[[Exchange], Handler | None] | None = None,
+) -> AsyncIterator[str]:
     """Serves any ASGI application in this process and event loop; yields its URL."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
-        async with Front(app, settings or Settings()).serving(listener):
+        async with Front(app, settings or Settings(), handler).serving(listener):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 

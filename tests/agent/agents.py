@@ -15,7 +15,7 @@ import aiohttp
 
 from agent.peer import TOKEN, VERDICT_KEY, Peer
 from agent.support import Storage
-from modelshare.agent.engine_call import engine_session
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.identity import Identity
 from modelshare.agent.wiring import Agent
@@ -73,14 +73,14 @@ async def read_stream(peer: Peer, stream: int = 1) -> tuple[bytes, End]:
 async def running_agent(peer: Peer, storage: Storage, folder: Path, engine: str | None = None) -> AsyncIterator[Agent]:
     """An enrolled agent in this process, linked to the peer."""
     peer.grant = storage.grant
-    async with aiohttp.ClientSession() as http, engine_session() as engine_http:
+    async with aiohttp.ClientSession() as http, EnginePool() as pool:
         agent = Agent(
             peer.url,
             Identity("agent_1", TOKEN, VERDICT_KEY),
             folder,
             EngineSource(folder, engine, None),
             http,
-            engine_http,
+            pool,
         )
         linking = asyncio.create_task(agent.link.run())
         try:

@@ -26,9 +26,9 @@ from modelshare.wire.link import (
     Hello,
     Request,
     Welcome,
-    decode_from_agent,
     encode,
 )
+from modelshare.wire.link_messages import read_from_agent
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus, Verdict, sign
 
 TOKEN = "msa_test"
@@ -42,6 +42,7 @@ class Peer:
     def __init__(self) -> None:
         self.url = ""
         self.links = 0
+        self.messages = 0
         self.refuse_with: int | None = None
         self.refusals = 0
         self.protocol = PROTOCOL
@@ -68,8 +69,9 @@ class Peer:
         await socket.send_bytes(encode(Welcome(self.protocol, "agent_1", "box", self.welcome_key)))
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
+                self.messages += 1
                 async with self._arrived:
-                    self.frames.append(decode_from_agent(message.data))
+                    self.frames += read_from_agent(message.data)
                     self._arrived.notify_all()
         return socket
 
@@ -97,9 +99,10 @@ class Peer:
             return web.Response(status=404)
         return web.json_response(text=(await self.grant()).model_dump_json())
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, *frames: Frame) -> None:
+        """Sends frames in one message."""
         assert self.socket is not None
-        await self.socket.send_bytes(encode(frame))
+        await self.socket.send_bytes(encode(frames[0] if len(frames) == 1 else frames))
 
     async def expect(self, kind: type[F], where: Callable[[F], bool] = lambda _: True) -> F:
         """Waits for the first frame of this kind, and removes it from `frames`."""
@@ -155,7 +158,10 @@ class Recorder:
         self.asked += 1
         return self.said
 
-    async def serve(self, stream: Stream) -> None:
+    def serve(self, stream: Stream) -> None:
+        stream.run(self._serve(stream))
+
+    async def _serve(self, stream: Stream) -> None:
         try:
             await self.respond(stream)
         except asyncio.CancelledError:
@@ -163,7 +169,7 @@ class Recorder:
             raise
 
     async def _echo(self, stream: Stream) -> None:
-        await stream.answer(200, "application/json", bytes(stream.body), TokenUsage(3, 4))
+        stream.answer(200, "application/json", bytes(stream.body), TokenUsage(3, 4))
 
 
 @asynccontextmanager

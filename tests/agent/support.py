@@ -5,7 +5,7 @@ import hashlib
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from aiohttp import web
 
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.pull import Puller
+from modelshare.agent.relay import EngineRelay
+from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Grant, GrantFile
-from modelshare.wire.link import DeploymentFile
+from modelshare.wire.link import DeploymentFile, Frame, Request
 
 MIB = 1 << 20
 
@@ -131,6 +133,34 @@ class Storage:
         start, last = int(match[1]), int(match[2])
         status = 206 if self.range_support == "206" else 200
         return start, last + 1, status, {"Content-Range": f"bytes {start}-{last}/{size}"}
+
+
+class Outgoing:
+    """Takes a stream's frames as a link with unlimited space does."""
+
+    is_full = False
+
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[Frame | None] = asyncio.Queue()
+
+    def post(self, frame: Frame) -> None:
+        self.frames.put_nowait(frame)
+
+    def when_space(self, callback: Callable[[], None]) -> None:
+        raise AssertionError("it is never full")
+
+
+async def relayed(relay: EngineRelay, request: Request, body: bytes | None = None) -> AsyncGenerator[Frame, None]:
+    """The frames with which the relay answers, as they come. Cancels the request if it is closed before the end."""
+    outgoing = Outgoing()
+    stream = Stream(request, outgoing, lambda _: outgoing.frames.put_nowait(None))
+    stream.body = request.body if body is None else body
+    relay.serve(stream)
+    try:
+        while (frame := await outgoing.frames.get()) is not None:
+            yield frame
+    finally:
+        stream.close()
 
 
 @asynccontextmanager

@@ -42,7 +42,7 @@ async def test_arbitrary_frames_are_read_or_end_the_link() -> None:
         for seed in range(LINKS):
             async with http.ws_connect(url, params={"seed": str(seed)}) as socket:
                 connection, recorder = Connection(socket), Recorder()
-                streams = Streams(connection.send, recorder.serve)
+                streams = Streams(connection, recorder.serve)
                 receive = Link(url, "msa_x", recorder)._receiver(connection, streams)
                 with pytest.raises(LinkLostError) as lost:
                     await asyncio.wait_for(connection.read(receive), 20)

@@ -9,11 +9,14 @@ from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
 from link_recording import FROM_SERVER
 from modelshare.agent.engines.counts import TokenUsage
-from modelshare.agent.errors import RemovedError, StopError
+from modelshare.agent.errors import RemovedError, StopError, UnknownAgentError
 from modelshare.agent.link import RETRY_CAP, Link
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import (
+    BATCH_PROTOCOL,
     BODY_SLICE,
+    MAX_FRAME,
+    MAX_FRAMES,
     MAX_TEXT,
     MAX_TOKENS,
     OLDEST_PROTOCOL,
@@ -80,6 +83,56 @@ async def test_cancel_stops_the_work(peer: Peer) -> None:
         await started.wait()
         await peer.send(Cancel(5))
         await wait_until(lambda: recorder.cancelled == [5])
+
+
+async def test_frames_of_one_round_share_messages(peer: Peer) -> None:
+    count = 2 * MAX_FRAMES + 1
+    async with linked(peer, Recorder()) as link:
+        await wait_until(lambda: link.post(Ping()))
+        before = peer.messages
+        for number in range(count):
+            link.post(Released(str(number)))
+        assert [(await peer.expect(Released)).deployment_id for _ in range(count)] == [str(one) for one in range(count)]
+        assert peer.messages - before <= 4, "one may be the ping"
+
+
+async def test_messages_do_not_become_too_large(peer: Peer) -> None:
+    size = 5 * MAX_FRAME
+    recorder = Recorder()
+    recorder.serve = lambda stream: stream.answer(200, "text/plain", b"x" * size)  # type: ignore[method-assign]
+    async with linked(peer, recorder):
+        await peer.ask(b"", credit=size)
+        await peer.expect(Head)
+        await peer.expect(End)
+    assert b"".join(frame.data for frame in peer.frames if isinstance(frame, Chunk)) == b"x" * size
+
+
+async def test_a_message_with_several_frames_is_read_in_order(peer: Peer) -> None:
+    asked = [Request(number, "dep_1", "completions", b"%d" % number, False, 9, 9) for number in range(MAX_FRAMES)]
+    async with linked(peer, Recorder()):
+        await peer.send(*asked)
+        for number in range(MAX_FRAMES):
+            assert (await peer.expect(Answer)).data == b"%d" % number
+
+
+async def test_a_message_with_too_many_frames_ends_the_link(peer: Peer) -> None:
+    async with linked(peer, Recorder()):
+        first = peer.socket
+        assert first is not None
+        await peer.send(*[Ping()] * (MAX_FRAMES + 1))
+        await wait_until(lambda: first.closed)
+        assert first.close_code == CloseCode.PROTOCOL
+
+
+async def test_a_server_of_the_version_before_gets_one_frame_a_message(peer: Peer) -> None:
+    peer.protocol = BATCH_PROTOCOL - 1
+    async with linked(peer, Recorder()) as link:
+        await wait_until(lambda: link.post(Released("0")))
+        for number in range(1, 10):
+            link.post(Released(str(number)))
+        for _ in range(10):
+            await peer.expect(Released)
+    assert peer.messages >= 11, "with the first frame, and maybe pings"
 
 
 async def test_cancel_while_a_body_gathers_forgets_it(peer: Peer) -> None:
@@ -201,7 +254,7 @@ async def test_a_server_of_the_version_before_is_served(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "error", "words"),
-    [(Verdict.REMOVED, RemovedError, "was removed"), (Verdict.UNKNOWN, StopError, "does not know this agent")],
+    [(Verdict.REMOVED, RemovedError, "was removed"), (Verdict.UNKNOWN, UnknownAgentError, "does not know this agent")],
 )
 @pytest.mark.parametrize("refused", [True, False])
 async def test_what_the_platform_has_signed_is_final(
@@ -233,10 +286,10 @@ async def test_what_an_engine_says_is_brought_into_bounds(peer: Peer) -> None:
 
     async def odd(stream: Stream) -> None:
         if stream.id == 1:
-            await stream.answer(999, "application/json", b"{}", TokenUsage(-1, 1 << 64))
+            stream.answer(999, "application/json", b"{}", TokenUsage(-1, 1 << 64))
         else:
-            await stream.head(0, "text/plain")
-            await stream.end(TokenUsage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
+            stream.head(0, "text/plain")
+            stream.end(TokenUsage(1 << 40, -7), "a\n\0\u202e\ud800" + "b" * 1000)
 
     recorder.respond = odd
     async with linked(peer, recorder):

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from agent.support import serving
+from agent.support import relayed, serving
 from modelshare.agent.deployment import Serving
-from modelshare.agent.engine_call import engine_session
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
 from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
-from modelshare.agent.streams import Stream
 from modelshare.wire.link import INITIAL_CREDIT, Answer, Chunk, End, Frame, Head, Request
 from odd_engine import FORMS, SECRET, TEXT, application
 
@@ -33,11 +32,9 @@ class Agent:
         self.frames: list[Frame] = []
 
     async def serve(self, body: dict[str, Any], route: str = "chat/completions") -> list[Frame]:
-        async def send(frame: Frame) -> None:
-            self.frames.append(frame)
-
         request = Request(1, "dep", route, json.dumps(body).encode(), more=False, timeout=20, credit=INITIAL_CREDIT)
-        await asyncio.wait_for(self._relay.serve(Stream(request, send)), 20)
+        async with asyncio.timeout(20):
+            self.frames += [frame async for frame in relayed(self._relay, request)]
         return self.frames
 
     async def whole(self, name: str, **fields: Any) -> tuple[Answer, dict[str, Any]]:
@@ -69,12 +66,12 @@ def said(streamed: bytes) -> str:
 
 @pytest.fixture
 async def agent() -> AsyncIterator[Agent]:
-    async with serving(application()) as url, engine_session() as http:
+    async with serving(application()) as url, EnginePool() as pool:
         spec = EngineSpec(
             path=Path(), served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT, context_length=CONTEXT
         )
         engine = ExternalEngine(ExternalServer(url), spec)
-        yield Agent(EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))))
+        yield Agent(EngineRelay(pool, lambda _: Serving(engine, engine.relay_for("acme/tiny"))))
 
 
 @pytest.mark.parametrize("name", ["sane", "plain", "no-type", "json-type", *FORMS])

@@ -12,7 +12,7 @@ from agent.agents import ask, read_stream
 from agent.peer import Peer, Recorder, linked
 from agent.support import serving
 from modelshare.agent.deployment import Serving
-from modelshare.agent.engine_call import engine_session
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
 from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
@@ -39,11 +39,11 @@ async def relayed(peer: Peer, respond: Respond) -> AsyncIterator[list[web.Reques
 
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/v1/{route:.+}", handle)
-    async with serving(app) as url, engine_session() as http:
+    async with serving(app) as url, EnginePool() as pool:
         spec = EngineSpec(path=None, served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)  # type: ignore[arg-type]
         engine = ExternalEngine(ExternalServer(url, api_key="secret"), spec)
         recorder = Recorder()
-        recorder.respond = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny"))).serve
+        recorder.serve = EngineRelay(pool, lambda _: Serving(engine, engine.relay_for("acme/tiny"))).serve  # type: ignore[method-assign]
         async with linked(peer, recorder):
             yield seen
 
@@ -182,9 +182,9 @@ async def test_all_kept_connections_may_be_closed(peer: Peer) -> None:
 async def test_an_engine_that_is_gone_is_loading(peer: Peer) -> None:
     spec = EngineSpec(path=None, served_name="x", format=Format.GGUF, task=Task.CHAT)  # type: ignore[arg-type]
     engine = ExternalEngine(ExternalServer("http://127.0.0.1:9"), spec)
-    async with engine_session() as http:
+    async with EnginePool() as pool:
         recorder = Recorder()
-        recorder.respond = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("x"))).serve
+        recorder.serve = EngineRelay(pool, lambda _: Serving(engine, engine.relay_for("x"))).serve  # type: ignore[method-assign]
         async with linked(peer, recorder):
             await peer.ask(ask())
             answer = await peer.expect(Answer)

@@ -11,20 +11,24 @@ import msgspec
 
 from modelshare.agent.errors import AgentError
 from modelshare.wire.link import (
+    BATCH_PROTOCOL,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
+    MAX_BATCH,
+    MAX_FRAMES,
     MAX_TEXT,
+    OLDEST_PROTOCOL,
     CloseCode,
     Frame,
     FromServer,
     Ping,
-    decode_from_server,
     encode,
 )
+from modelshare.wire.link_messages import read_from_server
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
-"""Bytes of encoded frames that may be queued; when it is exceeded, streams wait."""
+"""Bytes of encoded frames that may be queued; when it is exceeded, chunks wait in their streams."""
 _ENDS: Final = {aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR}
 
 
@@ -47,7 +51,7 @@ class BadFrameError(LinkLostError):
 
 
 class Connection:
-    """Only `read` and `write` use the socket: a cancelled stream cannot leave a partial frame or block the queue."""
+    """Implements `streams.Outlet`. Only `read` and `write` use the socket."""
 
     def __init__(
         self,
@@ -56,6 +60,8 @@ class Connection:
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
     ) -> None:
+        self.protocol = OLDEST_PROTOCOL
+        """The version that both sides agreed on; until then, the oldest one."""
         self._socket = socket
         self._heartbeat = heartbeat
         self._dead_after = dead_after
@@ -63,8 +69,7 @@ class Connection:
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._wake = asyncio.Event()
-        self._has_space = asyncio.Event()
-        self._has_space.set()
+        self._when_space: dict[Callable[[], None], None] = {}
         self._sent_at = self._received_at = self._now()
 
     @property
@@ -72,21 +77,22 @@ class Connection:
         """Whether frames are waiting to be sent."""
         return self._queued > 0
 
+    @property
+    def is_full(self) -> bool:
+        """See `streams.Outlet`."""
+        return self._queued > _QUEUE_BYTES
+
+    def when_space(self, callback: Callable[[], None]) -> None:
+        """See `streams.Outlet`."""
+        self._when_space[callback] = None
+
     def post(self, frame: Frame) -> None:
-        """Queues a small frame without waiting."""
+        """Queues a frame."""
         data = encode(frame)
         self._queue.append(data)
         self._queued += len(data)
         self._sent_at = self._now()
         self._wake.set()
-        if self._queued > _QUEUE_BYTES:
-            self._has_space.clear()
-
-    async def send(self, frame: Frame) -> None:
-        """Queues a frame with payload, after waiting for space in the queue."""
-        while self._queued > _QUEUE_BYTES:
-            await self._has_space.wait()
-        self.post(frame)
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
         """Passes every frame to `on_frame`; raises LinkLostError when the connection ends."""
@@ -95,10 +101,11 @@ class Connection:
             self._received_at = self._now()
             if message.type is aiohttp.WSMsgType.BINARY:
                 try:
-                    frame = decode_from_server(message.data)
+                    frames = read_from_server(message.data)
                 except msgspec.DecodeError as error:
                     raise BadFrameError(f"the server sent a frame that this agent cannot read ({error})") from error
-                on_frame(frame)
+                for frame in frames:
+                    on_frame(frame)
             elif message.type is aiohttp.WSMsgType.TEXT:
                 raise BadFrameError("the server sent a text message, which is not a frame")
             elif message.type in _ENDS:
@@ -107,17 +114,37 @@ class Connection:
                 raise LinkLostError(words or "the connection was cut", code)
 
     async def write(self) -> None:
-        """Sends queued frames until the connection breaks; `read` raises the reason."""
+        """Sends queued frames until the connection breaks; `read` raises the reason.
+
+        Frames that were queued in the same round of the event loop share messages.
+        """
         with suppress(aiohttp.ClientError, ConnectionError):
             while True:
                 while self._queue:
-                    data = self._queue.popleft()
-                    await self._socket.send_bytes(data)
-                    self._queued -= len(data)
-                    if self._queued <= _QUEUE_BYTES:
-                        self._has_space.set()
+                    frames = self._next_message()
+                    await self._socket.send_bytes(
+                        frames[0] if len(frames) == 1 else encode([msgspec.Raw(frame) for frame in frames])
+                    )
+                    self._queued -= sum(map(len, frames))
+                    self._offer_space()
                 self._wake.clear()
                 await self._wake.wait()
+
+    def _offer_space(self) -> None:
+        while self._when_space and not self.is_full:
+            callback = next(iter(self._when_space))
+            del self._when_space[callback]
+            callback()
+
+    def _next_message(self) -> list[bytes]:
+        """Takes encoded frames from the queue: as many as one message may have."""
+        queue, frames = self._queue, [self._queue.popleft()]
+        limit = MAX_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
+        left = MAX_BATCH - len(frames[0])
+        while queue and len(frames) < limit and len(queue[0]) <= left:
+            left -= len(queue[0])
+            frames.append(queue.popleft())
+        return frames
 
     async def beat(self) -> None:
         """Sends heartbeats; raises LinkLostError if the server has been silent for too long."""

@@ -1,132 +1,132 @@
-"""One call to an engine on loopback, and its answer.
+"""The calls to an engine for one sequence: its complete answer, or its stream."""
 
-Cancelling it closes the connection, upon which the engine stops working on it.
-"""
-
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
-
-from modelshare.agent.engines.answers import StreamReader, read_answer
-from modelshare.agent.engines.base import Engine
+from modelshare.agent.engine_pool import EngineCall
+from modelshare.agent.engines.answers import read_answer
+from modelshare.agent.engines.base import Activity
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
+from modelshare.agent.engines.translator import StreamTranslator
 
-_HEADERS: Final = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-_IDLE_SECONDS: Final = 3.0
-"""Idle connections are closed before engines do so: uvicorn has the shortest timeout, 5 s."""
-_CONNECT_SECONDS: Final = 5.0
-_END_SECONDS: Final = 0.02
-"""How long to wait for the end of the HTTP response after the last event, so that its connection can be reused."""
+_OK: Final = HTTPStatus.OK
 _MAX_BYTES: Final = 512 << 20
 """Maximum size of an answer; many vectors are long."""
 _MAX_ERROR_BYTES: Final = 64 << 10
-_CLOSED: Final = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-"""The errors with which a kept-alive connection that the engine closed may fail."""
 
 
-def engine_session(*, keep: bool = True) -> aiohttp.ClientSession:
-    """The HTTP client for engines.
+class _Call(EngineCall):
+    """What both kinds of calls have in common: bodies that are read as a whole, and refusals."""
 
-    `keep`: reuse connections. Their number is not limited here, since the server limits it.
-    """
-    kept: dict[str, Any] = {"keepalive_timeout": _IDLE_SECONDS} if keep else {"force_close": True}
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, **kept),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
-        auto_decompress=False,
-    )
+    def __init__(self, prepared: PreparedRequest, activity: Activity, on_failure: Callable[[Exception], None]) -> None:
+        super().__init__()
+        self._prepared = prepared
+        self._activity = activity
+        self._fail = on_failure
+        self._status = 0
+        self._retry_after: bytes | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
 
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self._status = status
+        self._retry_after = headers.get(b"retry-after")
 
-async def whole_answer(http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, tally: Tally) -> Fields:
-    """The complete answer, for `answers.write_answer`. Raises EngineRefusalError, and aiohttp's connection errors."""
-    async with _call(http, engine, prepared) as answer:
-        fields = read_answer(await _read(answer, _MAX_BYTES), prepared, tally)
-        engine.activity.succeeded()
-        return fields
-
-
-async def streamed_answer(
-    http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest, reader: StreamReader
-) -> AsyncGenerator[list[Fields], None]:
-    """The pieces of a stream as they arrive, for `answers.write_pieces`. Raises the same errors as `whole_answer`.
-
-    Ends when the engine signals the end, even if its connection stays open.
-    """
-    async with _call(http, engine, prepared) as answer:
-        is_first = True
-        async for chunk in answer.content.iter_any():
-            if is_first and chunk.lstrip().startswith(b"{"):  # not a stream, but probably an error object
-                read_answer(chunk + await _read(answer, _MAX_BYTES), prepared, prepared.tally())
-                raise invalid_answer()
-            is_first = False
-            yield _record_success(engine, reader.feed(chunk))
-            if reader.is_over:
-                break
-        else:
-            yield _record_success(engine, reader.finish())
-        if reader.failure is not None:
-            raise reader.failure
-        await _read_to_end(answer)
-
-
-def _record_success(engine: Engine, pieces: list[Fields]) -> list[Fields]:
-    if any(pieces):
-        engine.activity.succeeded()
-    return pieces
-
-
-@asynccontextmanager
-async def _call(
-    http: aiohttp.ClientSession, engine: Engine, prepared: PreparedRequest
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Sends the request and yields the response. Raises EngineRefusalError if the engine rejects it."""
-    url, headers, body = f"{engine.base_url}/{prepared.route}", _HEADERS | engine.headers, prepared.body
-    try:
-        answer = await http.post(url, data=body, headers=headers, allow_redirects=False)
-    except _CLOSED:
-        # The engine had just closed this kept-alive connection, so nothing was processed and the request can be
-        # repeated. Use a new connection, since other kept-alive ones may be closed as well.
-        async with engine_session(keep=False) as other:
-            answer = await other.post(url, data=body, headers=headers, allow_redirects=False)
-            async with answer:
-                yield await _accepted(answer, prepared)
-        return
-    async with answer:
-        yield await _accepted(answer, prepared)
-
-
-async def _accepted(answer: aiohttp.ClientResponse, prepared: PreparedRequest) -> aiohttp.ClientResponse:
-    if answer.status != HTTPStatus.OK:
-        said = await _read(answer, _MAX_ERROR_BYTES)
-        raise refusal_for_status(answer.status, said, answer.headers, prepared.client_fields)
-    return answer
-
-
-async def _read(answer: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body. Raises EngineRefusalError if it is longer than `limit` bytes."""
-    parts: list[bytes] = []
-    size = 0
-    async for chunk in answer.content.iter_any():
-        parts.append(chunk)
-        size += len(chunk)
-        if size > limit:
+    def on_body(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > (_MAX_BYTES if self._status == _OK else _MAX_ERROR_BYTES):
             raise invalid_answer()
-    return b"".join(parts)
+
+    def on_end(self) -> None:
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        if self._status != _OK:
+            headers = {} if self._retry_after is None else {"Retry-After": self._retry_after.decode("latin-1")}
+            raise refusal_for_status(self._status, body, headers, self._prepared.client_fields)
+        self._on_answer(body)
+
+    def on_failure(self, error: Exception) -> None:
+        self._fail(error)
+
+    @abstractmethod
+    def _on_answer(self, body: bytes) -> None:
+        """The complete body of a success response that is not a stream."""
 
 
-async def _read_to_end(answer: aiohttp.ClientResponse) -> None:
-    """Reads to the end, so that the connection can be reused; closes it if that takes too long."""
-    try:
-        async with asyncio.timeout(_END_SECONDS):
-            while await answer.content.readany():
-                pass
-    except (TimeoutError, aiohttp.ClientError, ConnectionError):
-        answer.close()
+class AnswerCall(_Call):
+    """A complete answer, for `answers.write_answer`."""
+
+    def __init__(
+        self,
+        prepared: PreparedRequest,
+        tally: Tally,
+        activity: Activity,
+        on_answer: Callable[[Fields], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        super().__init__(prepared, activity, on_failure)
+        self._tally = tally
+        self._answer = on_answer
+
+    def _on_answer(self, body: bytes) -> None:
+        fields = read_answer(body, self._prepared, self._tally)
+        self._activity.succeeded()
+        self._answer(fields)
+
+
+class StreamCall(_Call):
+    """A stream. It is over when the engine signals the end, even if its connection stays open."""
+
+    def __init__(
+        self,
+        prepared: PreparedRequest,
+        translator: StreamTranslator,
+        activity: Activity,
+        on_events: Callable[[bytes], None],
+        on_end: Callable[[], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        super().__init__(prepared, activity, on_failure)
+        self._translator = translator
+        self._events = on_events
+        self._end = on_end
+        self._is_stream = False
+
+    def on_body(self, data: bytes) -> None:
+        if not self._is_stream:
+            # A JSON object instead of a stream is probably an error.
+            if self._status != _OK or self._parts or data.lstrip().startswith(b"{"):
+                super().on_body(data)
+                return
+            self._is_stream = True
+        self._pass_on(self._translator.feed(data))
+        if self._translator.is_over:
+            self._over()
+
+    def on_end(self) -> None:
+        if self._status != _OK or self._parts:
+            super().on_end()
+            return
+        self._pass_on(self._translator.finish())
+        self._over()
+
+    def _pass_on(self, events: bytes) -> None:
+        if self._translator.progressed:
+            self._activity.succeeded()
+        if events:
+            self._events(events)
+
+    def _over(self) -> None:
+        if self._translator.failure is not None:
+            raise self._translator.failure
+        self.finish()
+        self._end()
+
+    def _on_answer(self, body: bytes) -> None:
+        read_answer(body, self._prepared, self._prepared.tally())
+        raise invalid_answer()

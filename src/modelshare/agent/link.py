@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
-from modelshare.agent.errors import RemovedError, StopError
+from modelshare.agent.errors import RemovedError, UnknownAgentError
 from modelshare.agent.streams import Stream, Streams
 from modelshare.transfer.tasks import run_all
 from modelshare.wire.backoff import Backoff
@@ -62,8 +62,8 @@ class LinkHandler(Protocol):
     def welcomed(self, welcome: Welcome) -> None:
         """Called when the server has accepted the connection."""
 
-    async def serve(self, stream: Stream) -> None:
-        """Answers one request."""
+    def serve(self, stream: Stream) -> None:
+        """Begins to answer a request."""
 
     async def verdict(self) -> Verdict | None:
         """The platform's signed answer whether the agent is in the fleet; a bare refusal may come from anyone."""
@@ -130,7 +130,7 @@ class Link:
         async with aiohttp.ClientSession(trust_env=True) as http:
             socket = await self._open(http)
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
-            streams = Streams(connection.send, self._handler.serve)
+            streams = Streams(connection, self._handler.serve)
             connection.post(self._handler.hello())
             goodbye = LinkLostError("", CloseCode.GOING_AWAY)
             try:
@@ -154,6 +154,7 @@ class Link:
                 self._apply(frame)
             elif isinstance(frame, Welcome):
                 _check_protocol(frame)
+                connection.protocol = frame.protocol
                 self._handler.welcomed(frame)
                 self._connection = connection
                 _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
@@ -193,7 +194,7 @@ def _stop_if_final(verdict: Verdict | None) -> None:
     if verdict is Verdict.REMOVED:
         raise RemovedError("This agent was removed from the server. Its weights are deleted.")
     if verdict is Verdict.UNKNOWN:
-        raise StopError(
+        raise UnknownAgentError(
             "The server does not know this agent. To enrol it again, delete identity.json in its data folder "
             "and start it with a new join key."
         )

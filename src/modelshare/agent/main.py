@@ -1,6 +1,7 @@
 """The agent program: runs until a signal, or until the server removes the agent."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import TypeVar
 import aiohttp
 
 from modelshare import private_files
-from modelshare.agent.engine_call import engine_session
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import ExternalServer
 from modelshare.agent.engines.leftovers import reap_leftovers
@@ -68,10 +69,11 @@ async def _main(options: "Options") -> None:
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
     engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
-    async with aiohttp.ClientSession(trust_env=True) as http, engine_session() as engine_http:
+    async with aiohttp.ClientSession(trust_env=True) as http, EnginePool() as engine_pool:
         if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
-        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_http, signers=options.signers)
+        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_pool, signers=options.signers)
+        gc.freeze()  # objects made so far stay: the collector need not scan them
         linking = asyncio.create_task(agent.link.run())
         try:
             await unless_stopping(stopping, asyncio.shield(linking))

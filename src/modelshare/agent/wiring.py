@@ -7,6 +7,7 @@ import aiohttp
 from modelshare.agent.cache import Cache
 from modelshare.agent.deployment import DeploymentContext, Serving
 from modelshare.agent.deployments import DRAIN_SECONDS, Deployments
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.fleet_status import FleetStatus
 from modelshare.agent.hardware import capabilities, memory_bytes
@@ -32,7 +33,7 @@ class Agent:
         data_dir: Path,
         engines: EngineSource,
         http: aiohttp.ClientSession,
-        engine_http: aiohttp.ClientSession,
+        engine_pool: EnginePool,
         *,
         signers: tuple[PublicKey, ...] = (),
     ) -> None:
@@ -48,7 +49,7 @@ class Agent:
         memory = RamBudget(memory_bytes())
         context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post, signers=signers)
         self._deployments = Deployments(context, self.link.post)
-        self._relay = EngineRelay(engine_http, self._deployments.serving)
+        self._relay = EngineRelay(engine_pool, self._deployments.serving)
 
     def hello(self) -> Hello:
         """See `link.LinkHandler`."""
@@ -76,9 +77,9 @@ class Agent:
         if not self._stopping:
             self._deployments.reconcile(desired)
 
-    async def serve(self, stream: Stream) -> None:
+    def serve(self, stream: Stream) -> None:
         """See `link.LinkHandler`."""
-        await self._relay.serve(stream)
+        self._relay.serve(stream)
 
     def serving(self, deployment_id: str) -> Serving | None:
         """The engine that accepts requests for the deployment now, if any."""

@@ -51,6 +51,7 @@ from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller, get_platform
 from modelshare.server.hub import routes as hub_routes
@@ -166,7 +167,8 @@ class Application:
         self.platform.stores.holders = self._router.holders
         self.chores = Chores(_chores(self.platform), every=CHORES_SECONDS)
         self._inference = Head(self._router.asgi)
-        self._entry: ASGIApp = Cors(self._enter, settings.cors_origins) if settings.cors_origins else self._enter
+        self._cors = Cors(self._enter, settings.cors_origins) if settings.cors_origins else None
+        self._entry: ASGIApp = self._cors or self._enter
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -174,6 +176,12 @@ class Application:
             await self._lifespan(receive, send)
             return
         await self._entry(scope, receive, send)
+
+    def handler(self, exchange: Exchange) -> Handler | None:
+        """The handler of an inference request, which our own HTTP server drives without ASGI; None for others."""
+        exchange.scope["platform"] = self.platform
+        cors = self._cors.of_answers(exchange.headers) if self._cors else ()
+        return self._router.handler(exchange.scope, exchange, cors)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["platform"] = self.platform

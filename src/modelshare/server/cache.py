@@ -101,6 +101,11 @@ class NotifiedCache(Generic[Key, Value]):
         # It changes all the time, but this load started after the call, so the value is recent enough.
         return loaded.value
 
+    def known(self, key: Key) -> tuple[Value] | None:
+        """The entry as `get` would return it without waiting; None if it has to be loaded."""
+        entry = self._usable(key, -math.inf)
+        return None if entry is None else (entry.value,)
+
     def forget(self, concerns: Concerns[Key, Value]) -> None:
         """Drops all entries that a change concerns, immediately."""
         for load in self._loads.values():

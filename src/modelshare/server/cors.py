@@ -4,7 +4,7 @@ Never with cookies: such pages need a key, and gain nothing from a user who is s
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,11 +46,19 @@ class Cors:
 
         async def send_allowed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                exposed = [*allowed, (b"access-control-expose-headers", _EXPOSED)] if allowed else []
-                message["headers"] = [*message["headers"], *exposed, (b"vary", b"Origin")]
+                message["headers"] = [*message["headers"], *self._of_answers(allowed)]
             await send(message)
 
         await self._app(scope, receive, send_allowed)
+
+    def of_answers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers for answers to a request with these headers."""
+        return self._of_answers(self._allowed(dict(headers)))
+
+    @staticmethod
+    def _of_answers(allowed: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        exposed = [(b"access-control-expose-headers", _EXPOSED)] if allowed else []
+        return [*allowed, *exposed, (b"vary", b"Origin")]
 
     def _allowed(self, headers: dict[bytes, bytes]) -> list[tuple[bytes, bytes]]:
         """The headers for this request; empty if its origin is not allowed."""

@@ -65,7 +65,7 @@ async def serve(settings: Settings, started: Started) -> None:
             first_run = await first_credentials(application)
             gc.freeze()  # objects made so far stay: the collector need not scan them
             gc.enable()  # disabled while the program starts
-            async with Front(application, settings).serving(listener):
+            async with Front(application, settings, application.handler).serving(listener):
                 greeting = asyncio.create_task(started(_url(settings), first_run))
                 await stop.wait()
                 greeting.cancel()

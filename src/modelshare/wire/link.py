@@ -1,9 +1,10 @@
 """Frames of the link: the one WebSocket that an agent opens to the server (`GET /v1/agent/link`).
 
-Every WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`). The types state the
-bounds of every field, and both sides check them when they decode. An invalid frame, or one that is not allowed in the
-current state, closes the link with `CloseCode.PROTOCOL`. Unknown fields and frame types are ignored:
-docs/link-protocol.md describes how the protocol changes and which versions are compatible.
+A WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`), or, since version 3, an
+array of up to `MAX_FRAMES` of them. The types state the bounds of every field, and both sides check them when they
+decode. An invalid frame, or one that is not allowed in the current state, closes the link with `CloseCode.PROTOCOL`.
+Unknown fields and frame types are ignored: docs/link-protocol.md describes how the protocol changes and which versions
+are compatible.
 
 Each request has its own stream, identified by `stream`, an integer that the server chooses and that is unique on the
 link. The response is one `Answer`, or one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as
@@ -29,15 +30,21 @@ from modelshare.wire.agents import Phase
 from modelshare.wire.signing import MAX_BUNDLE
 from modelshare.wire.text import PLAIN, PLAIN_PATH, plain
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """The version of the protocol that this file describes."""
 OLDEST_PROTOCOL: Final = PROTOCOL - 1
 """The previous version is still supported, so that servers and agents need not be updated simultaneously."""
+BATCH_PROTOCOL: Final = 3
+"""The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
 HEARTBEAT_SECONDS: Final = 5.0
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
-"""Bytes of one encoded frame; longer bodies are split into several `Body` or `Chunk` frames."""
+"""Bytes of one message; longer bodies are split into several `Body` or `Chunk` frames."""
+MAX_FRAMES: Final = 64
+"""Frames of one message. Reading more of them at once would keep other streams waiting."""
+MAX_BATCH: Final = MAX_FRAME // 2
+"""Bytes after which a message is sent rather than extended."""
 MAX_DESIRED: Final = 16 << 20
 """Bytes of an encoded `Desired`. It may exceed `MAX_FRAME` because it lists every file of every deployment."""
 BODY_SLICE: Final = 256 << 10
@@ -352,7 +359,7 @@ def _decoder(kinds: Any) -> Callable[[bytes], Any]:
 
 
 encode = msgspec.msgpack.Encoder().encode
-"""Encodes a frame to bytes."""
+"""Encodes a frame, or a list of several, to bytes."""
 decode_from_agent: Callable[[bytes], FromAgent] = _decoder(FromAgent)
 decode_from_server: Callable[[bytes], FromServer] = _decoder(FromServer)
 decode_answer: Callable[[bytes], AnswerFrame] = _decoder(AnswerFrame)

@@ -151,8 +151,9 @@ class Version(Response):
     signature: Signature = Field(default_factory=Signature)
     signature_problem: str | None = None
     """Why its signature is invalid."""
-    digests: Literal["platform", "holder"] = "platform"
-    """Who computed the digests of its files: the platform, or the machine of its owner that holds them."""
+    digests: Literal["platform", "holder", "owner"] = "platform"
+    """Who vouches for the digests of its files: the platform, which has read all bytes, or only the machine that holds
+    them, or their owner, who pushed them to a bucket of their own. Agents compare all of them."""
     source: ModelSource | None = None
     """Where its files were imported from."""
     created_at: UnixSeconds

@@ -1,19 +1,43 @@
 """Calls an engine like the agent's relay."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
-from modelshare.agent.engine_call import engine_session, streamed_answer, whole_answer
-from modelshare.agent.engines.answers import StreamReader, write_answer, write_pieces
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engines.base import Engine, Route
-from modelshare.agent.engines.counts import Tally, TokenUsage
-from modelshare.agent.engines.parts import StreamMerger, Subrequest
+from modelshare.agent.engines.counts import TokenUsage
+from modelshare.agent.engines.parts import UsageCount
 from modelshare.agent.engines.relay_rules import PreparedRequest, prepare_request
+from modelshare.agent.sequences import Sequences
 
 PUBLIC_NAME = "acme/tiny"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi there"}], "temperature": 0}
+
+
+Counts = list[UsageCount]
+
+
+class Answer:
+    """Implements `sequences.Output`: pieces of the answer, then None or the failure."""
+
+    def __init__(self) -> None:
+        self.pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
+
+    def on_answer(self, body: bytes, usage: TokenUsage) -> None:
+        self.on_end(body, usage)
+
+    def on_events(self, events: bytes) -> None:
+        self.pieces.put_nowait(events)
+
+    def on_end(self, events: bytes, usage: TokenUsage) -> None:
+        del usage
+        self.pieces.put_nowait(events)
+        self.pieces.put_nowait(None)
+
+    def on_failure(self, error: Exception) -> None:
+        self.pieces.put_nowait(error)
 
 
 def prepared(engine: Engine, route: Route, **fields: Any) -> PreparedRequest:
@@ -21,30 +45,34 @@ def prepared(engine: Engine, route: Route, **fields: Any) -> PreparedRequest:
     return prepare_request(route, body, engine.relay_for(PUBLIC_NAME))
 
 
+async def answered(
+    engine: Engine, request: PreparedRequest, counts: Counts, tenant: str = ""
+) -> AsyncGenerator[bytes, None]:
+    """The answer, piece by piece; adds its counts to `counts`."""
+    answer = Answer()
+    async with EnginePool(keep=False) as pool:
+        sequences = Sequences(pool, engine, tenant, request, answer)
+        counts.append(sequences.count)
+        sequences.start()
+        try:
+            while (piece := await answer.pieces.get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            sequences.close()
+
+
 async def ask(engine: Engine, route: Route = Route.CHAT, **fields: Any) -> tuple[dict[str, Any], TokenUsage]:
     """A complete answer."""
-    request = prepared(engine, route, **fields)
-    tally = request.tally()
-    async with engine_session(keep=False) as http:
-        answer = await whole_answer(http, engine, request, tally)
-    return json.loads(write_answer(answer, tally.for_client())), tally.usage
+    counts: Counts = []
+    pieces = [piece async for piece in answered(engine, prepared(engine, route, **fields), counts)]
+    return json.loads(b"".join(pieces)), counts[0].usage
 
 
-async def stream(engine: Engine, tallies: list[Tally], **fields: Any) -> AsyncGenerator[bytes, None]:
-    """A streamed answer, piece by piece; adds its tally to `tallies`."""
-    request = prepared(engine, Route.CHAT, stream=True, **fields)
-    tally = request.tally()
-    tallies.append(tally)
-    reader = StreamReader(request, tally)
-    merger = StreamMerger()
-    async with (
-        engine_session(keep=False) as http,
-        aclosing(streamed_answer(http, engine, request, reader)) as answer,
-    ):
-        async for pieces in answer:
-            if pieces:
-                yield write_pieces(merger.pieces(Subrequest(request), pieces))
-    yield merger.end(request, tally.for_client())
+def stream(engine: Engine, counts: Counts, **fields: Any) -> AsyncGenerator[bytes, None]:
+    """A streamed answer, piece by piece; adds its counts to `counts`."""
+    return answered(engine, prepared(engine, Route.CHAT, stream=True, **fields), counts)
 
 
 def said(events: bytes) -> str:

@@ -10,15 +10,13 @@ import pytest
 
 from agent.engines.conftest import Started
 from agent.engines.processes import children, living
-from agent.engines.relay import HELLO, PUBLIC_NAME, ask, prepared, said, stream
-from modelshare.agent.engine_call import engine_session
+from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, answered, ask, prepared, said, stream
 from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
-from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.watch import Timing
-from modelshare.agent.sequences import Sequences
 
 pytestmark = pytest.mark.anyio
 
@@ -43,11 +41,11 @@ async def test_serves(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path,
     engine = await started(ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir))
 
     answer, usage = await ask(engine, **HELLO)
-    tallies: list[Tally] = []
-    events = b"".join([piece async for piece in stream(engine, tallies, **HELLO)])
+    counts: Counts = []
+    events = b"".join([piece async for piece in stream(engine, counts, **HELLO)])
 
     assert answer["choices"][0]["message"]["content"] == "Hello."
-    assert usage == tallies[0].usage == TokenUsage(1, 2)
+    assert usage == counts[0].usage == TokenUsage(1, 2)
     assert said(events) == "Hello."
     assert await engine.load() == Load(2, 1)
     assert await engine.health()
@@ -188,8 +186,8 @@ async def test_each_project_has_a_prompt_cache_of_its_own(
 
     async def salt(tenant: str) -> str:
         """What the engine was told."""
-        async with engine_session(keep=False) as http:
-            answer = await Sequences(http, engine, tenant, prepared(engine, Route.CHAT, **HELLO)).whole()
+        request = prepared(engine, Route.CHAT, **HELLO)
+        answer = b"".join([piece async for piece in answered(engine, request, [], tenant)])
         told: str = json.loads(answer)["choices"][0]["message"]["refusal"]
         return told
 

@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from agent.engines.conftest import Started, gguf_spec
-from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, ask, said, stream
+from modelshare.agent.engine_pool import EngineLostError
 from modelshare.agent.engines import llamacpp, parameters
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
-from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.diagnosis import NOT_LOADED, PORT_TAKEN, diagnose
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
@@ -37,13 +38,13 @@ async def test_answers(chat_engine: Engine) -> None:
 
 
 async def test_streams(chat_engine: Engine) -> None:
-    tallies: list[Tally] = []
+    counts: Counts = []
 
-    events = b"".join([piece async for piece in stream(chat_engine, tallies, **HELLO)])
+    events = b"".join([piece async for piece in stream(chat_engine, counts, **HELLO)])
 
     assert said(events) == REPLY
-    assert tallies[0].usage.completion_tokens == 8
-    assert tallies[0].usage.prompt_tokens > 0
+    assert counts[0].usage.completion_tokens == 8
+    assert counts[0].usage.prompt_tokens > 0
 
 
 async def test_completes_text(chat_engine: Engine) -> None:
@@ -154,8 +155,8 @@ async def test_is_reached_from_this_machine_only(chat_engine: Engine) -> None:
 
 
 async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -> None:
-    tallies: list[Tally] = []
-    endless = stream(loop_engine, tallies, **HELLO, max_tokens=100_000)
+    counts: Counts = []
+    endless = stream(loop_engine, counts, **HELLO, max_tokens=100_000)
     text = b""
     while b"three" not in text:
         text += await anext(endless)
@@ -169,8 +170,8 @@ async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -
 async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> None:
     engine = ProcessEngine(llamacpp.recipe(gguf_spec(loop_gguf)), state_dir)
     await engine.start()
-    tallies: list[Tally] = []
-    running = stream(engine, tallies, **HELLO, max_tokens=300)
+    counts: Counts = []
+    running = stream(engine, counts, **HELLO, max_tokens=300)
     with engine.activity.request():
         text = await anext(running)
         stopping = asyncio.create_task(engine.stop(grace=30))
@@ -178,7 +179,7 @@ async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> 
     await stopping
 
     assert said(text).startswith("one two three")
-    assert tallies[0].usage.completion_tokens == 300
+    assert counts[0].usage.completion_tokens == 300
     assert not await engine.health()
 
 
@@ -186,13 +187,13 @@ async def test_a_request_beyond_the_grace_is_cut(loop_gguf: Path, state_dir: Pat
     spec = replace(gguf_spec(loop_gguf), options=EngineOptions(threads=1, parallel=1, context=200_000))
     engine = ProcessEngine(llamacpp.recipe(spec), state_dir)
     await engine.start()
-    tallies: list[Tally] = []
-    endless = stream(engine, tallies, **HELLO, max_tokens=1_000_000)
+    counts: Counts = []
+    endless = stream(engine, counts, **HELLO, max_tokens=1_000_000)
     with engine.activity.request():
         await anext(endless)
         await engine.stop(grace=0.01)  # an answer as long as the context takes about 0.2 s
 
-        with pytest.raises(aiohttp.ClientError):
+        with pytest.raises(EngineLostError):
             async for _ in endless:
                 pass
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from agent.engines.conftest import Started
-from agent.engines.relay import HELLO, PUBLIC_NAME, ask, said, stream
+from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, ask, said, stream
 from modelshare.agent.engines import transformers
 from modelshare.agent.engines.base import EngineSpec, Format, Route, Task
-from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.supervisor import ProcessEngine
 from modelshare.agent.engines.transformers import Transformers
 from modelshare.demo.tiny_model import REPLY
@@ -31,7 +31,7 @@ async def test_serves(chat_hf: Path, state_dir: Path, started: Started) -> None:
     assert usage == TokenUsage(answer["usage"]["prompt_tokens"], 8)
     assert str(chat_hf) not in json.dumps(answer)
 
-    tallies: list[Tally] = []
-    events = b"".join([piece async for piece in stream(engine, tallies, **HELLO, max_tokens=20)])
+    counts: Counts = []
+    events = b"".join([piece async for piece in stream(engine, counts, **HELLO, max_tokens=20)])
     assert said(events) == REPLY
-    assert tallies[0].usage == usage
+    assert counts[0].usage == usage

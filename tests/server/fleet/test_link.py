@@ -124,7 +124,7 @@ async def test_an_agent_of_the_version_before_serves_a_request(
             await socket.send_bytes(msgspec.msgpack.encode([kind, id_, *frames[kind][2:]]))
 
         await say("hello", PROTOCOL - 1)
-        assert (await heard("welcome"))[1] == 1
+        assert (await heard("welcome"))[1] == PROTOCOL - 1
         await heard("desired")
         assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
         (deployment,) = (await heard("desired"))[2]

@@ -10,14 +10,13 @@ import httpx
 import openai
 import pytest
 
-from agent.support import serving
+from agent.support import relayed, serving
 from link_agent import LinkAgent, answer
 from modelshare.agent.deployment import Serving
-from modelshare.agent.engine_call import engine_session
+from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engines.base import EngineSpec, ExternalServer, Format, Task
 from modelshare.agent.engines.external import ExternalEngine
 from modelshare.agent.relay import EngineRelay
-from modelshare.agent.streams import Stream
 from modelshare.wire.link import Answer, Chunk, End, Head, Request
 from odd_engine import SECRET, TEXT, application
 from server.router.conftest import Endpoint
@@ -31,15 +30,14 @@ DONE = b"data: [DONE]\n\n"
 @pytest.fixture
 async def odd(ready: LinkAgent) -> AsyncIterator[LinkAgent]:
     """The machine, with an engine that does what it is asked to."""
-    async with serving(application()) as url, engine_session() as http:
+    async with serving(application()) as url, EnginePool() as pool:
         spec = EngineSpec(path=Path(), served_name="acme/tiny", format=Format.GGUF, task=Task.CHAT)
         engine = ExternalEngine(ExternalServer(url), spec)
-        relay = EngineRelay(http, lambda _: Serving(engine, engine.relay_for("acme/tiny")))
+        relay = EngineRelay(pool, lambda _: Serving(engine, engine.relay_for("acme/tiny")))
 
         async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
-            stream = Stream(request, agent.send)  # type: ignore[arg-type]
-            stream.body = body
-            await relay.serve(stream)
+            async for frame in relayed(relay, request, body):
+                await agent.send(frame)  # type: ignore[arg-type]
 
         ready.handler = serve
         yield ready

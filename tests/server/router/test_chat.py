@@ -59,7 +59,7 @@ async def test_an_agent_tells_projects_apart_and_learns_nothing_of_them(
     named = await tenant()
     assert await tenant() == named
     assert own not in named
-    tenants = {app._router._tenant(project) for project in (own, "proj_000000000000", "proj_000000000001")}
+    tenants = {app._router.tenant(project) for project in (own, "proj_000000000000", "proj_000000000001")}
     assert len(tenants) == 3
     assert named in tenants
 

@@ -1,7 +1,8 @@
 """Whose turn it is in an engine."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,17 @@ from modelshare.agent.engines.sharing import MAX_WAITING, TenantQueue, TooManyWa
 
 pytestmark = pytest.mark.anyio
 Step = Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def holding(turns: TenantQueue, tenant: str, count: int = 1, prompt: bytes = b"") -> AsyncIterator[Turn]:
+    """Waits for the turn, and holds it within the block."""
+    began = asyncio.get_running_loop().create_future()
+    turn = turns.turn(tenant, count, prompt, lambda turn: None if began.done() else began.set_result(turn))
+    try:
+        yield await began
+    finally:
+        turn.close()
 
 
 class Engine:
@@ -35,7 +47,7 @@ class Engine:
         await settled()
 
     async def _run(self, tenant: str, count: int, prompt: bytes) -> None:
-        async with self.turns.turn(tenant, count, prompt) as turn:
+        async with holding(self.turns, tenant, count, prompt) as turn:
             self._note(tenant, turn)
             end = asyncio.Event()
             self._ends.setdefault(tenant, []).append(end)
@@ -153,7 +165,7 @@ async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
     turns = TenantQueue(3)
 
     async def slot(tenant: str, prompt: bytes, *, works: bool = True) -> tuple[int, bool]:
-        async with turns.turn(tenant, prompt=prompt) as turn:
+        async with holding(turns, tenant, prompt=prompt) as turn:
             turn.worked = works
             return turn.slots[0], turn.is_own
 
@@ -176,7 +188,7 @@ async def test_a_slot_is_used_again_by_whom_it_computed_for() -> None:
 async def test_without_a_name_nothing_is_ones_own() -> None:
     turns = TenantQueue(1)
     for _ in range(2):
-        async with turns.turn("", prompt=b"x") as turn:
+        async with holding(turns, "", prompt=b"x") as turn:
             assert not turn.is_own
             turn.worked = True
 
@@ -188,7 +200,7 @@ def test_slots_are_neither_lost_nor_given_twice(steps: list[tuple[str, int, bool
         turns, held = TenantQueue(slots), set[int]()
 
         async def work(tenant: str, count: int) -> None:
-            async with turns.turn(tenant, count) as turn:
+            async with holding(turns, tenant, count) as turn:
                 assert not held & set(turn.slots)
                 held.update(turn.slots)
                 try:
@@ -205,7 +217,7 @@ def test_slots_are_neither_lost_nor_given_twice(steps: list[tuple[str, int, bool
         done = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(one is None or isinstance(one, asyncio.CancelledError) for one in done)
         assert (turns.waiting, held) == (0, set())
-        async with turns.turn("z", slots) as turn:
+        async with holding(turns, "z", slots) as turn:
             assert sorted(turn.slots) == list(range(slots))
 
     asyncio.run(run())

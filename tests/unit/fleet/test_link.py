@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, AgentLink, ClosedError, StreamBrokenError
+from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, AgentLink
+from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
+from modelshare.server.front.websocket import Listener
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
+    BATCH_PROTOCOL,
     BODY_SLICE,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
+    MAX_FRAMES,
     MAX_STREAMS,
     PROTOCOL,
     Answer,
@@ -31,9 +35,9 @@ from modelshare.wire.link import (
     Ping,
     Report,
     Request,
-    decode_from_server,
     encode,
 )
+from modelshare.wire.link_messages import read_from_server
 
 pytestmark = pytest.mark.anyio
 
@@ -41,27 +45,39 @@ pytestmark = pytest.mark.anyio
 class Peer:
     """The other end of the WebSocket, in memory, with the clock that the link goes by."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = PROTOCOL) -> None:
         self.now = 0.0
+        self.messages = 0
         self.sent: asyncio.Queue[FromServer] = asyncio.Queue()
-        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self.link = AgentLink(self._inbox.get, self._send, lambda: self.now)
+        self.is_blocked = self.is_closed = False
+        self.link = AgentLink(self, protocol, lambda: self.now)
         self.end = asyncio.ensure_future(self.link.run(lambda _: None, lambda _: None))
 
     def say(self, *frames: Any) -> None:
         for frame in frames:
-            self._inbox.put_nowait({"type": "websocket.receive", "bytes": encode(frame)})
+            self.link.message(encode(frame))
 
     async def heard(self) -> FromServer:
         return await asyncio.wait_for(self.sent.get(), 5)
 
-    async def _send(self, message: Any) -> None:
-        self.sent.put_nowait(decode_from_server(message["bytes"]))
+    # The WebSocket, as the link uses it.
+
+    def listen(self, listener: Listener) -> None:
+        assert isinstance(listener, AgentLink)
+
+    def post(self, data: bytes) -> None:
+        self.messages += 1
+        for frame in read_from_server(data):
+            self.sent.put_nowait(frame)
+
+    async def drain(self) -> None:
+        pass
 
 
 @pytest.fixture
 async def peer() -> AsyncIterator[Peer]:
     found = Peer()
+    await asyncio.sleep(0)  # until the link listens
     yield found
     found.end.cancel()
     await asyncio.gather(found.end, return_exceptions=True)
@@ -72,6 +88,34 @@ async def test_a_long_body_goes_in_slices(peer: Peer) -> None:
     async with peer.link.request("d", "completions", body, 30):
         assert await peer.heard() == Request(1, "d", "completions", body[:BODY_SLICE], True, 30, INITIAL_CREDIT)
         assert await peer.heard() == Body(1, b"rest", more=False)
+
+
+async def test_requests_wait_in_turns_while_the_agent_does_not_read(peer: Peer) -> None:
+    peer.is_blocked = True
+    body = bytes(2 * BODY_SLICE)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(peer.link.request("d", "completions", body, 30))
+        async with peer.link.request("d", "completions", b"", 30):
+            pass  # it is over before it was sent
+        await asyncio.sleep(0)
+        assert peer.sent.empty()
+        peer.is_blocked = False
+        peer.link.writable()
+        kinds = [(type(frame), frame.stream) for frame in [await peer.heard() for _ in range(4)]]  # type: ignore[union-attr]
+        assert kinds == [(Request, 1), (Request, 2), (Body, 1), (Body, 2)]
+        assert peer.sent.empty()
+
+
+async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> None:
+    for protocol, messages in ((PROTOCOL, 2), (BATCH_PROTOCOL - 1, MAX_FRAMES + 1)):
+        peer = Peer(protocol)
+        for _ in range(MAX_FRAMES + 1):
+            peer.link.post(Ping())
+        await asyncio.sleep(0)
+        assert (peer.messages, peer.sent.qsize()) == (messages, MAX_FRAMES + 1)
+        peer.end.cancel()
+        await asyncio.gather(peer.end, return_exceptions=True)
 
 
 async def test_leaving_early_cancels_and_leaving_late_does_not(peer: Peer) -> None:
@@ -131,15 +175,10 @@ async def test_frames_that_are_there_are_taken_before_the_break_shows(peer: Peer
 
 
 async def test_a_side_task_that_fails_ends_the_link() -> None:
-    inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    async def send(message: Any) -> None:
-        del message
-
     async def fails() -> None:
         raise OSError("the database is away")
 
-    why = await AgentLink(inbox.get, send, lambda: 0.0).run(lambda _: None, lambda _: None, fails())
+    why = await AgentLink(Peer(), PROTOCOL, lambda: 0.0).run(lambda _: None, lambda _: None, fails())
     assert why.code == CloseCode.GOING_AWAY
 
 
@@ -176,16 +215,14 @@ async def test_what_is_out_of_turn_or_too_much_ends_the_link_and_the_answer(peer
 def test_chunks_that_nobody_takes_are_joined_and_none_is_lost(sizes: list[int]) -> None:
     async def run() -> None:
         peer = Peer()
+        await asyncio.sleep(0)
         async with peer.link.request("d", "completions", b"", 30) as stream:
             chunks, left = [], INITIAL_CREDIT
             for number, size in enumerate(sizes):
                 if size <= left:
                     left -= size
                     chunks.append(bytes([number]) * size)
-            stream.deliver(HEAD)
-            for data in chunks:
-                stream.deliver(Chunk(1, data))
-            stream.deliver(End(1))
+            peer.say(HEAD, *(Chunk(1, data) for data in chunks), End(1))
             assert len(stream._frames) <= 2 + 1 + 2 * INITIAL_CREDIT // BODY_SLICE
             assert await stream.next() == HEAD
             got = b""
@@ -204,13 +241,13 @@ async def test_a_link_keeps_no_more_than_it_says_however_many_streams_it_has(pee
         streams = [
             await stack.enter_async_context(peer.link.request("d", "completions", b"", 30)) for _ in range(MAX_STREAMS)
         ]
-        assert {stream.window for stream in streams[:20]} == {INITIAL_CREDIT}
-        assert streams[-1].window == SMALL_CREDIT
-        assert sum(stream.window for stream in streams) <= LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT
+        assert {stream.asked.window for stream in streams[:20]} == {INITIAL_CREDIT}
+        assert streams[-1].asked.window == SMALL_CREDIT
+        assert sum(stream.asked.window for stream in streams) <= LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT
         with pytest.raises(StreamBrokenError):
             await stack.enter_async_context(peer.link.request("d", "completions", b"", 30))
     async with peer.link.request("d", "completions", b"", 30) as stream:
-        assert stream.window == INITIAL_CREDIT
+        assert stream.asked.window == INITIAL_CREDIT
 
 
 async def test_frames_of_a_stream_that_was_cancelled_are_late_and_end_the_link_when_they_do_not_end(peer: Peer) -> None:

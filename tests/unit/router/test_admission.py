@@ -133,11 +133,11 @@ def test_never_more_than_the_burst_and_the_rate(steps: list[tuple[float, int]]) 
 def test_a_request_brings_as_much_as_it_likes_while_there_is_room() -> None:
     gate = Gate(tier(concurrent=4), Clock())
     gate.enter()
-    with gate.working(7):
-        assert gate.busy == 7
-        with pytest.raises(RateLimitedError) as error:
-            gate.enter()
-        assert error.value.code is ErrorCode.CAPACITY_EXCEEDED
-    gate.leave()
+    gate.count_as(7)
+    assert gate.busy == 7
+    with pytest.raises(RateLimitedError) as error:
+        gate.enter()
+    assert error.value.code is ErrorCode.CAPACITY_EXCEEDED
+    gate.leave(7)
     assert gate.busy == 0
     gate.enter()

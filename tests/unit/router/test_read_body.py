@@ -5,7 +5,7 @@ from starlette.types import Message
 
 from modelshare.server.errors import PayloadTooLargeError
 from modelshare.server.router.errors import ClientGoneError
-from modelshare.server.router.relay import read_body
+from modelshare.server.router.forward import read_body
 
 pytestmark = pytest.mark.anyio
 

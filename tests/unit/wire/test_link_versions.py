@@ -8,16 +8,19 @@ import pytest
 
 from link_recording import FROM_AGENT, FROM_SERVER
 from modelshare.wire.link import (
+    MAX_FRAMES,
     OLDEST_PROTOCOL,
     Desired,
     Frame,
     Hello,
+    Ping,
     Released,
     UnknownFrame,
     decode_from_agent,
     decode_from_server,
     encode,
 )
+from modelshare.wire.link_messages import read_from_agent, read_from_server
 
 DECODERS: list[Callable[[bytes], Frame]] = [decode_from_agent, decode_from_server]
 fields_of = msgspec.msgpack.decode
@@ -89,3 +92,39 @@ def test_a_server_of_the_version_before_reads_this_versions_hello() -> None:
     """It looked at the first field alone, which had to be its own version."""
     hello = fields_of(encode(Hello(OLDEST_PROTOCOL, "9", ["new"], "cpu", 0, 0, newest_protocol=OLDEST_PROTOCOL + 1)))
     assert hello[:3] == ["hello", OLDEST_PROTOCOL, "9"]
+
+
+def test_a_message_has_one_frame_or_several() -> None:
+    for decode, read, data in (
+        (decode_from_agent, read_from_agent, FROM_AGENT),
+        (decode_from_server, read_from_server, FROM_SERVER),
+    ):
+        frames = [decode(each) for each in data]
+        assert [frame for each in data for frame in read(each)] == frames
+        assert list(read(encode(frames))) == frames
+        assert list(read(encode([*frames, ["rebalance", 1]]))) == [*frames, UnknownFrame()]
+        assert len(read(encode([Ping()] * MAX_FRAMES))) == MAX_FRAMES
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        encode([]),
+        encode([Ping()] * (MAX_FRAMES + 1)),
+        b"\xdd\x00\x01\x00\x00" + encode(Ping()) * 65536,
+        encode([[Ping()]]),
+        encode([Ping(), "ping"]),
+        encode([Ping(), ["chunk", -1, b"x"], ["credit", -1, 1]]),
+        encode([Ping()])[:-1],
+        encode([Ping()]) + b"\xc0",
+        b"\xdc\x00",
+        b"\x92",
+        b"\xc1",
+        b"",
+        b"\x91" * 100_000,
+    ],
+)
+def test_what_is_neither_a_frame_nor_a_few_is_refused(message: bytes) -> None:
+    for read in (read_from_agent, read_from_server):
+        with pytest.raises(msgspec.DecodeError):
+            read(message)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from modelshare.agent.engines.counts import Tally
+from modelshare.agent.engines.counts import Counter, Tally
 from modelshare.agent.engines.logprobs import with_logprobs
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.refusals import EngineRefusalError, invalid_answer, refusal_in_body
@@ -53,7 +53,7 @@ class StreamReader:
     engine sends last, and the end are not among them: `write_end` writes both.
     """
 
-    def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
+    def __init__(self, prepared: PreparedRequest, tally: Counter) -> None:
         self.is_over = False
         """The engine signalled the end, or failed; anything after that is ignored."""
         self.failure: EngineRefusalError | None = None
@@ -63,6 +63,11 @@ class StreamReader:
         self._parser = EventParser()
         self._last: Fields = {}
         self._at = 0
+
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next chunk begins with an event that is not the first one."""
+        return self._parser.is_between_events
 
     def feed(self, chunk: bytes) -> list[Fields]:
         """The pieces completed by `chunk`."""

@@ -1,7 +1,7 @@
 """Counts the tokens of an answer: the engine's counts if they are plausible, otherwise estimates. Pure."""
 
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -29,6 +29,16 @@ _decode_usage: Final = msgspec.json.Decoder(_EngineUsage).decode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 
 
+class Counter(Protocol):
+    """Takes what is generated."""
+
+    def generated(self, texts: Iterable[str]) -> None:
+        """Adds one piece of the answer: a text for each choice in it."""
+
+    def set_reported(self, usage: msgspec.Raw) -> None:
+        """Stores the engine's usage; the last one counts."""
+
+
 class Tally:
     """Counts the tokens of one answer as it arrives. `usage` is available at any time, even for a partial answer."""
 
@@ -54,6 +64,7 @@ class Tally:
         self._reported: msgspec.Raw | None = None
         self._pieces = 0
         self._bytes = 0
+        self._usage: TokenUsage | None = None
 
     @property
     def began(self) -> bool:
@@ -62,6 +73,7 @@ class Tally:
 
     def generated(self, texts: Iterable[str]) -> None:
         """Adds one piece of the answer: a text for each choice in it."""
+        self._usage = None
         for text in texts:
             if text:
                 self._pieces += 1
@@ -69,11 +81,16 @@ class Tally:
 
     def set_reported(self, usage: msgspec.Raw) -> None:
         """Stores the engine's usage; the last one counts."""
-        self._reported = usage
+        self._reported, self._usage = usage, None
 
     @property
     def usage(self) -> TokenUsage:
         """The engine's counts; a missing or implausible one is replaced by an estimate."""
+        if self._usage is None:
+            self._usage = self._compute()
+        return self._usage
+
+    def _compute(self) -> TokenUsage:
         reported = _read(self._reported)
         prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
         # An engine streams at least one token with each piece of text.

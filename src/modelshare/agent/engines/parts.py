@@ -105,6 +105,8 @@ class UsageCount:
     @property
     def usage(self) -> TokenUsage:
         """The current counts."""
+        if len(self._tallies) == 1:
+            return self._tallies[0][0].usage
         return total(
             msgspec.structs.replace(tally.usage, prompt_tokens=0) if is_repeated else tally.usage
             for tally, is_repeated in self._tallies

@@ -7,11 +7,9 @@ A free slot is given to the tenant with the fewest running sequences; among equa
 longest ago. A tenant's own requests keep their order.
 """
 
-import asyncio
 import itertools
-from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from secrets import token_hex
@@ -31,15 +29,39 @@ class TooManyWaitingError(Exception):
     """The tenant already has the maximum number of waiting turns."""
 
 
-@dataclass(slots=True)
 class Turn:
-    """Slots of an engine, held for one turn."""
+    """A tenant's turn, which waits for slots of an engine and then holds them until `close`."""
 
-    slots: tuple[int, ...]
-    is_own: bool
-    """Whether the slots' contents were computed for the same tenant."""
-    worked: bool = False
-    """Whether the engine has processed the prompt. If it has not, the slots' contents are unchanged."""
+    def __init__(
+        self, queue: "TenantQueue", tenant: str, count: int, prompt: bytes, begin: Callable[["Turn"], None]
+    ) -> None:
+        self.worked = False
+        """Whether the engine has processed the prompt. If it has not, the slots' contents are unchanged."""
+        self.is_own = False
+        """Whether the slots' contents were computed for the same tenant."""
+        self._queue = queue
+        self.tenant = tenant
+        self.count = count
+        self.prompt = prompt
+        self.begin = begin
+        self.held: list[_Slot] = []
+        self._is_closed = False
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        return tuple(slot.number for slot in self.held)
+
+    def close(self) -> None:
+        """Ends the turn, even if it waits. Gives its slots back."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for slot in self.held:
+            if self.worked:
+                slot.tenant, slot.prompt = self.tenant, self.prompt
+            elif not self.is_own:  # the contents are unknown
+                slot.tenant, slot.prompt = "", b""
+        self._queue.leave(self)
 
 
 class TenantQueue:
@@ -49,11 +71,12 @@ class TenantQueue:
         self.slots = slots
         self._free = [_Slot(number) for number in range(slots)]
         """The one that has been free for the longest time comes first."""
-        self._running: Counter[str] = Counter()
-        self._waiting: dict[str, deque[_Waiter]] = {}
+        self._running: dict[str, int] = {}
+        self._waiting: dict[str, OrderedDict[Turn, None]] = {}
         self._last: dict[str, int] = {}
         """Number of the last turn of each tenant that runs or waits."""
         self._count = itertools.count(1)
+        self._is_serving = False
 
     @property
     def waiting(self) -> int:
@@ -64,76 +87,75 @@ class TenantQueue:
         """Whether other tenants are waiting."""
         return any(other != tenant for other in self._waiting)
 
-    @asynccontextmanager
-    async def turn(self, tenant: str, count: int = 1, prompt: bytes = b"") -> AsyncIterator[Turn]:
-        """Waits for `count` slots at once (at most all), and holds them within the block.
+    def turn(self, tenant: str, count: int, prompt: bytes, begin: Callable[[Turn], None]) -> Turn:
+        """Calls `begin` as soon as the turn holds `count` slots at once (at most all), maybe before this returns.
 
         Prefers a slot that has computed the beginning of `prompt` for the same tenant. Raises TooManyWaitingError.
         """
-        slots = await self._take(tenant, min(count, self.slots), prompt[:_COMPARED_BYTES])
-        is_own = tenant != "" and all(slot.tenant == tenant for slot in slots)
-        turn = Turn(tuple(slot.number for slot in slots), is_own)
-        try:
-            yield turn
-        finally:
-            for slot in slots:
-                if turn.worked:
-                    slot.tenant, slot.prompt = tenant, prompt[:_COMPARED_BYTES]
-                elif not is_own:  # the contents are unknown
-                    slot.tenant, slot.prompt = "", b""
-            self._give_back(tenant, slots)
-
-    async def _take(self, tenant: str, count: int, prompt: bytes) -> "list[_Slot]":
-        queue = self._waiting.get(tenant) or deque()
+        turn = Turn(self, tenant, min(count, self.slots), prompt[:_COMPARED_BYTES], begin)
+        if not self._waiting and turn.count <= len(self._free):
+            self._assign(turn)
+            begin(turn)
+            return turn
+        queue = self._waiting.setdefault(tenant, OrderedDict())
         if len(queue) >= MAX_WAITING:
             raise TooManyWaitingError
-        waiter = _Waiter(count, prompt, asyncio.get_running_loop().create_future())
-        queue.append(waiter)
-        self._waiting[tenant] = queue
+        queue[turn] = None
         self._serve()
-        try:
-            return await waiter.slots
-        except asyncio.CancelledError:
-            if waiter.slots.cancelled():
-                self._serve()  # others may have been waiting behind it
-            else:  # the slots were assigned just before the cancellation
-                self._give_back(tenant, waiter.slots.result())
-            raise
+        return turn
 
-    def _give_back(self, tenant: str, slots: "list[_Slot]") -> None:
-        self._free += slots
-        self._running[tenant] -= len(slots)
-        if not self._running[tenant]:
-            del self._running[tenant]
-            if tenant not in self._waiting:
-                del self._last[tenant]
+    def leave(self, turn: Turn) -> None:
+        """For `Turn.close`."""
+        tenant = turn.tenant
+        if turn.held:
+            self._free += turn.held
+            self._running[tenant] -= turn.count
+            if not self._running[tenant]:
+                del self._running[tenant]
+        else:
+            self._remove_waiting(tenant, turn)
+        if tenant not in self._running and tenant not in self._waiting:
+            self._last.pop(tenant, None)
         self._serve()
+
+    def _remove_waiting(self, tenant: str, turn: Turn) -> None:
+        queue = self._waiting[tenant]
+        del queue[turn]
+        if not queue:
+            del self._waiting[tenant]
 
     def _serve(self) -> None:
-        self._drop_cancelled()
-        while self._waiting:
-            tenant = min(self._waiting, key=lambda one: (self._running[one], self._last.get(one, 0)))
-            queue = self._waiting[tenant]
-            if queue[0].count > len(self._free):
-                return  # no overtaking, or else a large request would never get enough slots
-            waiter = queue.popleft()
-            if not queue:
-                del self._waiting[tenant]
-            self._running[tenant] += waiter.count
-            self._last[tenant] = next(self._count)
-            waiter.slots.set_result([self._pick(tenant, waiter.prompt) for _ in range(waiter.count)])
+        if self._is_serving:  # a turn ended as soon as it began; the loop below goes on
+            return
+        self._is_serving = True
+        try:
+            while (turn := self._next()) is not None:
+                turn.begin(turn)
+        finally:
+            self._is_serving = False
 
-    def _drop_cancelled(self) -> None:
-        for tenant, queue in list(self._waiting.items()):
-            staying = deque(waiter for waiter in queue if not waiter.slots.cancelled())
-            if not staying:
-                del self._waiting[tenant]
-                if not self._running[tenant]:
-                    self._last.pop(tenant, None)
-            elif len(staying) < len(queue):
-                self._waiting[tenant] = staying
+    def _next(self) -> Turn | None:
+        """Assigns slots to the next turn, if there are enough for it."""
+        if not self._waiting:
+            return None
+        tenant = min(self._waiting, key=lambda one: (self._running.get(one, 0), self._last.get(one, 0)))
+        turn = next(iter(self._waiting[tenant]))
+        if turn.count > len(self._free):
+            return None  # no overtaking, or else a large request would never get enough slots
+        self._remove_waiting(tenant, turn)
+        self._assign(turn)
+        return turn
+
+    def _assign(self, turn: Turn) -> None:
+        tenant = turn.tenant
+        self._running[tenant] = self._running.get(tenant, 0) + turn.count
+        self._last[tenant] = next(self._count)
+        turn.held = [self._pick(tenant, turn.prompt) for _ in range(turn.count)]
+        turn.is_own = tenant != "" and {slot.tenant for slot in turn.held} == {tenant}
 
     def _pick(self, tenant: str, prompt: bytes) -> "_Slot":
+        if not prompt:
+            return self._free.pop(0)
         own = [slot for slot in self._free if tenant and slot.tenant == tenant]
         best = max(own, key=lambda slot: _common(slot.prompt, prompt), default=None)
         if best is None or _common(best.prompt, prompt) <= _MIN_COMMON * len(prompt):
@@ -147,13 +169,6 @@ class _Slot:
     number: int
     tenant: str = ""
     prompt: bytes = b""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Waiter:
-    count: int
-    prompt: bytes
-    slots: asyncio.Future[list[_Slot]]
 
 
 def _common(one: bytes, other: bytes) -> int:

@@ -38,6 +38,11 @@ class EventParser:
         self._type = b""
         self._size = 0
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next byte begins an event, after at least one line."""
+        return not (self._rest or self._data or self._type or self._after_cr or self._is_first)
+
     def feed(self, chunk: bytes) -> list[Event]:
         """The events completed by `chunk`. Raises EventTooLongError."""
         if not chunk:

@@ -124,37 +124,40 @@ class Holder:
                 pass
             self._look.clear()
 
-    async def serve(self, stream: Stream) -> None:
+    def serve(self, stream: Stream) -> None:
         """See `link.LinkHandler`."""
+        stream.run(self._answer(stream))
+
+    async def _answer(self, stream: Stream) -> None:
         try:
-            await self._serve(stream)
+            await self._read(stream)
         except RefusedError as refused:
-            await _refuse(stream, refused)
+            _refuse(stream, refused)
         except FileGoneError as gone:
             self._look.set()
-            await _refuse(stream, RefusedError(HTTPStatus.CONFLICT, str(gone)))
+            _refuse(stream, RefusedError(HTTPStatus.CONFLICT, str(gone)))
         except Exception:  # noqa: BLE001 - every request is answered: no reader must wait in vain
             _log.exception("A file could not be read.")
             why = "The owner's machine could not read the file."
-            await _refuse(stream, RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER))
+            _refuse(stream, RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER))
 
-    async def _serve(self, stream: Stream) -> None:
+    async def _read(self, stream: Stream) -> None:
         wanted = _wanted(stream)
         self._check_hours()
         opened = await self._open(wanted.sha256)
         try:
             if wanted.offset + wanted.length > opened.identity.size:
                 raise RefusedError(HTTPStatus.NOT_FOUND, "The file is shorter than that.")
-            await stream.head(HTTPStatus.OK, "application/octet-stream")
+            stream.head(HTTPStatus.OK, "application/octet-stream")
             at, end = wanted.offset, wanted.offset + wanted.length
             while at < end:
                 count = min(end - at, self._rate.piece, await stream.credit_left())
                 async with self._reading:
                     self._check_hours()
                     await self._rate.take(count)
-                    await stream.chunk(await in_thread(self._readers, opened.read, at, count))
+                    stream.chunk(await in_thread(self._readers, opened.read, at, count))
                 at += count
-            await stream.end(_DONE)
+            stream.end(_DONE)
         finally:
             opened.close()
 
@@ -212,11 +215,11 @@ def _wanted(stream: Stream) -> HeldRead:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "The range cannot be read.") from error
 
 
-async def _refuse(stream: Stream, why: RefusedError) -> None:
+def _refuse(stream: Stream, why: RefusedError) -> None:
     if stream.started:
-        await stream.end(_DONE, str(why), why.status)
+        stream.end(_DONE, str(why), why.status)
         return
     code = ErrorCode.OWNER_AWAY if why.status is HTTPStatus.SERVICE_UNAVAILABLE else None
     error = {"message": str(why), "type": ErrorType.SERVER, "code": code, "param": None}
     body = json.dumps({"error": error}).encode()
-    await stream.answer(why.status, "application/json", body, retry_after=why.retry_after)
+    stream.answer(why.status, "application/json", body, retry_after=why.retry_after)

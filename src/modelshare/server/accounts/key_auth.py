@@ -68,7 +68,14 @@ class KeyAuthenticator:
     async def authenticate_hash(self, value_hash: str, address: str) -> Caller | None:
         """As `authenticate`, by the value's hash."""
         now = self._clock()
-        known = await self._cache.get(value_hash)
+        return self._caller(await self._cache.get(value_hash), now, address)
+
+    def known(self, use: KeyUse) -> tuple[Caller | None] | None:
+        """As `authenticate`, without waiting; None if the key has to be looked up."""
+        known = self._cache.known(use.value_hash)
+        return None if known is None else (self._caller(known[0], self._clock(), use.address),)
+
+    def _caller(self, known: _Known, now: float, address: str) -> Caller | None:
         caller = known.good(now, address)
         if caller is not None:
             self._used[caller.id] = int(now)

@@ -2,7 +2,7 @@
 
 import ipaddress
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,9 +89,9 @@ def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_
     )
 
 
-def is_allowed_from(address: str, networks: Iterable[str]) -> bool:
+def is_allowed_from(address: str, networks: Collection[str]) -> bool:
     """True if the list is empty or one of the networks contains the address."""
-    allowed = [ipaddress.ip_network(network, strict=False) for network in networks]
+    allowed = [ipaddress.ip_network(network, strict=False) for network in networks] if networks else []
     if not allowed:
         return True
     try:

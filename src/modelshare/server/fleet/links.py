@@ -19,11 +19,13 @@ from modelshare.server import outages
 from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
 from modelshare.server.fleet import holding, presence, queries, service, weight_deletions
-from modelshare.server.fleet.link import AgentLink, ClosedError, StreamBrokenError
+from modelshare.server.fleet.link import BROKEN_CODES, AgentLink, Wire, decoded_hello
 from modelshare.server.fleet.presence import LinkName
 from modelshare.server.fleet.reports import Reports
+from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.front.websocket import MESSAGES
 from modelshare.server.http import bearer
 from modelshare.wire.agents import AgentState
 from modelshare.wire.link import (
@@ -128,11 +130,11 @@ class AgentLinks:
             await send({"type": "websocket.close"})  # before an accept: the handshake is answered with 403
             return
         await send({"type": "websocket.accept"})
-        link = AgentLink(receive, send, asyncio.get_running_loop().time)
         if agent.state == AgentState.SUSPENDED:
             why = _SUSPENDED
         else:
-            task = asyncio.ensure_future(self._serve(LinkName(agent.id, uuid.uuid4()), agent.name, link))
+            wire: Wire = scope["extensions"][MESSAGES]
+            task = asyncio.ensure_future(self._serve(LinkName(agent.id, uuid.uuid4()), agent.name, receive, wire))
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
             await asyncio.wait([task])
@@ -142,24 +144,23 @@ class AgentLinks:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
 
-    async def _serve(self, name: LinkName, agent_name: str, link: AgentLink) -> ClosedError:
+    async def _serve(self, name: LinkName, agent_name: str, receive: Receive, wire: Wire) -> ClosedError:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
-                hello = await link.receive()
+                hello = await _hello(receive)
         except TimeoutError:
             return ClosedError(CloseCode.SILENT, "No Hello was received.")
         except ClosedError as error:
             return error
-        if not isinstance(hello, Hello):
-            return ClosedError(CloseCode.PROTOCOL, "The first frame has to be a Hello.")
-        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, link)
+        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, wire)
 
-    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, link: AgentLink) -> ClosedError:
+    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, wire: Wire) -> ClosedError:
+        protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
+        link = AgentLink(wire, protocol, asyncio.get_running_loop().time)
         async with self._connected(name, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
             try:
-                protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
                 key = self._verdicts.key_of(str(name.agent_id))
                 await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
             except StreamBrokenError as error:
@@ -276,6 +277,19 @@ class AgentLinks:
 
     def _now(self) -> int:
         return int(self._clock())
+
+
+async def _hello(receive: Receive) -> Hello:
+    """The agent's first frame. Raises ClosedError."""
+    message = await receive()
+    if message.get("code") in BROKEN_CODES:
+        raise ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol.")
+    if message["type"] != "websocket.receive":
+        raise ClosedError(CloseCode.GOING_AWAY, "The agent closed the link.")
+    hello = decoded_hello(message.get("bytes") or b"")
+    if not isinstance(hello, Hello):
+        raise ClosedError(CloseCode.PROTOCOL, "The first frame has to be a Hello.")
+    return hello
 
 
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:

@@ -12,7 +12,7 @@ from modelshare.server.addresses import counted_as
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
-from modelshare.server.front.overdue import Overdue
+from modelshare.server.front.overdue import NEVER, Overdue
 from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Head, Parser
 from modelshare.server.front.receiving import RequestBody
@@ -28,14 +28,13 @@ _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
 """Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
 that is still sending would never see the answer."""
-_NEVER: Final = float("inf")
 
 
 class Connection(Overdue, asyncio.Protocol):
     """A connection from its first byte to its last, unless a WebSocket takes over."""
 
     def __init__(self, front: "Front") -> None:
-        self.deadline = _NEVER
+        self.deadline = NEVER
         """When `overdue` should be called, in the loop's time."""
         self._front = front
         self._limits = front.limits
@@ -52,6 +51,8 @@ class Connection(Overdue, asyncio.Protocol):
         self._pipeline: deque[Exchange] = deque()
         self._refusal: ApiError | None = None
         """Sent after pending answers."""
+        self._is_new = False
+        """Whether the application does not know the exchange yet."""
         self._upgrade: dict[str, Any] | None = None
         self._is_over = False
         """Whether further input is ignored."""
@@ -83,7 +84,7 @@ class Connection(Overdue, asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._phase = ConnectionPhase.CLOSING
         self._seat.leave()
-        self.deadline = _NEVER
+        self.deadline = NEVER
         self._parser.close()
         for exchange in (self._exchange, *self._pipeline):
             if exchange is not None:
@@ -123,10 +124,12 @@ class Connection(Overdue, asyncio.Protocol):
                 self._refusal = self._refusal or error
         if rest is not None and self._upgrade is not None:
             self._become_websocket(self._upgrade, rest)
-        elif self._refusal is not None:
+            return
+        if self._refusal is not None:
             self._refuse(self._refusal)
         elif self._phase is not self._turned:
             self._turn()
+        self._pass_on()
 
     def pause_writing(self) -> None:
         self._flow.clear()
@@ -135,6 +138,8 @@ class Connection(Overdue, asyncio.Protocol):
     def resume_writing(self) -> None:
         self._flow.set()
         self.block(is_blocked=False)
+        if self._exchange is not None and self._exchange.handler is not None:
+            self._exchange.handler.writable()
 
     # Called by the parser, within `data_received`.
 
@@ -196,6 +201,10 @@ class Connection(Overdue, asyncio.Protocol):
         return self._pipeline[-1] if self._pipeline else self._exchange
 
     # Called by the exchange.
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._is_blocked
 
     def date(self) -> bytes:
         return self._front.date()
@@ -268,6 +277,7 @@ class Connection(Overdue, asyncio.Protocol):
             self._next()
             self._turn()
             self.read_on()
+            self._front.loop.call_soon(self._pass_on)
         elif self._refusal is not None:
             self._refuse(self._refusal)
         else:
@@ -304,7 +314,7 @@ class Connection(Overdue, asyncio.Protocol):
         if exchange is not None:
             exchange.leave()
             says = says and not exchange.started
-        self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, _NEVER
+        self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, NEVER
         self._seat.leave()
         self._front.closed(self)
         if says:
@@ -316,29 +326,6 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Turns.
 
-    def _turn(self) -> None:
-        """Updates the deadline after a change of the phase."""
-        now, limits, phase = self._now(), self._limits, self._phase
-        waits = True
-        if phase is ConnectionPhase.HEAD:
-            self.deadline = now + limits.head_seconds
-        elif phase is ConnectionPhase.BODY:
-            waits = self._is_reading
-            self._heard = now
-            self._pace.begin(now, self._received)
-            self.deadline = self._pace.deadline(now) if waits else _NEVER
-        elif phase is ConnectionPhase.WORK:
-            waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
-            self._pace.begin(now, self._taken() if waits else 0)
-            self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
-        elif phase is ConnectionPhase.IDLE:
-            self.deadline = now + limits.idle_seconds
-        self._turned = phase
-        if waits:
-            self._seat.take(now, is_idle=phase is ConnectionPhase.IDLE)
-        else:
-            self._seat.leave()
-
     def _proven(self) -> None:
         if not self._seat.is_known:
             self._seat.is_known = True
@@ -346,10 +333,21 @@ class Connection(Overdue, asyncio.Protocol):
                 self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
 
     def _next(self) -> None:
-        """Passes the next request to the application."""
+        """Begins with the next request. It is passed to the application once everything that was received is parsed."""
         exchange = self._exchange = self._pipeline.popleft()
         self._phase = ConnectionPhase.WORK if exchange.complete else ConnectionPhase.BODY
-        self._front.run(exchange)
+        self._is_new = True
+
+    def _pass_on(self) -> None:
+        """Passes a new request to the application, or the news to the handler of one."""
+        exchange = self._exchange
+        if exchange is None or exchange.gone:
+            return
+        if self._is_new:
+            self._is_new = False
+            self._front.run(exchange)
+        elif exchange.handler is not None:
+            exchange.handler.arrived()
 
     def _pause_reading(self) -> None:
         if self._is_reading:
@@ -360,7 +358,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()
-        self.deadline = _NEVER
+        self.deadline = NEVER
         link = WebSocket(self._front, self._transport, scope)
         self._transport.set_protocol(link)
         self._front.became(self, link)

@@ -1,9 +1,13 @@
-"""One HTTP request and its response, between the connection and the application (ASGI 2.3)."""
+"""One HTTP request and its response, between the connection and the application.
+
+The application is an ASGI 2.3 application, which runs in a task, or a `Handler`, which is called when something
+happens.
+"""
 
 import asyncio
 import os
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
 import structlog
@@ -25,6 +29,11 @@ _BREAK: Final = re.compile(rb"[\0\r\n]")
 
 class Wire(Protocol):
     """The connection, as an exchange uses it."""
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the send buffer is full."""
+        ...
 
     def date(self) -> bytes: ...
     def write(self, data: bytes) -> None: ...
@@ -53,6 +62,26 @@ class Wire(Protocol):
         ...
 
 
+class Handler(Protocol):
+    """Handles one request in callbacks, which must not raise."""
+
+    def begin(self) -> None:
+        """The headers have arrived, and possibly more."""
+        ...
+
+    def arrived(self) -> None:
+        """There is more of the body, or it is complete."""
+        ...
+
+    def writable(self) -> None:
+        """The client reads again."""
+        ...
+
+    def gone(self) -> None:
+        """The client has disconnected."""
+        ...
+
+
 class Exchange:
     """A request from its headers on, and its response."""
 
@@ -71,6 +100,7 @@ class Exchange:
         "answered",
         "complete",
         "gone",
+        "handler",
         "is_stream",
         "keep_alive",
         "scope",
@@ -92,6 +122,7 @@ class Exchange:
         """Whether the client has disconnected."""
         self.is_stream = False
         """Whether the response is an event stream."""
+        self.handler: Handler | None = None
         self._wire = wire
         self._expects = expects
         self._body: list[bytes] = []
@@ -124,8 +155,53 @@ class Exchange:
 
     def leave(self) -> None:
         """The client has disconnected, or gets no response."""
+        if self.gone:
+            return
         self.gone = True
         self._news.set()
+        if self.handler is not None and not self.answered:
+            self.handler.gone()
+
+    # For a handler.
+
+    @property
+    def headers(self) -> Sequence[tuple[bytes, bytes]]:
+        found: Sequence[tuple[bytes, bytes]] = self.scope["headers"]
+        return found
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._wire.is_blocked
+
+    def take(self) -> bytes:
+        """The part of the body that has arrived since the last call."""
+        self.go_on()
+        if not self._body:
+            return b""
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body, self._unread = [], 0
+        self._wire.read_on()
+        return body
+
+    async def drain(self) -> None:
+        """Waits while the client reads too slowly. Returns when it disconnects."""
+        await self._wire.drain()
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Begins the response; its headers are sent with the first part of the body."""
+        if not self.gone:
+            self._start(status, headers)
+
+    def write(self, data: bytes, *, more: bool) -> None:
+        """Sends a part of the body without waiting. `more`: it is not the last one."""
+        if not self.gone:
+            self._write(data, more=more)
+
+    def abort(self) -> None:
+        """Ends an incomplete response: the client must not mistake a part for the whole."""
+        if not self.gone and not self.answered:
+            self._wire.failed()
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application."""
@@ -183,7 +259,10 @@ class Exchange:
         if kind == "http.response.start":
             self._start(message["status"], message.get("headers", ()))
         elif kind == "http.response.body":
-            await self._write(message.get("body", b""), more=message.get("more_body", False))
+            more = message.get("more_body", False)
+            self._write(message.get("body", b""), more=more)
+            if more:
+                await self._wire.drain()
         elif kind == PATHSEND:
             await self._send_file(message["path"])
         else:
@@ -218,7 +297,7 @@ class Exchange:
         lines.append(b"\r\n")
         self._head = b"".join(lines)
 
-    async def _write(self, data: bytes, *, more: bool) -> None:
+    def _write(self, data: bytes, *, more: bool) -> None:
         if self._bodiless:
             data = b""
         elif self._chunked:
@@ -231,8 +310,6 @@ class Exchange:
         self._put(data)
         if not more:
             self._end()
-        else:
-            await self._wire.drain()
 
     async def _send_file(self, path: str) -> None:
         """The whole file is the body."""

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from modelshare.server.background import Loop
 from modelshare.server.front import refusals
 from modelshare.server.front.connection import Connection
-from modelshare.server.front.exchange import Exchange
+from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.front.room import Room
 from modelshare.server.front.websocket import CLOSE_SECONDS, WebSocket
 from modelshare.server.settings import Settings
@@ -44,7 +44,10 @@ class Limits:
 class Front:
     """The HTTP server of one process."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, handler: Callable[[Exchange], Handler | None] | None = None
+    ) -> None:
+        """`handler` returns the handler of a request, or None for one that the ASGI application answers."""
         self.loop = asyncio.get_running_loop()
         self.trusted_proxies = frozenset(settings.trusted_proxies)
         self.limits = Limits(
@@ -57,6 +60,7 @@ class Front:
         self.room: Room[Connection] = Room(total, settings.connections_per_address)
         self.is_stopping = False
         self._app = app
+        self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
         self._tasks: dict[asyncio.Task[None], Exchange | WebSocket] = {}
         self._second, self._date = 0, b""
@@ -82,6 +86,11 @@ class Front:
 
     def run(self, asked: Exchange | WebSocket) -> None:
         """Runs the application."""
+        if isinstance(asked, Exchange) and self._handler is not None:
+            asked.handler = self._handler(asked)
+            if asked.handler is not None:
+                asked.handler.begin()
+                return
         task = self.loop.create_task(asked.run(self._app))
         self._tasks[task] = asked
         task.add_done_callback(self._tasks.pop)

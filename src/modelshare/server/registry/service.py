@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 from sqlalchemy.exc import IntegrityError
@@ -253,7 +253,7 @@ def version_view(row: VersionRow) -> Version:
         manifest_digest=row.manifest_digest,
         signature=signature_view(row),
         signature_problem=row.signature_problem,
-        digests="holder" if row.digests == "holder" else "platform",
+        digests=cast("Literal['platform', 'holder', 'owner']", row.digests),
         source=ModelSource(**source) if (source := row.facts.get(SOURCE)) else None,
         created_at=row.created_at,
     )

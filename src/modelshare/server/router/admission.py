@@ -11,8 +11,7 @@ import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from modelshare.server.errors import RateLimitedError
@@ -64,17 +63,13 @@ class Gate:
             )
         self.busy += 1
 
-    @contextmanager
-    def working(self, turns: int) -> Iterator[None]:
-        """Within the block, the request that entered counts as this many sequences."""
+    def count_as(self, turns: int) -> None:
+        """The request that entered counts as this many sequences."""
         self.busy += turns - 1
-        try:
-            yield
-        finally:
-            self.busy -= turns - 1
 
-    def leave(self) -> None:
-        self.busy -= 1
+    def leave(self, turns: int = 1) -> None:
+        """`turns`: as the request counted."""
+        self.busy -= turns
 
     def charge(self, tokens: int) -> None:
         if self._tokens is not None:

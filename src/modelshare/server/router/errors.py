@@ -8,9 +8,12 @@ ApiError
 ClientGoneError             the client disconnected
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
-from modelshare.server.errors import ApiError
+from modelshare.server import outages
+from modelshare.server.errors import ApiError, unavailable
 from modelshare.wire.errors import ErrorType
 
 
@@ -47,3 +50,16 @@ class GatewayTimeoutError(ApiError):
 
 class ClientGoneError(Exception):
     """The client closed its connection."""
+
+
+@contextmanager
+def database_outages() -> Iterator[None]:
+    """503 if the database is unavailable."""
+    try:
+        yield
+    except Exception as error:
+        answer = unavailable(error)
+        if answer is None:
+            raise
+        outages.report("an inference request failed", error)
+        raise answer from error

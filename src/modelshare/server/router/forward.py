@@ -11,8 +11,8 @@ import hmac
 import importlib
 import re
 import struct
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,13 +20,12 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server.errors import PayloadTooLargeError
-from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream, StreamBrokenError
 from modelshare.server.ids import parse_uuid
 from modelshare.server.proven import proven
 from modelshare.server.router.errors import ClientGoneError
-from modelshare.server.router.relay import read_body, watched
 from modelshare.wire.link import (
     MAX_FRAME,
     MAX_REQUEST_BODY,
@@ -52,6 +51,7 @@ _TENANT: Final = "x-modelshare-tenant"
 _DIGEST: Final = "x-modelshare-digest"
 _SIGNATURE: Final = "x-modelshare-signature"
 _LENGTH: Final = struct.Struct(">I")
+_WATCH_SECONDS: Final = 0.1
 _MAX_ENCODED: Final = MAX_FRAME + 64
 """Bytes of a frame; joined chunks are no longer than the link's own frames."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
@@ -217,3 +217,40 @@ def _seconds(text: str) -> float | None:
 def _aiohttp() -> Any:
     # Imported on first use: it takes a tenth of the startup time, and a single process never forwards.
     return importlib.import_module("aiohttp")
+
+
+async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
+    """The request's body. 413 if it, or its Content-Length, exceeds `limit` bytes."""
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more and max(size, announced) <= limit:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        more = message.get("more_body", False)
+    if max(size, announced) > limit:
+        raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+@contextmanager
+def watched(receive: Receive, gone: Callable[[], None]) -> Iterator[None]:
+    """Calls `gone` if the client disconnects within the block. The request's body must have been read.
+
+    Watching starts after a short delay, so that quick answers need no task for it.
+    """
+    watching: list[asyncio.Future[Any]] = []
+
+    def watch() -> None:
+        watching.append(asyncio.ensure_future(receive()))
+        watching[0].add_done_callback(lambda _: gone())
+
+    timer = asyncio.get_running_loop().call_later(_WATCH_SECONDS, watch)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for future in watching:
+            future.cancel()

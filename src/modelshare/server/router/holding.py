@@ -10,9 +10,9 @@ from typing import Final
 
 from modelshare.server.db import Database
 from modelshare.server.fleet import holding
-from modelshare.server.fleet.link import AnswerStream, StreamBrokenError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream, StreamBrokenError
 from modelshare.server.router.relay import LONGEST_STREAM
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.storage_errors import BlobChangedError, HolderAwayError

@@ -4,10 +4,8 @@ All of them are checked in one query on each notification, and every half second
 whose grace period has ended, recalls that are due, and changes whose notification was lost.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable
-from contextlib import asynccontextmanager
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Collection, Hashable
+from typing import Final, Generic, Protocol, TypeVar
 
 from modelshare.server.background import Loop, retry, within
 from modelshare.server.errors import ApiError
@@ -18,6 +16,12 @@ CHECK_SECONDS: Final = 0.5
 """How often they are checked without a notification: half of the second within which revocation must take effect."""
 _ANSWER_SECONDS: Final = 5.0
 """After this the query is repeated: the connection may be dead while the database is not."""
+
+
+class Endable(Protocol):
+    """A request that can be ended."""
+
+    def end_with(self, error: ApiError) -> None: ...
 
 
 class InFlight(Generic[Subject]):
@@ -31,39 +35,27 @@ class InFlight(Generic[Subject]):
         """`revoked_among` returns the subjects that are no longer valid; their requests end with `error`."""
         self._revoked_among = revoked_among
         self._error = error
-        self._running: dict[Subject, set[asyncio.Timeout]] = {}
+        self._running: dict[Subject, set[Endable]] = {}
         self.loop = Loop("end requests whose key, session or endpoint is revoked", self.check, every=CHECK_SECONDS)
 
-    @asynccontextmanager
-    async def track(self, subject: Subject) -> AsyncIterator[None]:
-        """The block ends with the error as soon as the subject is revoked.
+    def enter(self, subject: Subject, request: Endable) -> None:
+        """Ends the request as soon as the subject is revoked, until it leaves.
 
-        Enter it right after the subject was found valid: nothing else runs in between, so no change slips through.
+        Call it right after the subject was found valid: nothing else runs in between, so no change slips through.
         """
-        try:
-            async with asyncio.timeout(None) as timer:
-                self._running.setdefault(subject, set()).add(timer)
-                try:
-                    yield
-                finally:
-                    self._leave(subject, timer)
-        except TimeoutError as error:
-            if timer.expired():
-                raise self._error() from error
-            raise
+        self._running.setdefault(subject, set()).add(request)
+
+    def leave(self, subject: Subject, request: Endable) -> None:
+        requests = self._running.get(subject, set())
+        requests.discard(request)
+        if not requests:
+            self._running.pop(subject, None)
 
     async def check(self) -> None:
         """Ends requests whose subject is revoked; retries until the database answers."""
-        now = asyncio.get_running_loop().time
         for subject in await retry("check running requests", self._ask, longest=CHECK_SECONDS):
-            for timer in self._running.pop(subject, ()):
-                timer.reschedule(now())
-
-    def _leave(self, subject: Subject, timer: asyncio.Timeout) -> None:
-        timers = self._running.get(subject, set())
-        timers.discard(timer)
-        if not timers:
-            self._running.pop(subject, None)
+            for request in list(self._running.pop(subject, ())):
+                request.end_with(self._error())
 
     async def _ask(self) -> Collection[Subject]:
         if not self._running:

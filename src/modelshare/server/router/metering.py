@@ -15,6 +15,7 @@ from modelshare.server.outages import outage_of
 from modelshare.server.router.snapshots import Snapshot
 
 log = structlog.get_logger()
+_DAY_SECONDS: Final = 86_400
 _FLUSH_SECONDS: Final = 1.0
 _BATCH: Final = 500
 """Rows per statement, below SQLite's limit of bound variables."""
@@ -61,12 +62,13 @@ class Meter:
         self._database = database
         self._clock = clock
         self._counts: dict[_Key, _Count] = {}
+        self._today = 0, ""
+        """The number of the day since 1970, and its name."""
         self._loop = Loop("write usage", self.flush, every=_FLUSH_SECONDS)
 
     def add(self, endpoint: Snapshot, key_id: uuid.UUID, usage: MeteredUsage, *, failed: bool) -> None:
         """Counts one request that was let in."""
-        day = time.strftime("%Y-%m-%d", time.gmtime(self._clock()))
-        key = _Key(day, endpoint.id, key_id)
+        key = _Key(self._day(), endpoint.id, key_id)
         count = self._counts.get(key)
         if count is None:
             if len(self._counts) >= _MAX_KEPT:
@@ -78,6 +80,12 @@ class Meter:
         count.prompt_tokens = min(_MAX, count.prompt_tokens + usage.prompt_tokens)
         count.completion_tokens = min(_MAX, count.completion_tokens + usage.completion_tokens)
         count.estimated += usage.is_estimate
+
+    def _day(self) -> str:
+        number = int(self._clock() // _DAY_SECONDS)
+        if number != self._today[0]:
+            self._today = number, time.strftime("%Y-%m-%d", time.gmtime(number * _DAY_SECONDS))
+        return self._today[1]
 
     async def start(self) -> None:
         await self._loop.start()

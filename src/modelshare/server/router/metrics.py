@@ -26,12 +26,17 @@ class RouterMetrics:
         )
         self._tokens = Counter("modelshare_inference_tokens", "Tokens by kind.", ("kind",), registry=registry)
         self.under_way = Gauge("modelshare_inference_under_way", "Inference requests in progress.", registry=registry)
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        """Looking metrics up by their labels takes longer than counting."""
         self._prompt = self._tokens.labels("prompt")
         self._completion = self._tokens.labels("completion")
 
     def observe(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        known = self._known.get((route, status))
+        if known is None:
+            known = self._known[route, status] = self._requests.labels(route, str(status)), self._seconds.labels(route)
+        known[0].inc()
+        known[1].observe(seconds)
 
     def tokens(self, prompt: int, completion: int) -> None:
         if prompt:

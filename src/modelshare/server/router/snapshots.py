@@ -70,6 +70,10 @@ class Snapshots:
         """The endpoint, or None. `since`: a clock time; an older snapshot is loaded again."""
         return await self._cache.get((project_id, slug), since=since)
 
+    def known(self, project_id: str, slug: str) -> tuple[Snapshot | None] | None:
+        """As `get`, without waiting; None if it has to be loaded."""
+        return self._cache.known((project_id, slug))
+
     async def stop(self) -> None:
         """Call it before the database is closed."""
         await self._cache.stop()

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from modelshare.server.fleet.link import AnswerStream
+from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
+from modelshare.server.fleet.streams import AnswerStream
 from modelshare.server.router.forward import Forwarder
 
 
@@ -20,6 +21,10 @@ class TargetSelector:
         """The least busy reachable one, as far as this process knows; with equal load, its own connections first."""
         busy = [(load, target) for target in targets if (load := self._load(target)) is not None]
         return min(busy, key=lambda pair: pair[0])[1] if busy else None
+
+    def link(self, target: Target) -> AgentLink | None:
+        """The agent's connection, if it is to this process."""
+        return self._links.get(target.agent_id)
 
     def request(
         self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float

@@ -27,9 +27,12 @@ async def ready(
     files: Sequence[StoredFile],
     facts: Facts,
     signature: bytes | None = None,
+    *,
+    verified: bool = False,
 ) -> None:
     """Marks the version as ready. An existing manifest is kept; facts that are new since then are added.
 
+    `verified`: the platform has just read all bytes and compared their digests.
     `signature`: the one among the version's files. A signature that the version already has is kept.
     """
     async with platform.database.write() as session:
@@ -40,6 +43,8 @@ async def ready(
         model, version = locked
         if version.status == ModelStatus.FAILED:  # its files changed meanwhile
             return
+        if verified:
+            version.digests = "platform"
         if version.manifest is None:
             _describe(version, model, files, facts)
         else:

@@ -1,0 +1,262 @@
+"""One inference request, from its headers to the last byte of its answer, as a state machine.
+
+Everything happens in callbacks: of the client's connection, of the agent's link, of the revocation checks and of the
+deadline. A task runs only where something has to be looked up in the database, and where the agent is connected to
+another process. Requests and answers pass unchanged in OpenAI's form: only the numbers of answers and tokens in a
+request, and the content type of an answer, are parsed.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Coroutine, Sequence
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from modelshare.server.accounts.key_auth import KeyUse
+from modelshare.server.accounts.sessions import SessionUse
+from modelshare.server.errors import ApiError, InvalidRequestError, PayloadTooLargeError, check_encoding
+from modelshare.server.fleet.service import Target
+from modelshare.server.http import Caller
+from modelshare.server.router.answer_usage import AnswerUsage
+from modelshare.server.router.answering import Asking, checked_endpoint, models_json, parsed, too_slow
+from modelshare.server.router.clients import Client, Headers
+from modelshare.server.router.errors import database_outages
+from modelshare.server.router.in_flight import InFlight
+from modelshare.server.router.metering import MeteredUsage
+from modelshare.server.router.relay import Relay
+from modelshare.server.router.reply import Reply
+from modelshare.server.router.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from modelshare.server.router.admission import Gate
+    from modelshare.server.router.service import Router
+
+log = structlog.get_logger()
+
+_OK: Final = 200
+_JSON: Final = b"application/json"
+_CLIENT_GONE: Final = 499
+"""Status in metrics for a request whose client disconnected before the answer, as in nginx."""
+_NEVER: Final = float("inf")
+
+
+class _State(Enum):
+    ENTERING = auto()
+    """Until it is known who calls which endpoint, and that the tier allows it."""
+    READING = auto()
+    """The body arrives."""
+    RELAYING = auto()
+    """An agent is looked for, or works on the answer."""
+    OVER = auto()
+
+
+class Call:
+    """One inference request. What the client's connection and timers call never raises."""
+
+    def __init__(self, router: "Router", client: Client, asking: Asking, headers: Headers = ()) -> None:
+        """`headers`: of every answer."""
+        self.asking = asking
+        self.reply = Reply(client, router.new_request_id(), headers)
+        self.deadline = _NEVER
+        """When it has taken too long, by the router's clock."""
+        self.drain = client.drain
+        self._router = router
+        self._client = client
+        self._state = _State.ENTERING
+        self._started_at = router.now()
+        self._task: asyncio.Task[None] | None = None
+        self._in_flight: list[tuple[InFlight[Any], Any]] = []
+        self._caller: Caller
+        self._endpoint: Snapshot
+        self._gate: Gate | None = None
+        """Of the endpoint's tier, once the request was let in."""
+        self._turns = 1
+        self._body: list[bytes] = []
+        self._size = 0
+        self._relay: Relay | None = None
+
+    # Called by the client's connection.
+
+    def begin(self) -> None:
+        self.guard(self._identify)
+
+    def arrived(self) -> None:
+        if self._state is _State.READING:
+            self.guard(self._read)
+
+    def writable(self) -> None:
+        if self._relay is not None:
+            self._relay.writable()
+
+    def gone(self) -> None:
+        if self._state is not _State.OVER:
+            log.debug("client gone", request_id=self.reply.request_id.decode())
+            self.finish(is_failure=False)
+
+    # Called by timers.
+
+    def too_slow(self) -> None:
+        """The deadline has passed."""
+        self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
+
+    def end_with(self, error: Exception) -> None:
+        """Ends the request with the error, wherever it is."""
+        if self._state is _State.OVER:
+            return
+        if not isinstance(error, ApiError):
+            log.error("request failed", request_id=self._id, path=self.asking.path, exc_info=error)
+        usage = self._usage()
+        try:
+            self.reply.error(error if isinstance(error, ApiError) else _UnexpectedError())
+        except Exception as problem:
+            log.exception("an error could not be sent", request_id=self._id, exc_info=problem)
+            self._client.abort()
+        self.finish(is_failure=not isinstance(error, InvalidRequestError), usage=usage)
+
+    # Entering.
+
+    def _identify(self) -> None:
+        """Finds out who calls, from memory if possible."""
+        router, asking = self._router, self.asking
+        use = None if asking.has_cookie else asking.key_use()
+        known = None if use is None else router.keys.known(use)
+        if use is None or known is None:
+            self.later(self._look_up_caller())
+            return
+        self._enter(known[0], use)
+        found = router.snapshots.known(asking.project_id, asking.slug)
+        if found is None:
+            self.later(self._look_up_endpoint())
+        else:
+            self._admit(found[0])
+
+    async def _look_up_caller(self) -> None:
+        with database_outages():
+            caller, use = await self._router.caller(self.asking)
+        self._enter(caller, use)
+        await self._look_up_endpoint()
+
+    def _enter(self, caller: Caller | None, use: KeyUse | SessionUse) -> None:
+        """Raises UnauthenticatedError for an unknown caller."""
+        self._caller = self._router.checked(caller, self.asking)
+        if (running := self._router.running_of(use)) is not None:
+            self._track(running, use)
+
+    async def _look_up_endpoint(self) -> None:
+        with database_outages():
+            found = await self._router.find_endpoint(self.asking)
+        self._admit(found)
+
+    def _admit(self, found: Snapshot | None) -> None:
+        router, asking = self._router, self.asking
+        asking.check(self._caller)
+        endpoint = self._endpoint = checked_endpoint(asking, found, router.clock())
+        if asking.reads_models:
+            self.reply.whole(_OK, _JSON, models_json(endpoint, asking.model))
+            self.finish(is_failure=False)
+            return
+        gate = router.admission.gate(endpoint.id, endpoint.tier)
+        try:
+            gate.enter()
+        finally:
+            self.reply.headers = [*self.reply.headers, *gate.headers()]
+        self._gate = gate
+        self._track(router.running_endpoints, endpoint.id)
+        self.deadline = router.now() + endpoint.tier.request_timeout_seconds
+        check_encoding(asking.header(b"content-encoding"))
+        self._state = _State.READING
+        self._read()
+
+    def _read(self) -> None:
+        limit, announced = self._router.max_body_bytes, self.asking.content_length
+        if announced <= limit and (data := self._client.take()):
+            self._body.append(data)
+            self._size += len(data)
+        if max(self._size, announced) > limit:
+            raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
+        if self._client.complete:
+            self._start_relay(self._body[0] if len(self._body) == 1 else b"".join(self._body))
+
+    def _start_relay(self, body: bytes) -> None:
+        self._state, self._body = _State.RELAYING, []
+        request = parsed(self.asking.route, body, self._endpoint.tier)
+        if self._gate is not None:
+            self._turns = request.turns
+            self._gate.count_as(self._turns)
+        tenant = self._router.tenant(self.asking.project_id)
+        self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
+        self._relay.start(self._endpoint.targets)
+
+    # Called by the relay.
+
+    @property
+    def is_client_blocked(self) -> bool:
+        """Whether the client reads too slowly."""
+        return self._client.is_blocked
+
+    def progress(self) -> None:
+        """A part of a stream has arrived: the next one has as much time again."""
+        self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
+
+    async def fresh_targets(self) -> Sequence[Target]:
+        """The endpoint's targets as they are in the database now."""
+        with database_outages():
+            fresh = await self._router.find_endpoint(self.asking, is_fresh=True)
+        return checked_endpoint(self.asking, fresh, self._router.clock()).targets
+
+    def guard(self, step: Callable[[], None]) -> None:
+        """Takes the step, unless the request is over; an error ends the request."""
+        if self._state is not _State.OVER:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001 - it is answered
+                self.end_with(error)
+
+    def later(self, step: Coroutine[Any, Any, None]) -> None:
+        """Takes the step in a task."""
+
+        async def guarded() -> None:
+            try:
+                await step
+            except Exception as error:  # noqa: BLE001 - it is answered
+                self.end_with(error)
+
+        self._task = asyncio.ensure_future(guarded())
+
+    def finish(self, *, is_failure: bool, usage: MeteredUsage | None = None) -> None:
+        """Frees what the request holds, and counts it. `usage`: as it was before an error was answered."""
+        self._state, self.deadline = _State.OVER, _NEVER
+        usage = usage or self._usage()
+        if self._relay is not None:
+            self._relay.stop()
+        for running, subject in self._in_flight:
+            running.leave(subject, self)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        router = self._router
+        if self._gate is not None:
+            self._gate.leave(self._turns)
+            self._gate.charge(usage.prompt_tokens + usage.completion_tokens)
+            router.meter.add(self._endpoint, self._caller.id, usage, failed=is_failure)
+            router.metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
+        router.over(self, self.reply.status or _CLIENT_GONE, router.now() - self._started_at)
+
+    @property
+    def _id(self) -> str:
+        return self.reply.request_id.decode()
+
+    def _usage(self) -> MeteredUsage:
+        return MeteredUsage() if self._relay is None else self._relay.usage.total(has_started=self.reply.status > 0)
+
+    def _track(self, running: InFlight[Any], subject: KeyUse | SessionUse | uuid.UUID) -> None:
+        running.enter(subject, self)
+        self._in_flight.append((running, subject))
+
+
+class _UnexpectedError(ApiError):
+    def __init__(self) -> None:
+        super().__init__(
+            "Something went wrong on our side. Try again; if the problem persists, give the operator the X-Request-Id."
+        )
