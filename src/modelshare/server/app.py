@@ -95,8 +95,6 @@ STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
-_IMPORTS: Final = 2
-"""Imports that a process runs at once."""
 _ROUTERS: Final = (
     sharing_routes.public,
     in_place_routes.router,
@@ -139,8 +137,7 @@ class Application:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
         """`clock`: for tests, see DatabaseClock."""
-        settings = settings.with_secret()
-        self.settings = settings
+        self.settings = settings = settings.with_secret()
         self.database = Database(settings.database)
         self.clock = DatabaseClock(self.database, clock)
         self._confirmer = PropagationTracker(self.database, address=settings.address)
@@ -250,7 +247,7 @@ class Application:
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
         yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
-        yield Worker(self.database, imports_jobs.handlers(self.platform), clock, holder=place, parallel=_IMPORTS)
+        yield Worker(self.database, imports_jobs.handlers(self.platform), clock, holder=place)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 
@@ -357,6 +354,7 @@ def _platform(
 def api() -> FastAPI:
     """Routes, pages and errors. Built once per process, since it takes a tenth of a second; requests carry the
     platform."""
+    variables = {"project_id": {"default": "proj_000000000000"}}
     built = FastAPIOffline(  # /docs without requests to other sites
         title="modelshare",
         version=__version__,
@@ -366,11 +364,7 @@ def api() -> FastAPI:
         redirect_slashes=False,  # it knows neither the path's project nor the platform's public URL
         servers=[
             {"url": "/", "description": "The key decides the project"},
-            {
-                "url": "/{project_id}",
-                "description": "The project is named",
-                "variables": {"project_id": {"default": "proj_000000000000"}},
-            },
+            {"url": "/{project_id}", "description": "The project is named", "variables": variables},
         ],
     )
     install_handlers(built, error_page, _record_refusal)
