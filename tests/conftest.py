@@ -145,6 +145,10 @@ def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: p
     return lambda _: databases.lend()
 
 
+ON_SQLITE = pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
+"""For tests that reach the database only by statements that other tests run on both."""
+
+
 @pytest.fixture
 async def database_url(lend: Lend, tmp_path: Path) -> AsyncIterator[str]:
     """An empty database, on SQLite and on PostgreSQL.
