@@ -23,7 +23,7 @@ from modelshare.wire.inference import BadInferenceRequestError
 
 _log = logging.getLogger(__name__)
 
-_OK: Final = HTTPStatus.OK
+_OK: Final = 200
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
 _LOADING: Final = "The model is being loaded on its machine; try again in a moment."

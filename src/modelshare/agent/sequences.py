@@ -83,7 +83,7 @@ class Sequences:
     def close(self) -> None:
         """Ends all calls; the engine stops working on them."""
         self._is_over = True
-        for sequence in self._sequences:
+        for sequence in reversed(self._sequences):  # those that wait first: they must not get the others' slots
             sequence.close()
 
     @property
@@ -104,6 +104,9 @@ class Sequences:
 
     def _begin(self, sequence: "_Sequence", turn: Turn) -> None:
         sequence.turn = turn
+        if self._is_over:
+            turn.close()
+            return
         try:
             self._send(sequence, turn)
         except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
