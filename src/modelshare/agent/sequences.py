@@ -82,6 +82,8 @@ class Sequences:
 
     def close(self) -> None:
         """Ends all calls; the engine stops working on them."""
+        if self._is_over:
+            return
         self._is_over = True
         for sequence in reversed(self._sequences):  # those that wait first: they must not get the others' slots
             sequence.close()
@@ -168,8 +170,7 @@ class _Sequence:
         self.turn: Turn | None = None
         self._tally: Tally | None = None
         self._asking: Period | None = None
-        prepared = part.prepared
-        self._prompt = next((prepared.fields[name] for name in _PROMPTS if name in prepared.fields), b"")
+        self._prompt = part.prepared.prompt
 
     def wait(self, begin: Callable[[Turn], None]) -> None:
         """Calls `begin` when it is the sequence's turn. Raises TooManyWaitingError."""
@@ -196,6 +197,3 @@ class _Sequence:
             self.turn.worked = self._tally is not None and self._tally.began
             self.turn.close()
             self.turn = None  # it refers to this
-
-
-_PROMPTS: Final = ("messages", "prompt", "input")
