@@ -31,8 +31,8 @@ from modelshare.wire.link import (
     Request,
     Welcome,
     encode,
-    read_from_server,
 )
+from modelshare.wire.link_messages import read_from_server
 from served import wait_until
 
 ALL_ROUTES = ["chat/completions", "completions", "embeddings"]

@@ -27,8 +27,8 @@ from modelshare.wire.link import (
     Request,
     Welcome,
     encode,
-    read_from_agent,
 )
+from modelshare.wire.link_messages import read_from_agent
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus, Verdict, sign
 
 TOKEN = "msa_test"

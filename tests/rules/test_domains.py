@@ -21,7 +21,7 @@ OFFERED = {
     },
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
-    "fleet": {"service", "holding", "link", "links", "topics", "version_deletion", "weight_deletions"},
+    "fleet": {"service", "holding", "link", "links", "streams", "topics", "version_deletion", "weight_deletions"},
     "router": {"usage"},
     "hub": {"access", "oci.service"},
 }

@@ -23,8 +23,8 @@ from modelshare.wire.link import (
     FromServer,
     Ping,
     encode,
-    read_from_server,
 )
+from modelshare.wire.link_messages import read_from_server
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20

@@ -174,11 +174,9 @@ class Application:
 
     def handler(self, exchange: Exchange) -> Handler | None:
         """The handler of an inference request, which our own HTTP server drives without ASGI; None for others."""
-        scope = exchange.scope
-        if scope["method"] != "POST":
-            return None
-        scope["platform"] = self.platform
-        return self._router.handler(scope, exchange, self._cors.of_answers(exchange.headers) if self._cors else ())
+        exchange.scope["platform"] = self.platform
+        cors = self._cors.of_answers(exchange.headers) if self._cors else ()
+        return self._router.handler(exchange.scope, exchange, cors)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["platform"] = self.platform

@@ -19,10 +19,9 @@ Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and clo
 nothing for `DEAD_AFTER_SECONDS`.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Annotated, Any, Final, TypeVar, cast, get_args
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta
@@ -359,48 +358,9 @@ def _decoder(kinds: Any) -> Callable[[bytes], Any]:
     return checked
 
 
-_Decoded = TypeVar("_Decoded")
-_FIXED_ARRAY, _ARRAY_16, _FIXED_LENGTHS = 0x90, 0xDC, 16
-"""First bytes of MessagePack arrays, of fewer than 16 items and of more."""
-
-
-def _reader(decode: Callable[[bytes], _Decoded], kinds: Any) -> Callable[[bytes], Sequence[_Decoded]]:
-    """Returns a decoder for messages of one frame or several. It raises msgspec.DecodeError and no other exception."""
-    decode_all = msgspec.msgpack.Decoder(list[kinds]).decode
-    split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-
-    def read(data: bytes) -> Sequence[_Decoded]:
-        count, start = _array(data, 0)
-        if count is None or _array(data, start)[0] is None:
-            return (decode(data),)
-        if not 0 < count <= MAX_FRAMES:
-            raise msgspec.DecodeError(f"a message has 1 to {MAX_FRAMES} frames, not {count}")
-        with contextlib.suppress(msgspec.ValidationError, UnicodeDecodeError, RecursionError):
-            return cast("Sequence[_Decoded]", decode_all(data))
-        try:
-            return [decode(bytes(each)) for each in split(data)]  # some kinds may be unknown
-        except RecursionError as error:
-            raise msgspec.DecodeError(str(error)) from error
-
-    return read
-
-
-def _array(data: bytes, at: int) -> tuple[int | None, int]:
-    """The length of the array that begins there, and where its items begin; None if there is no array."""
-    first = data[at] if at < len(data) else 0
-    if _FIXED_ARRAY <= first < _FIXED_ARRAY + _FIXED_LENGTHS:
-        return first - _FIXED_ARRAY, at + 1
-    if first == _ARRAY_16:
-        return int.from_bytes(data[at + 1 : at + 3]), at + 3
-    return None, at
-
-
 encode = msgspec.msgpack.Encoder().encode
 """Encodes a frame, or a list of several, to bytes."""
 decode_from_agent: Callable[[bytes], FromAgent] = _decoder(FromAgent)
 decode_from_server: Callable[[bytes], FromServer] = _decoder(FromServer)
-read_from_agent: Callable[[bytes], Sequence[FromAgent]] = _reader(decode_from_agent, FromAgent)
-"""The frames of a message."""
-read_from_server: Callable[[bytes], Sequence[FromServer]] = _reader(decode_from_server, FromServer)
 decode_answer: Callable[[bytes], AnswerFrame] = _decoder(AnswerFrame)
 """Used between processes of the server."""

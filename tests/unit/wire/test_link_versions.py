@@ -19,9 +19,8 @@ from modelshare.wire.link import (
     decode_from_agent,
     decode_from_server,
     encode,
-    read_from_agent,
-    read_from_server,
 )
+from modelshare.wire.link_messages import read_from_agent, read_from_server
 
 DECODERS: list[Callable[[bytes], Frame]] = [decode_from_agent, decode_from_server]
 fields_of = msgspec.msgpack.decode

@@ -12,7 +12,7 @@ from modelshare.server.addresses import counted_as
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, request, sending
 from modelshare.server.front.exchange import Exchange
-from modelshare.server.front.overdue import Overdue
+from modelshare.server.front.overdue import NEVER, Overdue
 from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Head, Parser
 from modelshare.server.front.receiving import RequestBody
@@ -28,14 +28,13 @@ _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
 """Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
 that is still sending would never see the answer."""
-_NEVER: Final = float("inf")
 
 
 class Connection(Overdue, asyncio.Protocol):
     """A connection from its first byte to its last, unless a WebSocket takes over."""
 
     def __init__(self, front: "Front") -> None:
-        self.deadline = _NEVER
+        self.deadline = NEVER
         """When `overdue` should be called, in the loop's time."""
         self._front = front
         self._limits = front.limits
@@ -85,7 +84,7 @@ class Connection(Overdue, asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         self._phase = ConnectionPhase.CLOSING
         self._seat.leave()
-        self.deadline = _NEVER
+        self.deadline = NEVER
         self._parser.close()
         for exchange in (self._exchange, *self._pipeline):
             if exchange is not None:
@@ -315,7 +314,7 @@ class Connection(Overdue, asyncio.Protocol):
         if exchange is not None:
             exchange.leave()
             says = says and not exchange.started
-        self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, _NEVER
+        self._phase, self._is_over, self.deadline = ConnectionPhase.CLOSING, True, NEVER
         self._seat.leave()
         self._front.closed(self)
         if says:
@@ -326,29 +325,6 @@ class Connection(Overdue, asyncio.Protocol):
             self._transport.abort()
 
     # Turns.
-
-    def _turn(self) -> None:
-        """Updates the deadline after a change of the phase."""
-        now, limits, phase = self._now(), self._limits, self._phase
-        waits = True
-        if phase is ConnectionPhase.HEAD:
-            self.deadline = now + limits.head_seconds
-        elif phase is ConnectionPhase.BODY:
-            waits = self._is_reading
-            self._heard = now
-            self._pace.begin(now, self._received)
-            self.deadline = self._pace.deadline(now) if waits else _NEVER
-        elif phase is ConnectionPhase.WORK:
-            waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
-            self._pace.begin(now, self._taken() if waits else 0)
-            self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
-        elif phase is ConnectionPhase.IDLE:
-            self.deadline = now + limits.idle_seconds
-        self._turned = phase
-        if waits:
-            self._seat.take(now, is_idle=phase is ConnectionPhase.IDLE)
-        else:
-            self._seat.leave()
 
     def _proven(self) -> None:
         if not self._seat.is_known:
@@ -382,7 +358,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()
-        self.deadline = _NEVER
+        self.deadline = NEVER
         link = WebSocket(self._front, self._transport, scope)
         self._transport.set_protocol(link)
         self._front.became(self, link)

@@ -1,16 +1,21 @@
-"""Handles connections whose deadline has passed."""
+"""The deadlines of a connection: when each phase has taken too long, and what happens then."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from modelshare.server.errors import ApiError
 from modelshare.server.front import refusals, sending
 from modelshare.server.front.exchange import Exchange
 from modelshare.server.front.pace import ConnectionPhase, Doubt, Pace
 from modelshare.server.front.parsing import Parser
+from modelshare.server.front.room import Seat
 
 if TYPE_CHECKING:
     from modelshare.server.front.server import Limits
+
+
+NEVER: Final = float("inf")
 
 
 class Overdue:
@@ -29,12 +34,39 @@ class Overdue:
     _sent_of_files: int
     _ahead: int
     _is_blocked: bool
+    _is_reading: bool
+    _now: Callable[[], float]
+    _seat: Seat[Any]
+    _turned: ConnectionPhase | None
 
     def _refuse(self, error: ApiError) -> None:
         raise NotImplementedError
 
     def _close(self, *, lingers: bool) -> None:
         raise NotImplementedError
+
+    def _turn(self) -> None:
+        """Updates the deadline after a change of the phase."""
+        now, limits, phase = self._now(), self._limits, self._phase
+        waits = True
+        if phase is ConnectionPhase.HEAD:
+            self.deadline = now + limits.head_seconds
+        elif phase is ConnectionPhase.BODY:
+            waits = self._is_reading
+            self._heard = now
+            self._pace.begin(now, self._received)
+            self.deadline = self._pace.deadline(now) if waits else NEVER
+        elif phase is ConnectionPhase.WORK:
+            waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
+            self._pace.begin(now, self._taken() if waits else 0)
+            self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
+        elif phase is ConnectionPhase.IDLE:
+            self.deadline = now + limits.idle_seconds
+        self._turned = phase
+        if waits:
+            self._seat.take(now, is_idle=phase is ConnectionPhase.IDLE)
+        else:
+            self._seat.leave()
 
     def overdue(self, now: float) -> None:
         """The deadline has passed."""

@@ -43,7 +43,7 @@ class AnswerUsage:
             return
         if not frame.prompt_tokens and not frame.completion_tokens:
             return  # the engine did not count
-        most_prompt, most_completion = self._most()
+        most_prompt, most_completion = self._limits()
         if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
             self._reported = MeteredUsage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
             return
@@ -60,12 +60,12 @@ class AnswerUsage:
         counted: the engine's progress is unknown.
         """
         if self._reported is None and self.status == _OK and (has_started or self.is_engine_busy):
-            most_prompt, most_completion = self._most()
+            most_prompt, most_completion = self._limits()
             completion = self._events or tokens_in(self.answer_bytes)
             return MeteredUsage(
                 min(tokens_in(self._request_bytes), most_prompt), min(completion, most_completion), is_estimate=True
             )
         return self._reported or MeteredUsage()
 
-    def _most(self) -> tuple[int, int]:
+    def _limits(self) -> tuple[int, int]:
         return most_tokens(self._request, self._request_bytes, self.context_length)

@@ -1,4 +1,4 @@
-"""What an inference request asks for, and whether the endpoint can answer it. Pure."""
+"""What an inference request asks for, and whether the endpoint can answer it."""
 
 import json
 import re

@@ -100,8 +100,8 @@ class Router:
         return parse_path(path) is not None or path.startswith(PREFIX)
 
     def handler(self, scope: Scope, client: Client, extra: Headers) -> Call | None:
-        """The handler of a request; None if it is not for inference. `extra`: headers of every answer."""
-        path = parse_path(scope["path"])
+        """The handler of a request; None if it does not ask for inference. `extra`: headers of every answer."""
+        path = parse_path(scope["path"]) if scope["method"] == "POST" else None
         return None if path is None else self._call(scope, path, client, extra)
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
