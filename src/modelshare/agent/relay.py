@@ -46,6 +46,12 @@ class EngineRelay:
 
     def serve(self, stream: Stream) -> None:
         """Begins to answer a request. Every one is answered, whatever happens: a client must never wait in vain."""
+        try:
+            self._begin(stream)
+        except Exception as error:  # noqa: BLE001 - it must not end the link
+            _send_error(stream, _client_error(error, stream))
+
+    def _begin(self, stream: Stream) -> None:
         serving = self._find(stream.deployment_id)
         if serving is None:
             status = HTTPStatus.SERVICE_UNAVAILABLE
