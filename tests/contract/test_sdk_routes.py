@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.call import Call, Resource, listed, sent
 from modelshare.client.uploads import part_path
-from modelshare.server.app import api
+from modelshare.server.api import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.held import HeldOpen
