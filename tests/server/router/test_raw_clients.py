@@ -1,6 +1,7 @@
 """Inference over a bare socket: however a client cuts, pipelines or leaves its requests."""
 
 import asyncio
+import gc
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -8,7 +9,8 @@ from dataclasses import dataclass
 import pytest
 
 from link_agent import LinkAgent, answer
-from modelshare.wire.link import Chunk, End, Head
+from modelshare.server.router.relay import Relay
+from modelshare.wire.link import Chunk, End, Head, Request
 from served import wait_until
 from server.router.conftest import Endpoint
 
@@ -47,8 +49,8 @@ async def client(endpoint: Endpoint) -> AsyncIterator[Socket]:
 async def echoing(ready: LinkAgent) -> LinkAgent:
     """Answers every request with its body."""
 
-    async def echo(agent: LinkAgent, request: object, body: bytes) -> None:
-        await agent.send(answer(request, body))  # type: ignore[arg-type]
+    async def echo(agent: LinkAgent, request: Request, body: bytes) -> None:
+        await agent.send(answer(request, body))
 
     ready.handler = echo
     return ready
@@ -147,3 +149,70 @@ async def test_a_pipelined_request_waits_for_the_stream_before_it(client: Socket
     streamed = await client.reader.readuntil(b"\r\n0\r\n\r\n")
     assert b"data: [DONE]\n\n" in streamed
     assert await client.answer() == (200, b"{}")
+
+
+async def test_answers_that_a_client_does_not_read_are_not_produced(client: Socket, ready: LinkAgent) -> None:
+    """However many requests it pipelines."""
+    answered = 0
+
+    async def stream(agent: LinkAgent, request: Request, body: bytes) -> None:
+        nonlocal answered
+        del body
+        await agent.send(Head(request.stream, 200, "text/event-stream"))
+        for _ in range(4):
+            await agent.send(Chunk(request.stream, b"data: " + b"a" * 250_000 + b"\n\n"))
+        await agent.send(End(request.stream, None, 1, 1))
+        answered += 1
+
+    ready.handler = stream
+    client.writer.write(client.request(b'{"stream": true}') * 30)
+
+    async def is_blocked() -> bool:
+        return answered > 0
+
+    await wait_until(is_blocked)
+    for _ in range(20):  # more than enough for another request to arrive at the agent
+        await client_is_served(client)
+    assert answered < 25  # the operating system buffers some
+    received, ends = b"", 0
+    async with asyncio.timeout(60):
+        while ends < 30:
+            received = received[-6:] + await client.reader.read(1 << 20)
+            ends += received.count(b"\r\n0\r\n\r\n")
+            received = received[received.rfind(b"\r\n0\r\n\r\n") + 1 :]
+
+
+async def client_is_served(client: Socket) -> None:
+    """Another client is: the server had time for everybody."""
+    host, port = client.writer.get_extra_info("peername")[:2]
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+
+
+async def test_the_end_of_a_stream_is_held_back_for_the_count_but_nothing_else(
+    client: Socket, ready: LinkAgent
+) -> None:
+    client.writer.write(client.request(b'{"stream": true}'))
+    request, _ = await ready.request()
+    await ready.send(Head(request.stream, 200, "text/event-stream"))
+    for number in range(3):
+        await ready.send(Chunk(request.stream, b"data: %d\n\ndata: [DONE]\n\n" % number))
+    assert (await client.reader.readuntil(b"data: 1\n\ndata: [DONE]\n\n")).count(b"[DONE]") == 2
+    await ready.send(End(request.stream, None, 1, 1))
+    assert b"data: 2\n\ndata: [DONE]\n\n" in await client.reader.readuntil(b"\r\n0\r\n\r\n")
+
+
+@pytest.mark.usefixtures("echoing")
+async def test_bodies_are_freed_with_their_requests_not_by_the_garbage_collector(client: Socket) -> None:
+    body = b'{"prompt": "' + b"a" * 100_000 + b'"}'
+    gc.disable()
+    try:
+        for _ in range(5):
+            client.writer.write(client.request(body))
+            assert (await client.answer())[0] == 200
+        relays = [each for each in gc.get_objects() if isinstance(each, Relay)]
+        assert sum(len(each._body) for each in relays) == 0
+    finally:
+        gc.enable()

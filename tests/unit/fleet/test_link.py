@@ -98,6 +98,7 @@ async def test_requests_wait_in_turns_while_the_agent_does_not_read(peer: Peer) 
             await stack.enter_async_context(peer.link.request("d", "completions", body, 30))
         async with peer.link.request("d", "completions", b"", 30):
             pass  # it is over before it was sent
+        assert len(peer.link._unsent) == 2
         await asyncio.sleep(0)
         assert peer.sent.empty()
         peer.is_blocked = False

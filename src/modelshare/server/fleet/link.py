@@ -9,7 +9,7 @@ message that is being read, and a `Head` and an `End` per stream. All other fram
 
 import asyncio
 import itertools
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol
@@ -105,8 +105,8 @@ class AgentLink:
         self._control = Bucket(_CONTROL_PER_MINUTE, _CONTROL_BURST, _CONTROL_BURST, clock())
         self._gathered: list[Frame] = []
         self._gathered_bytes = 0
-        self._unsent: deque[Iterator[tuple[Frame, int]]] = deque()
-        """Requests that wait, whole or in part, since the agent reads too slowly."""
+        self._unsent: OrderedDict[int, Iterator[tuple[Frame, int]]] = OrderedDict()
+        """The rest of requests that wait, since the agent reads too slowly, by stream."""
         self._on_report: Callable[[Report], None]
         self._on_released: Callable[[Released], None]
 
@@ -166,7 +166,7 @@ class AgentLink:
             asked.is_sent = True
             self.post(Request(asked.id, deployment_id, route, body, False, timeout, window, tenant), len(body))
         else:
-            self._unsent.append(self._slices(asked, deployment_id, route, body, timeout, tenant))
+            self._unsent[asked.id] = self._slices(asked, deployment_id, route, body, timeout, tenant)
             self.writable()
         return asked
 
@@ -192,6 +192,7 @@ class AgentLink:
         if self._asked.pop(asked.id, None) is None:
             return
         self._free += asked.window
+        self._unsent.pop(asked.id, None)
         if asked.is_sent and not asked.ended and not self._end.done():
             self._late = min(LINK_CREDIT, self._late + asked.credit + _HEAD_AND_END)
             self.post(Cancel(asked.id))
@@ -199,15 +200,11 @@ class AgentLink:
     def _slices(
         self, asked: Asked, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
     ) -> Iterator[tuple[Frame, int]]:
-        """The frames of a request, until it is over."""
-        if asked.id not in self._asked:
-            return
+        """The frames of a request."""
         first, rest = body[:BODY_SLICE], range(BODY_SLICE, len(body), BODY_SLICE)
         asked.is_sent = True
         yield Request(asked.id, deployment_id, route, first, bool(rest), seconds, asked.window, tenant), len(first)
         for offset in rest:
-            if asked.id not in self._asked:
-                return
             piece = body[offset : offset + BODY_SLICE]
             yield Body(asked.id, piece, more=offset + BODY_SLICE < len(body)), len(piece)
 
@@ -240,12 +237,12 @@ class AgentLink:
     def writable(self) -> None:
         """Sends slices of the requests that wait, in turns, while the agent reads."""
         while self._unsent and not self._wire.is_blocked and not self._end.done():
-            slices = self._unsent.popleft()
+            stream_id, slices = self._unsent.popitem(last=False)
             found = next(slices, None)
             if found is not None:
                 self.post(*found)
                 self._flush()
-                self._unsent.append(slices)
+                self._unsent[stream_id] = slices
 
     def closed(self, code: int) -> None:
         if code in BROKEN_CODES:
@@ -296,6 +293,7 @@ class AgentLink:
         why = ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
         try:
             self._wire.listen(self)
+            self.writable()  # what was asked before
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             why = _why(next(iter(done)).exception())
         finally:

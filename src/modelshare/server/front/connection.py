@@ -51,6 +51,8 @@ class Connection(Overdue, asyncio.Protocol):
         self._pipeline: deque[Exchange] = deque()
         self._refusal: ApiError | None = None
         """Sent after pending answers."""
+        self._is_draining = False
+        """Whether the next request waits until the client has read the answer before."""
         self._is_new = False
         """Whether the application does not know the exchange yet."""
         self._upgrade: dict[str, Any] | None = None
@@ -138,7 +140,11 @@ class Connection(Overdue, asyncio.Protocol):
     def resume_writing(self) -> None:
         self._flow.set()
         self.block(is_blocked=False)
-        if self._exchange is not None and self._exchange.handler is not None:
+        if self._is_draining:
+            self._is_draining = False
+            self._go_on()
+        elif self._exchange is not None and self._exchange.handler is not None:
+            self._exchange.flush()
             self._exchange.handler.writable()
 
     # Called by the parser, within `data_received`.
@@ -172,7 +178,7 @@ class Connection(Overdue, asyncio.Protocol):
         is_newer = head.version == "1.1"
         keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
         self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
-        if self._exchange is None:
+        if self._exchange is None and not self._is_draining:
             self._next()
         else:
             self._pause_reading()
@@ -273,7 +279,15 @@ class Connection(Overdue, asyncio.Protocol):
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
         if not exchange.keep_alive or is_last or self._front.is_stopping:
             self._close(lingers=not exchange.complete)
-        elif self._pipeline:
+        elif self._is_blocked:
+            self._is_draining = True
+            self._turn()
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Turns to the next request."""
+        if self._pipeline:
             self._next()
             self._turn()
             self.read_on()
@@ -326,12 +340,6 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Turns.
 
-    def _proven(self) -> None:
-        if not self._seat.is_known:
-            self._seat.is_known = True
-            if self._seat.is_taken:
-                self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
-
     def _next(self) -> None:
         """Begins with the next request. It is passed to the application once everything that was received is parsed."""
         exchange = self._exchange = self._pipeline.popleft()
@@ -348,13 +356,6 @@ class Connection(Overdue, asyncio.Protocol):
             self._front.run(exchange)
         elif exchange.handler is not None:
             exchange.handler.arrived()
-
-    def _pause_reading(self) -> None:
-        if self._is_reading:
-            self._is_reading = False
-            self._transport.pause_reading()
-            if self._turned is ConnectionPhase.BODY:
-                self._turn()
 
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()

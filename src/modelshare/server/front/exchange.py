@@ -96,6 +96,7 @@ class Exchange:
         "_told",
         "_unread",
         "_unsent",
+        "_unwritten",
         "_wire",
         "answered",
         "complete",
@@ -130,6 +131,7 @@ class Exchange:
         self._told = False
         self._news = asyncio.Event()
         self._head = b""
+        self._unwritten = bytearray()
         self._bodiless = self._chunked = False
         self._unsent: int | None = None
         """Remaining bytes of the announced length."""
@@ -159,8 +161,9 @@ class Exchange:
             return
         self.gone = True
         self._news.set()
-        if self.handler is not None and not self.answered:
-            self.handler.gone()
+        handler, self.handler = self.handler, None
+        if handler is not None and not self.answered:
+            handler.gone()
 
     # For a handler.
 
@@ -194,9 +197,24 @@ class Exchange:
             self._start(status, headers)
 
     def write(self, data: bytes, *, more: bool) -> None:
-        """Sends a part of the body without waiting. `more`: it is not the last one."""
-        if not self.gone:
-            self._write(data, more=more)
+        """Sends a part of the body without waiting. `more`: it is not the last one.
+
+        Parts are joined while the client reads too slowly, so that many small ones weigh no more than their bytes.
+        """
+        if self.gone:
+            return
+        if more and self.started and self.is_blocked:
+            self._unwritten += data
+            return
+        if self._unwritten:
+            data, self._unwritten = bytes(self._unwritten) + data, bytearray()
+        self._write(data, more=more)
+
+    def flush(self) -> None:
+        """Sends what waited for the client to read."""
+        if self._unwritten and not self.gone:
+            data, self._unwritten = bytes(self._unwritten), bytearray()
+            self._write(data, more=True)
 
     def abort(self) -> None:
         """Ends an incomplete response: the client must not mistake a part for the whole."""
@@ -332,6 +350,6 @@ class Exchange:
             self._wire.write(data)
 
     def _end(self) -> None:
-        self.answered = True
+        self.answered, self.handler = True, None
         self._news.set()
         self._wire.answered()

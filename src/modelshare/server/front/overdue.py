@@ -68,6 +68,19 @@ class Overdue:
         else:
             self._seat.leave()
 
+    def _proven(self) -> None:
+        if not self._seat.is_known:
+            self._seat.is_known = True
+            if self._seat.is_taken:
+                self._seat.take(self._now(), is_idle=self._phase is ConnectionPhase.IDLE)
+
+    def _pause_reading(self) -> None:
+        if self._is_reading:
+            self._is_reading = False
+            self._transport.pause_reading()
+            if self._turned is ConnectionPhase.BODY:
+                self._turn()
+
     def overdue(self, now: float) -> None:
         """The deadline has passed."""
         match self._phase:

@@ -134,6 +134,7 @@ class Front:
         await self._while(lambda: any(each.is_busy for each in self._connections), self.limits.stop_seconds)
         for connection in self._of(Connection):
             connection.abort()
+        await self._while(lambda: bool(self._of(Connection)), _LEAVE_SECONDS)
         if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:
             await asyncio.wait(left, timeout=_LEAVE_SECONDS)
         for link in self._of(WebSocket):

@@ -65,6 +65,7 @@ class Call:
         self._router = router
         self._client = client
         self._state = _State.ENTERING
+        self._is_finished = False
         self._started_at = router.now()
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[tuple[InFlight[Any], Any]] = []
@@ -108,6 +109,7 @@ class Call:
         if not isinstance(error, ApiError):
             log.error("request failed", request_id=self._id, path=self.asking.path, exc_info=error)
         usage = self._usage()
+        self._state = _State.OVER
         try:
             self.reply.error(error if isinstance(error, ApiError) else _UnexpectedError())
         except Exception as problem:
@@ -224,13 +226,17 @@ class Call:
                 self.end_with(error)
 
         self._task = asyncio.ensure_future(guarded())
+        self._task.add_done_callback(lambda _: step.close())  # it may be cancelled before it starts
 
     def finish(self, *, is_failure: bool, usage: MeteredUsage | None = None) -> None:
         """Frees what the request holds, and counts it. `usage`: as it was before an error was answered."""
-        self._state, self.deadline = _State.OVER, _NEVER
+        if self._is_finished:
+            return
+        self._state, self.deadline, self._is_finished = _State.OVER, _NEVER, True
         usage = usage or self._usage()
         if self._relay is not None:
-            self._relay.stop()
+            self._relay.close()
+            self._relay, self._body = None, []
         for running, subject in self._in_flight:
             running.leave(subject, self)
         if self._task is not None and self._task is not asyncio.current_task():
@@ -248,7 +254,7 @@ class Call:
         return self.reply.request_id.decode()
 
     def _usage(self) -> MeteredUsage:
-        return MeteredUsage() if self._relay is None else self._relay.usage.total(has_started=self.reply.status > 0)
+        return MeteredUsage() if self._relay is None else self._relay.total_usage(has_started=self.reply.status > 0)
 
     def _track(self, running: InFlight[Any], subject: KeyUse | SessionUse | uuid.UUID) -> None:
         running.enter(subject, self)

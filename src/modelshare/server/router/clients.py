@@ -74,7 +74,8 @@ class AsgiClient:
                     await self._send(message)
                     self._unsent -= len(message.get("body", b""))
                     self._was_sent.set()
-                    handler.writable()
+                    if not self.is_blocked:
+                        handler.writable()
                 if not self._is_over:
                     self._news.clear()
                     await self._news.wait()

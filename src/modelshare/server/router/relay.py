@@ -8,6 +8,7 @@ from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import Asked, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.errors import BadGatewayError, EngineRefusedError
+from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
@@ -48,7 +49,7 @@ class Relay:
         """The request at an agent of this process."""
         self._head: Head | None = None
         self._is_events = False
-        self._gathered: list[bytes] = []
+        self._gathered = bytearray()
         self._tail = b""
         """The last bytes that were received of a stream."""
         self._held = b""
@@ -66,6 +67,18 @@ class Relay:
         asked, self._asked = self._asked, None
         if asked is not None:
             asked.close()
+
+    def close(self) -> None:
+        """As `stop`, for good: forgets the bytes, which would otherwise wait for the garbage collector."""
+        self.stop()
+        self._body = self._held = b""
+        self._gathered.clear()
+
+    def total_usage(self, *, has_started: bool) -> MeteredUsage:
+        """`has_started`: a part of the answer was sent."""
+        if self._asked is not None and not self._asked.is_sent:
+            self.usage.is_engine_busy = False
+        return self.usage.total(has_started=has_started)
 
     def writable(self) -> None:
         """The client reads again: the engine may go on."""
@@ -107,18 +120,12 @@ class Relay:
         link = self._selector.link(target)
         if link is None:
             self._call.later(self._ask_elsewhere(target))
-        else:
-            try:
-                self._asked = link.ask(
-                    self,
-                    target.deployment_id,
-                    self._call.asking.route,
-                    self._body,
-                    timeout=LONGEST_STREAM,
-                    tenant=self._tenant,
-                )
-            except StreamBrokenError:
-                return False
+            return True
+        route, deployment_id = self._call.asking.route, target.deployment_id
+        try:
+            self._asked = link.ask(self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant)
+        except StreamBrokenError:
+            return False
         self.usage.is_engine_busy = True
         return True
 
@@ -132,7 +139,7 @@ class Relay:
             async with self._selector.request(
                 target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM
             ) as stream:
-                is_last = False
+                is_last, self.usage.is_engine_busy = False, True
                 while self._target is target and not is_last:
                     frame = await stream.next()
                     is_last = isinstance(frame, End | Answer)
@@ -190,22 +197,22 @@ class Relay:
         self._tail = (self._tail + data)[-len(_DONE) :]
         is_last = self._tail == _DONE
         self.usage.add_events(data, is_end=is_last)
-        before, self._held = self._held, b""
-        if is_last:
-            self._held = before + data
-        else:
-            self._call.reply.write(before + data)
+        if self._held:  # it was not the last part after all
+            self._call.reply.write(self._held)
+        self._held = data if is_last else b""
+        if not is_last:
+            self._call.reply.write(data)
 
     def _pass_part(self, head: Head, data: bytes) -> None:
         self.usage.answer_bytes += len(data)
         if self._call.reply.status:
             self._call.reply.write(data)
             return
-        self._gathered.append(data)
+        self._gathered += data
         if self.usage.answer_bytes > _GATHERED:
             self._start(head)
-            self._call.reply.write(b"".join(self._gathered))
-            self._gathered = []
+            self._call.reply.write(bytes(self._gathered))
+            self._gathered.clear()
 
     def _pass_end(self, frame: End) -> None:
         head = self._begun()
@@ -214,7 +221,7 @@ class Relay:
             raise (BadGatewayError if frame.status >= _SERVER_ERROR else EngineRefusedError)(frame.error)
         reply = self._call.reply
         if not reply.status and not self._is_events:
-            reply.whole(head.status, head.content_type.encode(), b"".join(self._gathered))
+            reply.whole(head.status, head.content_type.encode(), bytes(self._gathered))
         else:
             if not reply.status:
                 self._start(head)
@@ -237,5 +244,5 @@ class Relay:
         self.stop()
         if self._call.reply.status:
             raise BadGatewayError("The connection to the machine that runs the model was lost. Try again.") from error
-        self._head, self._gathered, self.usage.answer_bytes = None, [], 0
+        self._head, self._gathered, self.usage.answer_bytes = None, bytearray(), 0
         self._try_next()
