@@ -1,0 +1,146 @@
+"""Sends a conversation to the machine that has answered it before, whose engine still has its beginning in the prompt
+cache, unless that machine has more than its part of the work.
+
+This is rendezvous hashing with bounded loads (https://arxiv.org/abs/1608.01350): every process prefers the same machine
+for a conversation, and a machine that comes or goes moves no conversations but its own.
+"""
+
+import math
+import zlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import msgspec
+
+SPREAD: Final = 1.25
+"""A machine may have this many times the mean load."""
+MAX_SESSION: Final = 256
+"""Bytes of the header `X-Session-Id` that count."""
+_BEGINNING: Final = 32 << 10
+"""Bytes of a conversation that tell it from others."""
+_PROMPT: Final = 1024
+"""As `_BEGINNING`, for a text to complete: it has no messages, and a longer part would change with each addition."""
+_KEPT: Final = 20_000
+"""Conversations that a process remembers, the ones used last."""
+_MASK: Final = (1 << 64) - 1
+
+
+class _Body(msgspec.Struct):
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+
+
+_decode: Final = msgspec.json.Decoder(_Body).decode
+
+
+def conversation_key(endpoint: bytes, route: str, body: bytes, session: bytes = b"") -> int | None:
+    """A number for the conversation, the same for all its turns; None where no machine is better than another.
+
+    `endpoint` keeps tenants apart. `session` is the client's own name for the conversation, if it gives one. `body` is
+    valid JSON.
+    """
+    if route == "embeddings":
+        return None
+    beginning = session[:MAX_SESSION] or _beginning(route, body)
+    return zlib.crc32(beginning, zlib.crc32(endpoint)) if beginning else None
+
+
+def _beginning(route: str, body: bytes) -> bytes:
+    """The messages before the model's first one: later turns begin with the same bytes. Empty if there are none."""
+    fields = _decode(body)
+    if route != "chat/completions":
+        return bytes(fields.prompt)[:_PROMPT]
+    messages = bytes(fields.messages)[:_BEGINNING]
+    # Within a text, quotation marks are escaped: the word with bare ones is a role.
+    answer = messages.find(b'"assistant"')
+    return messages[: messages.rfind(b"}", 0, len(messages) if answer < 0 else answer) + 1]
+
+
+class Candidate(NamedTuple):
+    """A deployment that could answer."""
+
+    id: str
+    busy: int
+    """Requests in progress."""
+
+
+def most_busy(total: int, count: int) -> float:
+    """The most requests that one of `count` machines may have in progress if all together have `total`."""
+    mean = total / count
+    return max(SPREAD * mean, mean + 1)
+
+
+def most_placed(total: int, count: int) -> float:
+    """As `most_busy`, for the conversations of a machine. They last, so they are spread more evenly."""
+    mean = total / count
+    return max(SPREAD * mean, math.ceil(mean))
+
+
+def preference(key: int, deployment_id: str) -> int:
+    """How much this machine is preferred for the conversation (the finalizer of MurmurHash3)."""
+    mixed = (key << 32 | key) ^ _seed(deployment_id)
+    mixed = (mixed ^ mixed >> 33) * 0xFF51AFD7ED558CCD & _MASK
+    mixed = (mixed ^ mixed >> 33) * 0xC4CEB9FE1A85EC53 & _MASK
+    return mixed ^ mixed >> 33
+
+
+@lru_cache(4096)
+def _seed(deployment_id: str) -> int:
+    name = deployment_id.encode()
+    return zlib.crc32(name) << 32 | zlib.crc32(name[::-1])
+
+
+class Conversations:
+    """Which machine each conversation belongs to."""
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._kept = kept
+        self._homes: dict[int, str] = {}
+        """The one used last is at the end."""
+        self._placed: Counter[str] = Counter()
+        """Number of conversations by deployment."""
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+    def home(self, key: int) -> str | None:
+        return self._homes.get(key)
+
+    def choose(self, key: int, candidates: Sequence[Candidate], members: Collection[str]) -> Candidate:
+        """The conversation's machine, or another if that has too much to do or cannot answer now.
+
+        The conversation moves only if its machine is no longer one of `members`, those that serve the endpoint.
+        """
+        total = 1
+        home, found = self._homes.pop(key, None), None
+        for each in candidates:
+            total += each.busy
+            if each.id == home:
+                found = each
+        most = most_busy(total, len(candidates)) - 1
+        if home is None or (found is None and home not in members):
+            found = self._place(key, home, candidates)
+        else:
+            self._homes[key] = home
+        if found is not None and found.busy <= most:
+            return found
+        return max((each for each in candidates if each.busy <= most), key=lambda each: preference(key, each.id))
+
+    def _place(self, key: int, before: str | None, candidates: Sequence[Candidate]) -> Candidate:
+        if before is not None:
+            self._leave(before)
+        elif len(self._homes) >= self._kept:
+            self._leave(self._homes.pop(next(iter(self._homes))))
+        placed = self._placed
+        most = most_placed(sum(placed[each.id] for each in candidates) + 1, len(candidates)) - 1
+        found = max((each for each in candidates if placed[each.id] <= most), key=lambda each: preference(key, each.id))
+        self._homes[key] = found.id
+        placed[found.id] += 1
+        return found
+
+    def _leave(self, deployment_id: str) -> None:
+        self._placed[deployment_id] -= 1
+        if not self._placed[deployment_id]:
+            del self._placed[deployment_id]
