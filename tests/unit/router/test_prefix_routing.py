@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from modelshare.server.router.prefix_routing import (
     SPREAD,
-    Candidate,
     Conversations,
+    busy_limit,
     conversation_key,
-    most_busy,
-    most_placed,
+    placed_limit,
     preference,
 )
 
@@ -25,8 +24,9 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size
 MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": TEXT})
 
 
-def idle(count: int) -> list[Candidate]:
-    return [Candidate(name, 0) for name in MACHINES[:count]]
+def choose(conversations: Conversations, key: int, count: int, members: list[str] = MACHINES) -> str:
+    """Among the first machines, all idle."""
+    return conversations.choose(key, MACHINES[:count], [0] * count, members)
 
 
 def key(
@@ -72,7 +72,6 @@ def test_other_words_other_tenants_and_other_sessions_are_other_conversations() 
         ("chat/completions", {"messages": []}),
         ("chat/completions", {"messages": None}),
         ("chat/completions", {"messages": "text"}),
-        ("completions", {}),
     ],
 )
 def test_a_request_without_a_beginning_has_no_key(route: str, body: dict[str, Any]) -> None:
@@ -87,34 +86,33 @@ def test_texts_to_complete_are_told_apart_by_their_beginning() -> None:
 
 @given(KEYS, st.lists(st.integers(0, 50), min_size=2, max_size=8))
 def test_no_machine_gets_more_than_its_part_while_another_has_room(key: int, busy: list[int]) -> None:
-    candidates = [Candidate(name, load) for name, load in zip(MACHINES, busy, strict=False)]
-    chosen = Conversations().choose(key, candidates, MACHINES)
-    assert chosen.busy + 1 <= most_busy(sum(busy) + 1, len(busy))
+    chosen = Conversations().choose(key, MACHINES[: len(busy)], busy, MACHINES)
+    assert busy[MACHINES.index(chosen)] + 1 <= busy_limit(sum(busy) + 1, len(busy))
 
 
 @given(st.lists(KEYS, min_size=1, max_size=60), st.integers(2, 8))
 def test_a_conversation_stays_while_loads_allow(keys: list[int], count: int) -> None:
     conversations = Conversations()
-    first = {key: conversations.choose(key, idle(count), MACHINES).id for key in keys}
-    assert {key: conversations.choose(key, idle(count), MACHINES).id for key in keys} == first
+    first = {key: choose(conversations, key, count) for key in keys}
+    assert {key: choose(conversations, key, count) for key in keys} == first
 
 
 @given(st.lists(KEYS, unique=True, min_size=1, max_size=200), st.integers(2, 8))
 def test_conversations_are_spread_evenly(keys: list[int], count: int) -> None:
     conversations = Conversations()
-    placed = Counter(conversations.choose(key, idle(count), MACHINES).id for key in keys)
+    placed = Counter(choose(conversations, key, count) for key in keys)
     assert (
-        max(placed.values()) <= most_placed(len(keys), count) <= max(SPREAD * len(keys) / count, len(keys) / count + 1)
+        max(placed.values()) <= placed_limit(len(keys), count) <= max(SPREAD * len(keys) / count, len(keys) / count + 1)
     )
 
 
 @given(st.lists(KEYS, unique=True, max_size=100), st.integers(3, 8))
 def test_a_machine_that_goes_moves_its_own_conversations_alone(keys: list[int], count: int) -> None:
     conversations = Conversations()
-    before = {key: conversations.choose(key, idle(count), MACHINES[:count]).id for key in keys}
+    before = {key: choose(conversations, key, count, MACHINES[:count]) for key in keys}
     left = MACHINES[: count - 1]
     for key in keys:
-        after = conversations.choose(key, idle(count - 1), left).id
+        after = choose(conversations, key, count - 1, left)
         assert after in left
         assert after == before[key] or before[key] not in left
 
@@ -122,19 +120,19 @@ def test_a_machine_that_goes_moves_its_own_conversations_alone(keys: list[int], 
 @given(st.lists(KEYS, unique=True, max_size=100), st.integers(2, 7))
 def test_a_machine_that_comes_moves_nothing_and_gets_new_conversations(keys: list[int], count: int) -> None:
     conversations = Conversations()
-    before = {key: conversations.choose(key, idle(count), MACHINES).id for key in keys}
-    assert {key: conversations.choose(key, idle(count + 1), MACHINES).id for key in keys} == before
+    before = {key: choose(conversations, key, count) for key in keys}
+    assert {key: choose(conversations, key, count + 1) for key in keys} == before
     new = range(2**32, 2**32 + len(keys) + count + 1)  # as many as the others have room for, and one
-    assert MACHINES[count] in {conversations.choose(key, idle(count + 1), MACHINES).id for key in new}
+    assert MACHINES[count] in {choose(conversations, key, count + 1) for key in new}
 
 
 @given(KEYS)
 def test_a_conversation_returns_to_its_machine_after_a_pause(key: int) -> None:
     conversations = Conversations()
-    home = conversations.choose(key, idle(4), MACHINES)
-    others = [each for each in idle(4) if each != home]
-    assert {conversations.choose(key, others, MACHINES) for _ in range(3)} < set(others)
-    assert conversations.choose(key, idle(4), MACHINES) == home
+    home = choose(conversations, key, 4)
+    others = [each for each in MACHINES[:4] if each != home]
+    assert {conversations.choose(key, others, [0] * 3, MACHINES) for _ in range(3)} < set(others)
+    assert choose(conversations, key, 4) == home
 
 
 def test_every_process_prefers_the_same_machine_and_each_machine_is_preferred_as_often() -> None:
@@ -146,7 +144,7 @@ def test_every_process_prefers_the_same_machine_and_each_machine_is_preferred_as
 def test_only_the_conversations_used_last_are_kept() -> None:
     conversations = Conversations(kept=3)
     for key in (1, 2, 3, 1, 4):
-        conversations.choose(key, idle(2), MACHINES)
+        choose(conversations, key, 2)
     assert len(conversations) == 3
     assert conversations.home(2) is None
     assert conversations.home(1) is not None

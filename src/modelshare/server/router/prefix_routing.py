@@ -10,7 +10,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -51,29 +51,24 @@ def _beginning(route: str, body: bytes) -> bytes:
     """The messages before the model's first one: later turns begin with the same bytes. Empty if there are none."""
     fields = _decode(body)
     if route != "chat/completions":
-        return bytes(fields.prompt)[:_PROMPT]
-    messages = bytes(fields.messages)[:_BEGINNING]
+        return bytes(memoryview(fields.prompt)[:_PROMPT])
+    messages = bytes(memoryview(fields.messages)[:_BEGINNING])
     # Within a text, quotation marks are escaped: the word with bare ones is a role.
     answer = messages.find(b'"assistant"')
     return messages[: messages.rfind(b"}", 0, len(messages) if answer < 0 else answer) + 1]
 
 
-class Candidate(NamedTuple):
-    """A deployment that could answer."""
+def busy_limit(total: int, count: int) -> float:
+    """The most requests that one of `count` machines may have in progress if all together have `total`.
 
-    id: str
-    busy: int
-    """Requests in progress."""
-
-
-def most_busy(total: int, count: int) -> float:
-    """The most requests that one of `count` machines may have in progress if all together have `total`."""
+    While there are few, chance puts two or three on one machine: sending them elsewhere would cost more than it gains.
+    """
     mean = total / count
-    return max(SPREAD * mean, mean + 1)
+    return max(SPREAD * mean + 1, mean + 2)
 
 
-def most_placed(total: int, count: int) -> float:
-    """As `most_busy`, for the conversations of a machine. They last, so they are spread more evenly."""
+def placed_limit(total: int, count: int) -> float:
+    """As `busy_limit`, for the conversations of a machine. They last, so they are spread more evenly."""
     mean = total / count
     return max(SPREAD * mean, math.ceil(mean))
 
@@ -92,6 +87,10 @@ def _seed(deployment_id: str) -> int:
     return zlib.crc32(name) << 32 | zlib.crc32(name[::-1])
 
 
+def _preferred(key: int, ids: Sequence[str]) -> str:
+    return max(ids, key=lambda each: preference(key, each))
+
+
 class Conversations:
     """Which machine each conversation belongs to."""
 
@@ -108,37 +107,33 @@ class Conversations:
     def home(self, key: int) -> str | None:
         return self._homes.get(key)
 
-    def choose(self, key: int, candidates: Sequence[Candidate], members: Collection[str]) -> Candidate:
+    def choose(self, key: int, ids: Sequence[str], busy: Sequence[int], members: Collection[str]) -> str:
         """The conversation's machine, or another if that has too much to do or cannot answer now.
 
-        The conversation moves only if its machine is no longer one of `members`, those that serve the endpoint.
+        `ids`: the deployments that can answer, and `busy`: their requests in progress. The conversation moves only if
+        its machine is no longer one of `members`, those that serve the endpoint.
         """
-        total = 1
-        home, found = self._homes.pop(key, None), None
-        for each in candidates:
-            total += each.busy
-            if each.id == home:
-                found = each
-        most = most_busy(total, len(candidates)) - 1
-        if home is None or (found is None and home not in members):
-            found = self._place(key, home, candidates)
+        home = self._homes.pop(key, None)
+        if home is None or (home not in ids and home not in members):
+            home = self._place(key, home, ids)
         else:
             self._homes[key] = home
-        if found is not None and found.busy <= most:
-            return found
-        return max((each for each in candidates if each.busy <= most), key=lambda each: preference(key, each.id))
+        limit = busy_limit(sum(busy) + 1, len(ids)) - 1
+        if home in ids and busy[ids.index(home)] <= limit:
+            return home
+        return _preferred(key, [each for each, load in zip(ids, busy, strict=True) if load <= limit])
 
-    def _place(self, key: int, before: str | None, candidates: Sequence[Candidate]) -> Candidate:
+    def _place(self, key: int, before: str | None, ids: Sequence[str]) -> str:
         if before is not None:
             self._leave(before)
         elif len(self._homes) >= self._kept:
             self._leave(self._homes.pop(next(iter(self._homes))))
-        placed = self._placed
-        most = most_placed(sum(placed[each.id] for each in candidates) + 1, len(candidates)) - 1
-        found = max((each for each in candidates if placed[each.id] <= most), key=lambda each: preference(key, each.id))
-        self._homes[key] = found.id
-        placed[found.id] += 1
-        return found
+        counts = [self._placed[each] for each in ids]
+        limit = placed_limit(sum(counts) + 1, len(ids)) - 1
+        home = _preferred(key, [each for each, count in zip(ids, counts, strict=True) if count <= limit])
+        self._homes[key] = home
+        self._placed[home] += 1
+        return home
 
     def _leave(self, deployment_id: str) -> None:
         self._placed[deployment_id] -= 1
