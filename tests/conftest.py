@@ -1,12 +1,13 @@
 """Common fixtures: both databases, the running platform, clients with keys."""
 
+import asyncio
 import contextlib
 import gc
 import os
 import shutil
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +21,10 @@ import structlog
 from argon2 import PasswordHasher
 
 import compiled_statements
+import inline_sqlite
 import transactions
 from invariants import assert_consistent
+from kept_connections import kept_connections
 from modelshare.server import migrations
 from modelshare.server.accounts import passwords
 from modelshare.server.accounts import service as accounts
@@ -43,6 +46,7 @@ hypothesis.settings.load_profile("suite")
 # Else the threads of an engine, which wait for each other at every step, burn all cores where others work too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
+inline_sqlite.use()
 gc.disable()  # until everything is collected: what is imported stays
 # The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -119,9 +123,10 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def empty_databases(postgres: str) -> Iterator[EmptyDatabases]:
-    with contextlib.closing(EmptyDatabases(postgres)) as databases:
-        yield databases
+async def empty_databases(anyio_backend: str, postgres: str) -> AsyncIterator[EmptyDatabases]:
+    async with kept_connections(postgres) as kept:
+        with contextlib.closing(EmptyDatabases(postgres, kept.pids)) as databases:
+            yield databases
 
 
 Lend = Callable[[Path], AbstractContextManager[str]]
@@ -129,22 +134,33 @@ Lend = Callable[[Path], AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
-async def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lend:
+def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lend:
     """Migrated, empty databases, on SQLite and on PostgreSQL. Can be used by synchronous tests as well."""
     if request.param == "sqlite":
         template = tmp_path_factory.mktemp("sqlite") / "template.db"
-        await _migrate(f"sqlite+aiosqlite:///{template}")
+        asyncio.run(_migrate(f"sqlite+aiosqlite:///{template}"))
         return partial(_lend_copy, template)
     databases: EmptyDatabases = request.getfixturevalue("empty_databases")
-    await _migrate(databases.template.replace("postgresql", "postgresql+asyncpg"))
+    asyncio.run(_migrate(databases.template.replace("postgresql", "postgresql+asyncpg")))
     return lambda _: databases.lend()
 
 
 @pytest.fixture
-def database_url(lend: Lend, tmp_path: Path) -> Iterator[str]:
-    """An empty database, on SQLite and on PostgreSQL."""
+async def database_url(lend: Lend, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database, on SQLite and on PostgreSQL.
+
+    Ends what the test leaves running, since on PostgreSQL the event loop lives on.
+    """
+    others = asyncio.all_tasks()
     with lend(tmp_path) as url:
         yield url
+        await _end(asyncio.all_tasks() - others)
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    for task in (others := [each for each in tasks if "TestRunner" not in str(each.get_coro())]):
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 async def _migrate(url: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,19 @@ from typing import Any
 
 import aiohttp
 import httpx
+from anyio.from_thread import start_blocking_portal
 
 from conftest import Tenant
 from modelshare.agent.hold.files import HeldFiles
 from modelshare.agent.hold.holder import Holder
 from modelshare.agent.identity import Identity, load_identity, save_identity
+from modelshare.agent.server_api import ServerApi
+from modelshare.client import Client
+from modelshare.client.push import wait_until_ready
 from modelshare.client.source import read_source
+from modelshare.wire.agents import Enroll, JoinKeyCreate
+from modelshare.wire.held import HeldOpen
+from modelshare.wire.uploads import FileEntry
 from programs import MODELSHARE, stop
 from served import wait_until
 from shell import write_model
@@ -113,3 +120,44 @@ async def held(url: str, tenant: Tenant, folder: Path, **options: Any) -> AsyncI
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             holder.close()
+
+
+Publish = Callable[[Client, Path, str, str], None]
+"""Makes a folder a version of the model of this name, and returns when it is ready."""
+
+
+@asynccontextmanager
+async def _linked(url: str, key: str, data: Path) -> AsyncIterator[tuple[HeldFiles, str]]:
+    """What a holder that is linked to the platform serves, and its id."""
+    files = HeldFiles(data)
+    async with aiohttp.ClientSession() as http:
+        with Client(url, key) as client:
+            join_key = client.join_keys.create(JoinKeyCreate(name="laptop")).key
+        enrolled = await ServerApi(http, url).enroll(Enroll(join_key=join_key, name="laptop", is_holder=True))
+        holder = Holder(url, Identity(enrolled.agent_id, enrolled.token, enrolled.verdict_key), data, files, http)
+        link = asyncio.create_task(holder.link.run())
+        try:
+            await asyncio.wait_for(holder.connected.wait(), 60)
+            yield files, enrolled.agent_id
+        finally:
+            link.cancel()
+            await asyncio.gather(link, return_exceptions=True)
+            holder.close()
+
+
+@contextlib.contextmanager
+def holder_in_a_thread(url: str, key: str, data: Path) -> Iterator[Publish]:
+    """One holder for many folders, beside tests that are not asynchronous."""
+    data.mkdir()
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(_linked(url, key, data)) as linked:
+        files, agent_id = linked
+
+        def publish(client: Client, folder: Path, name: str, version: str) -> None:
+            source = read_source(folder)
+            digests = files.hash(folder, source.files, lambda _: None)
+            files.serve(source.files, digests)
+            entries = [FileEntry(path=each.path, size=each.size, sha256=digests[each.path]) for each in source.files]
+            held = client.models.hold(HeldOpen(name=name, version=version, files=entries, holder=agent_id))
+            wait_until_ready(client, held.model, version)
+
+        yield publish

@@ -12,15 +12,21 @@ from typing import Final
 import pytest
 from huggingface_hub import HfApi
 
+from holding import Publish, holder_in_a_thread
+from modelshare.client import Client
+from modelshare.client.push import push_model, wait_until_ready
 from modelshare.wire.keys import ProjectWithKey
+from modelshare.wire.registering import ModelRegister
 from modelshare.wire.storage import StorageSet
 from programs import Server, serving
-from storage_servers import s3_server
+from storage_servers import S3Server, s3_server
 from uploading import PART
 
 OFFLINE: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-KINDS: Final = ("platform", "bucket", "relayed")
-"""Where a project's files are: in the platform's folder, or in its own bucket, with or without signed URLs."""
+PUSHED: Final = ("platform", "bucket", "relayed")
+"""Where pushed files are: in the platform's folder, or in the project's own bucket, with or without signed URLs."""
+KINDS: Final = (*PUSHED, "in_place", "held")
+"""Where a project's files are: pushed, registered where they lie in a bucket, or held by their owner's machine."""
 SECONDS: Final = 120
 
 
@@ -33,6 +39,7 @@ class Hub:
     kind: str
     home: Path
     """A folder for clients' caches."""
+    publish_by: Publish
 
     @property
     def endpoint(self) -> str:
@@ -55,6 +62,11 @@ class Hub:
 
     def repository(self, name: str) -> str:
         return f"{self.owner.slug}/{name}"
+
+    def publish(self, folder: Path, name: str, version: str = "1.0.0") -> None:
+        """Makes a folder a version, by the way of this kind."""
+        with self.server.client(self.owner) as client:
+            self.publish_by(client, folder, name, version)
 
     def versions(self, name: str) -> dict[str, str]:
         with self.server.client(self.owner) as client:
@@ -84,8 +96,9 @@ class Hub:
 
 @contextlib.contextmanager
 def hub_server(folder: Path) -> Iterator[Mapping[str, Hub]]:
-    """One platform with a project of each kind: `acme`, `acme-bucket` and `acme-relayed`."""
+    """One platform with a project of each kind: `acme`, `acme-bucket`, `acme-relayed`, `acme-in-place`, `acme-held`."""
     with (
+        contextlib.ExitStack() as running,
         pytest.MonkeyPatch.context() as patch,
         s3_server(folder / "buckets") as bucket,
         serving(folder / "platform", uploads_part_size=str(PART), storage_allow_private="true") as server,
@@ -93,20 +106,43 @@ def hub_server(folder: Path) -> Iterator[Mapping[str, Hub]]:
         patch.setenv("HF_HOME", str(folder / "hf"))  # read by hf-xet, which remembers what it has sent where
         hubs = {}
         for kind in KINDS:
-            owner = server.project("acme" if kind == "platform" else f"acme-{kind}")
-            hubs[kind] = Hub(server, owner, kind, folder)
-            if kind != "platform":
+            owner = server.project("acme" if kind == "platform" else f"acme-{kind.replace('_', '-')}")
+            publish: Publish = _push
+            if kind == "in_place":
+                publish = _Registering(bucket)
+            elif kind == "held":
+                publish = running.enter_context(holder_in_a_thread(server.url, owner.api_key, folder / "holder"))
+            elif kind != "platform":
                 with server.client(owner) as client:
-                    client.storage.set(
-                        StorageSet(
-                            url=f"s3://{bucket.bucket}/{owner.slug}",
-                            endpoint=bucket.endpoint,
-                            access_key_id=bucket.access_key,
-                            secret_access_key=bucket.secret_key,
-                            relayed=kind == "relayed",
-                        )
-                    )
+                    url = f"s3://{bucket.bucket}/{owner.slug}"
+                    client.storage.set(StorageSet(url=url, relayed=kind == "relayed", **_access(bucket)))
+            hubs[kind] = Hub(server, owner, kind, folder, publish)
         yield hubs
+
+
+def _access(bucket: S3Server) -> dict[str, str]:
+    keys = {"access_key_id": bucket.access_key, "secret_access_key": bucket.secret_key}
+    return {"endpoint": bucket.endpoint} | keys
+
+
+def _push(client: Client, folder: Path, name: str, version: str) -> None:
+    push_model(client, folder, name=name, version=version)
+
+
+@dataclass(frozen=True)
+class _Registering:
+    bucket: S3Server
+
+    def __call__(self, client: Client, folder: Path, name: str, version: str) -> None:
+        place = f"in-place/{name}/{version}"
+        objects = self.bucket.client()
+        for path, content in files_in(folder).items():
+            objects.put_object(Bucket=self.bucket.bucket, Key=f"{place}/{path}", Body=content)
+        source = f"s3://{self.bucket.bucket}/{place}"
+        registered = client.models.register(
+            ModelRegister(source=source, name=name, version=version, **_access(self.bucket))
+        )
+        wait_until_ready(client, registered.model, version)
 
 
 def written(folder: Path, files: Mapping[str, bytes]) -> Path:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,11 +17,12 @@ DEBIAN = Path("/usr/lib/postgresql")
 os.environ["PGSSLMODE"] = "disable"
 """The server has no TLS. By default asyncpg tries it first, and logs an error if a connection is cancelled
 meanwhile."""
-_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+_QUICK = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "plan_cache_mode=force_generic_plan")
 
 
 _EMPTY = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid();
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ('{PIDS}');
 DO $$ DECLARE name text; BEGIN
     SET LOCAL session_replication_role = replica; -- no foreign keys: any order will do
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
@@ -44,12 +45,13 @@ class _Database:
         self.url = url
         self._psql = self._connect()
 
-    def empty(self) -> None:
-        """Terminates all other connections and deletes all rows."""
-        if not self._emptied():  # a test terminated this connection too
+    def empty(self, kept: Iterable[int]) -> None:
+        """Terminates all other connections, but for the kept ones, and deletes all rows."""
+        statements = _EMPTY.replace("PIDS", ",".join(map(str, kept)))
+        if not self._emptied(statements):  # a test terminated this connection too
             self.close()
             self._psql = self._connect()
-            assert self._emptied(), f"{self.url} could not be emptied"
+            assert self._emptied(statements), f"{self.url} could not be emptied"
 
     def close(self) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -59,11 +61,11 @@ class _Database:
         command = [str(_binaries() / "psql"), "-qXAt", "-v", "ON_ERROR_STOP=1", self.url]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
 
-    def _emptied(self) -> bool:
+    def _emptied(self, statements: str) -> bool:
         assert self._psql.stdin is not None
         assert self._psql.stdout is not None
         with contextlib.suppress(BrokenPipeError):
-            self._psql.stdin.write(f"{_EMPTY}\n\\echo {_DONE}\n")
+            self._psql.stdin.write(f"{statements}\n\\echo {_DONE}\n")
             self._psql.stdin.flush()
         return any(line.strip() == _DONE for line in self._psql.stdout)
 
@@ -71,8 +73,10 @@ class _Database:
 class EmptyDatabases:
     """Lends copies of a template. Used ones are emptied and reused, which is much faster than copying it again."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, kept: Callable[[], Iterable[int]]) -> None:
+        """`kept`: the processes of connections that no test uses, and none is to lose."""
         self._server = server
+        self._kept = kept
         self.template = f"{server}/template_modelshare"
         """Its URL; it has to be migrated before the first database is lent."""
         run_sql(f"{server}/postgres", "CREATE DATABASE template_modelshare")
@@ -81,10 +85,10 @@ class EmptyDatabases:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[str]:
-        """The URL of one; afterwards its connections are terminated."""
+        """The URL of one; afterwards its connections are terminated, but for the kept ones."""
         database = self._free.pop() if self._free else self._create()
         yield database.url
-        database.empty()
+        database.empty(self._kept())
         self._free.append(database)
 
     def close(self) -> None:

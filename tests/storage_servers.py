@@ -9,6 +9,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
 
 _DEADLINE = 20
 """Seconds that a server may take to start."""
@@ -30,6 +34,17 @@ class S3Server:
     def environ(self) -> dict[str, str]:
         """The environment variables from which boto3 reads the keys."""
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+
+    def client(self) -> Any:
+        """An S3 client, as the bucket's owner uses it."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(request_checksum_calculation="when_required"),
+        )
 
 
 @contextlib.contextmanager

@@ -29,9 +29,10 @@ SPEC = EngineSpec(path=Path(), served_name="acme/tiny", format=Format.GGUF, task
 
 
 def request(
-    number: int, *, credit: int = 1 << 20, tenant: str = "a", timeout: float = 60, stream: bool = True
+    number: int, *, credit: int = 1 << 20, tenant: str = "a", timeout: float = 60, stream: bool = True, choices: int = 1
 ) -> Request:
-    body = json.dumps({"messages": [{"role": "user", "content": str(number)}], "stream": stream}).encode()
+    messages = [{"role": "user", "content": str(number)}]
+    body = json.dumps({"messages": messages, "stream": stream, "n": choices}).encode()
     return Request(number, "dep", "chat/completions", body, False, timeout, credit, tenant)
 
 
@@ -157,6 +158,22 @@ async def test_a_cancelled_request_frees_its_slot_and_closes_its_connection() ->
         await frames.aclose()
         assert engine.activity.running == 0
         assert [slot.number for slot in engine.turns._free] == [0]
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_after_a_sequence_has_failed_none_of_its_request_begins(slots: int, *, stream: bool) -> None:
+    refusal = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}"
+
+    async def answer(_: Engine, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(refusal)
+
+    async with relaying(answer, slots) as (relay, engine):
+        (frame,) = [frame async for frame in relayed(relay, request(1, stream=stream, choices=20))]
+        assert isinstance(frame, WholeAnswer)
+        assert frame.status == 400
+        assert (engine.activity.running, engine.turns.waiting, engine.turns._running) == (0, 0, {})
+        assert next(engine.turns._count) == slots + 1, "the number of the next turn"
 
 
 def frames_of(outgoing: Outgoing) -> list[Frame | None]:

@@ -9,7 +9,7 @@ from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
 from link_recording import FROM_SERVER
 from modelshare.agent.engines.counts import TokenUsage
-from modelshare.agent.errors import RemovedError, StopError
+from modelshare.agent.errors import RemovedError, StopError, UnknownAgentError
 from modelshare.agent.link import RETRY_CAP, Link
 from modelshare.agent.streams import Stream
 from modelshare.wire.link import (
@@ -254,7 +254,7 @@ async def test_a_server_of_the_version_before_is_served(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "error", "words"),
-    [(Verdict.REMOVED, RemovedError, "was removed"), (Verdict.UNKNOWN, StopError, "does not know this agent")],
+    [(Verdict.REMOVED, RemovedError, "was removed"), (Verdict.UNKNOWN, UnknownAgentError, "does not know this agent")],
 )
 @pytest.mark.parametrize("refused", [True, False])
 async def test_what_the_platform_has_signed_is_final(

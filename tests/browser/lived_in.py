@@ -16,6 +16,7 @@ from link_agent import LinkAgent, enroll, linked
 from modelshare.server.accounts.tables import KeyRow
 from modelshare.server.app import Application
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
+from modelshare.server.registry.imports.tables import ImportRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from served import wait_until
@@ -83,6 +84,7 @@ async def lived_in(app: Application, url: str, owner: Tenant, deployer: Tenant) 
     webhook = await _ok(owner, "/v1/webhooks", url="http://127.0.0.1:9/hook", events=["model.shared"])
     await _ok(owner, f"/v1/webhooks/{webhook['id']}/test")
     key = await _ok(owner, "/v1/keys", name="deploy bot", scopes=["models", "endpoints"])
+    await _imports(app, owner)
     for tenant in (owner, deployer):
         await _used(app, tenant)
     async with linked(url, token, agent_id=agent_id) as link:
@@ -104,6 +106,20 @@ async def _shelf(app: Application) -> None:
                     tags=tuple(chance.sample(TAGS, 2)), license=chance.choice(LICENCES),
                 )  # fmt: skip
                 await _ok(tenant, f"/v1/models/{model}/share")
+
+
+async def _imports(app: Application, owner: Tenant) -> None:
+    """One in progress, and one that failed; no job runs them."""
+    now = app.platform.now()
+    same = {"project_id": owner.project.id, "actor": "key:k", "created_at": now, "progressed_at": now}
+    hub = "https://huggingface.co"
+    private = "`registry.example.org` has no `acme/private`, or does not show it without a token (`--token-file`)."
+    failed = {"source": "oci:registry.example.org/acme/private:1.0", "name": "private", "reason": private}
+    running = {"source": "hf:northwind/phi-4-instruct@main", "name": "phi-4-instruct", "version_name": "1.0.0"}
+    size = {"files": 9, "bytes_total": 29_000_000_000, "bytes_done": 12_300_000_000}
+    async with app.database.write() as session:
+        session.add(ImportRow(**same, endpoint="https://registry.example.org", state="failed", ended_at=now, **failed))
+        session.add(ImportRow(**same, endpoint=hub, state="importing", **running, **size))
 
 
 async def _card(app: Application, model: str) -> None:

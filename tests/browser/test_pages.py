@@ -151,6 +151,7 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
             "key-revoke": f"{root}/keys/{lived.key}/revoke",
             "signers": f"{root}/signers",
             "members": f"{root}/members",
+            "imports": f"{root}/models/imports",
             "model-register": f"{root}/models/register",
             "storage": f"{root}/storage",
             "storage-unset": f"{root}/storage/unset",

@@ -1,11 +1,13 @@
 """The check of a project's bucket, against a server that enforces IAM rights one by one, and as a role."""
 
+import asyncio
 import contextlib
 import http.server
 import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -15,6 +17,7 @@ from botocore.config import Config
 from modelshare.server.registry.storages.rules import iam_policy
 from modelshare.server.storage.bucket import S3Options
 from modelshare.server.storage.bucket_check import BucketCheck, Step
+from modelshare.server.storage.in_place import DirectInPlaceStore
 from modelshare.server.storage.own_bucket import Keys, OwnBucket, Role
 from storage_servers import aws_server
 
@@ -38,11 +41,15 @@ def client(service: str, url: str) -> Any:
 
 def keys_without(url: str, missing: str | None) -> Keys:
     """Of a new user who has all rights of our policy but one."""
-    iam, name = client("iam", url), f"user-{(missing or 'full').replace(':', '-')}"
     policy = json.loads(json.dumps(POLICY))
     for statement in policy["Statement"]:
         statement["Action"] = [action for action in statement["Action"] if action != missing]
     policy["Statement"] = [statement for statement in policy["Statement"] if statement["Action"]]
+    return keys_with(url, f"user-{(missing or 'full').replace(':', '-')}", policy)
+
+
+def keys_with(url: str, name: str, policy: dict[str, Any]) -> Keys:
+    iam = client("iam", url)
     iam.create_user(UserName=name)
     iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(policy))
     key = iam.create_access_key(UserName=name)["AccessKey"]
@@ -179,3 +186,20 @@ def test_no_identity_to_assume_a_role_with(endpoint: str, monkeypatch: pytest.Mo
     steps = checked(endpoint, Role("arn:aws:iam::123456789012:role/x", "modelshare-proj_0"))
     assert steps["connect"].state == "failed"
     assert "no AWS identity" in str(steps["connect"].message)
+
+
+@pytest.mark.parametrize("lists_versions", [True, False])
+def test_only_versions_that_can_be_listed_are_pins(endpoint: str, tmp_path: Path, lists_versions: bool) -> None:
+    """Otherwise a model of thousands of files could not be granted in time."""
+    bucket = f"versioned-{lists_versions}".lower()
+    s3 = client("s3", endpoint)
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    s3.put_object(Bucket=bucket, Key="theirs/w.gguf", Body=b"weights")
+    actions = ["s3:ListBucket", "s3:GetObject", "s3:GetObjectVersion", *["s3:ListBucketVersions"] * lists_versions]
+    policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": actions, "Resource": "*"}]}
+    own = OwnBucket(f"s3://{bucket}/theirs", keys_with(endpoint, bucket, policy), allow_private=True)
+    store = DirectInPlaceStore(S3Options(bucket, "theirs", endpoint, None, "path"), own=own, scratch=tmp_path)
+    with rights_checked(endpoint):
+        pin, _ = asyncio.run(store.pin("w.gguf"))
+    assert (pin.version is not None) == lists_versions

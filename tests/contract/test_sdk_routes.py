@@ -15,10 +15,11 @@ from pydantic import BaseModel
 from modelshare.client import CatalogFilter, Client
 from modelshare.client.call import Call, Resource, listed, sent
 from modelshare.client.uploads import part_path
-from modelshare.server.app import api
+from modelshare.server.api import api
 from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.held import HeldOpen
+from modelshare.wire.importing import ImportCreate
 from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
 from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
 from modelshare.wire.registering import ModelRegister
@@ -38,6 +39,7 @@ EXAMPLES: dict[Any, Any] = {
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,
     HeldOpen: HeldOpen(holder="x", name="x", files=[FileEntry(path="x", size=1, sha256="0" * 64)]),
+    ImportCreate: ImportCreate(source="hf:acme/tiny"),
     ModelRegister: ModelRegister(source="s3://bucket/model", name="x"),
     StorageSet: StorageSet(url="s3://bucket/prefix", role_arn="arn:aws:iam::123456789012:role/x"),
     MoveRequest: MoveRequest(to=MoveTarget.OWN),

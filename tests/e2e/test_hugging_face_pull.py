@@ -1,4 +1,4 @@
-"""Stock Hugging Face clients read models, from the platform and from projects' own buckets."""
+"""Stock Hugging Face clients read models, wherever these are stored."""
 
 import sys
 import urllib.error
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import HfFileSystem, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     RemoteEntryNotFoundError,
@@ -42,11 +42,9 @@ def folder(hubs: Mapping[str, Hub], tmp_path_factory: pytest.TempPathFactory) ->
     gguf.mkdir()
     tiny_model.write_gguf(gguf / "tiny-Q4_K_M.gguf")
     for hub in hubs.values():
-        with hub.server.client(hub.owner) as client:
-            push_model(client, folder, name="tiny", version="1.0.0")
-            push_model(client, gguf, name="gguf")
-    with hubs["platform"].server.client(hubs["platform"].owner) as client:
-        push_model(client, folder, name="tiny", version="1.1.0-rc.1+build.5")
+        hub.publish(folder, "tiny")
+        hub.publish(gguf, "gguf")
+    hubs["platform"].publish(folder, "tiny", "1.1.0-rc.1+build.5")
     return folder
 
 
@@ -58,6 +56,16 @@ def test_a_snapshot_of_every_kind_of_revision(hub: Hub, folder: Path, tmp_path: 
     found = Path(hub.api.snapshot_download("acme/tiny", revision=wanted, cache_dir=tmp_path / "cache"))
     assert files_in(found) == files_in(folder)
     assert found.name == hub.api.model_info("acme/tiny", revision=wanted).sha
+
+
+@EVERYWHERE
+def test_a_snapshot_and_a_range(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    name = hub.repository("tiny")
+    found = Path(hub.api.snapshot_download(name, revision="1.0.0", cache_dir=tmp_path / "cache"))
+    assert files_in(found) == files_in(folder)
+    with HfFileSystem(endpoint=hub.endpoint, token=hub.key).open(f"{name}/model.safetensors") as file:
+        file.seek(1000)
+        assert file.read(64) == (folder / "model.safetensors").read_bytes()[1000:1064]
 
 
 def test_a_signature_comes_with_the_files(hub: Hub, folder: Path, tmp_path: Path) -> None:
@@ -148,7 +156,7 @@ def test_transformers_load_a_model_that_says_what_it_says_and_push_it(hub: Hub, 
     assert "ready" in hub.versions("pushed").values()
 
 
-@pytest.mark.parametrize("hub", ["bucket", "relayed"], indirect=True)
+@pytest.mark.parametrize("hub", ["bucket", "relayed", "in_place", "held"], indirect=True)
 def test_llama_cpp_loads_by_its_own_downloader(hub: Hub) -> None:
     """It takes no token but of the form `hf_…`."""
     code = (
@@ -201,7 +209,7 @@ def test_the_key_is_harmless_where_a_client_is_sent(hub: Hub, folder: Path) -> N
     assert (sent.status_code, sent.headers["x-linked-size"]) == (302, str(len(wanted)))
     assert sent.headers["vary"] == "Authorization"
     is_own = sent.headers["location"].startswith(hub.server.url)
-    assert is_own == (hub.kind != "bucket")
+    assert is_own == (hub.kind not in {"bucket", "in_place"})
     assert httpx.get(sent.headers["location"], headers=key if is_own else {}).content == wanted
     head = httpx.head(url, headers=key)
     assert (head.status_code, head.headers["content-length"]) == (200, sent.headers["x-linked-size"])

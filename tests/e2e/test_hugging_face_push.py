@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from hub_clients import KINDS, Hub, files_in, written
+from hub_clients import PUSHED, Hub, files_in, written
 from modelshare.client.errors import InvalidRequestError
 from modelshare.server.hub.hugging_face.git_objects import git_oid
 from uploading import broken_model
@@ -26,7 +26,7 @@ def transfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     return str(request.param)
 
 
-@pytest.mark.parametrize("hub", KINDS, indirect=True)
+@pytest.mark.parametrize("hub", PUSHED, indirect=True)
 def test_up_and_down_again(hub: Hub, tmp_path: Path, transfer: str) -> None:
     """Small files, one of several parts, an empty one, two with the same content, and a name that needs quoting."""
     name = f"round-{transfer}"
@@ -202,3 +202,19 @@ def test_a_digest_grants_nothing_to_another_project(hub: Hub, tmp_path: Path) ->
         api.upload_file(repo_id="acme/secret", path_or_fileobj=b"x", path_in_repo="x.txt")
     with pytest.raises(RepositoryNotFoundError):
         api.create_repo("acme/mine")
+
+
+@pytest.mark.parametrize("hub", ["in_place", "held"], indirect=True)
+def test_a_commit_does_not_copy_what_its_owner_keeps(hub: Hub, tmp_path: Path) -> None:
+    """The owner gave the platform no copy, so a small change must not make one; a complete push is a version."""
+    folder = written(tmp_path / "model", smallest_model(pad=200_000))
+    hub.publish(folder, "kept")
+    name = hub.repository("kept")
+    with pytest.raises(HfHubHTTPError, match="stay where their owner keeps them"):
+        hub.api.upload_file(repo_id=name, path_or_fileobj=b"# New\n", path_in_repo="README.md")
+    assert hub.versions("kept") == {"1.0.0": "ready"}
+    hub.api.snapshot_download(name, local_dir=tmp_path / "out")
+    assert files_in(tmp_path / "out") == files_in(folder)
+    written(folder, smallest_model(seed=1, pad=200_000))
+    hub.api.upload_folder(repo_id=name, folder_path=folder)
+    assert hub.versions("kept") == {"1.0.0": "ready", "1.0.1": "ready"}

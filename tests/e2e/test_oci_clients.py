@@ -1,4 +1,4 @@
-"""Stock OCI clients pull a model from the platform and from projects' own buckets, byte by byte."""
+"""Stock OCI clients pull a model, wherever it is stored, byte by byte."""
 
 import contextlib
 import json
@@ -17,7 +17,6 @@ import pytest
 from modelpack_client import ModelPackClient
 
 from hub_clients import KINDS, Hub, files_in, written
-from modelshare.client.push import push_model
 from programs import wait_until
 from shell import write_model
 
@@ -37,8 +36,7 @@ def files(hubs: Mapping[str, Hub], tmp_path_factory: pytest.TempPathFactory) -> 
     folder = write_model(tmp_path_factory.mktemp("oci") / "model", pad=SIZE)
     written(folder, {"sub/vocab.txt": b"a\nb\n", "sub/same.txt": b"a\nb\n"})
     for hub in hubs.values():
-        with hub.server.client(hub.owner) as client:
-            push_model(client, folder, name="Tiny-1B", version="1.0.0+a")
+        hub.publish(folder, "Tiny-1B", "1.0.0+a")
     return files_in(folder)
 
 

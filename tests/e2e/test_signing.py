@@ -11,6 +11,9 @@ from model_signing._cli import main
 
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import Client
+from modelshare.client.push import push_model
+from modelshare.client.source import read_source
+from modelshare.client.verify import find_differing
 from modelshare.wire import signing
 from modelshare.wire.keys import ProjectWithKey
 from modelshare.wire.signers import SignatureState
@@ -112,6 +115,34 @@ def test_the_stock_program_and_ours(shell: Shell, client: Client, folder: Path, 
     stock("sign", "key", "--private_key", private, "--signature", inside, pulled)
     digests = {file.path: file.sha256 for file in client.models.manifest("model", "1.0.0").files}
     assert signing.verify(inside.read_bytes(), [private_key().public_key()], digests)
+
+
+def test_signed_when_pushed(shell: Shell, client: Client, folder: Path, tmp_path: Path) -> None:
+    private, public = keys(tmp_path)
+    shell.says("signers", "add", "release", "--public-key", public)
+    assert "Leave out --no-wait" in shell.refused(
+        "push", str(folder), "--sign-key", private, "--no-wait", code=ExitCode.USAGE
+    )
+    assert "Signed model 1.0.0: " in shell.says("push", str(folder), "--sign-key", private)
+    found = client.models.get("model")
+    assert (found.signature.state, found.signature.signer) == (SignatureState.VALID, "release")
+    pulled = as_stored(client, folder, tmp_path / "pulled")
+    (pulled / signing.SIGNATURE_FILE).write_bytes(client.models.signature("model", "1.0.0"))
+    verify(pulled, pulled / signing.SIGNATURE_FILE, public)
+    assert "Removed the signature of model 1.0.0." in shell.says("models", "unsign", "model")
+    assert client.models.get("model").signature.state is SignatureState.NONE
+    assert "has no signature" in shell.refused("models", "unsign", "model@1.0.0")
+
+
+def test_only_what_lies_here_is_signed(client: Client, folder: Path) -> None:
+    """Whatever the platform says that it has."""
+    push_model(client, folder, name="model")
+    manifest = client.models.manifest("model", "1.0.0")
+    here = {file.path: file.location for file in read_source(folder).files}
+    assert find_differing(here, manifest.files) is None
+    assert find_differing(here, manifest.files[1:]) == manifest.files[0].path
+    changed = [manifest.files[0].model_copy(update={"sha256": "0" * 64}), *manifest.files[1:]]
+    assert find_differing(here, changed) == manifest.files[0].path
 
 
 def test_the_commands(shell: Shell, client: Client, folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ OFFERED = {
     "accounts": {"service", "invitations", "key_auth", "members", "people", "sessions", "sign_in"},
     "registry": {
         *("service", "blobs.disposal", "file_selection", "held", "licenses", "versions", "inspection.front_matter"),
-        *("in_place.service", "manifest", "moves.service", "signatures.service"),
+        *("imports.service", "in_place.service", "manifest", "moves.service", "signatures.service"),
         *("storages.keeping", "storages.relay", "storages.service", "storages.stores"),
         *("uploads.ahead", "uploads.completing", "uploads.expiry", "uploads.service"),
     },

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute, iter_route_contexts
 
 import modelshare
 from modelshare.server.accounts.rules import MemberRole
-from modelshare.server.app import api
+from modelshare.server.api import api
 from modelshare.server.web.choices import CHOICES
 from modelshare.server.web.pages import PageRoute
 

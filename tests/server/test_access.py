@@ -5,7 +5,7 @@ import pytest
 
 from answers import ANONYMOUS, problem
 from conftest import Tenant
-from modelshare.server.app import api
+from modelshare.server.api import api
 
 pytestmark = pytest.mark.anyio
 PUBLIC = {

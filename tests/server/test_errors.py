@@ -17,7 +17,8 @@ from answers import ANONYMOUS, message, problem
 from conftest import Tenant, client_of, new_tenant
 from factories import make_model
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.app import MAX_BODY, Application, api, create_app
+from modelshare.server.api import api
+from modelshare.server.app import MAX_BODY, Application, create_app
 from modelshare.server.db import for_update
 from modelshare.server.http import WriteSession
 from modelshare.server.settings import Settings

@@ -20,6 +20,7 @@ from modelshare.server.fleet.tables import WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
+from modelshare.server.registry.imports.tables import ImportRow
 from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import (
@@ -109,6 +110,16 @@ async def add_what_is_new(database: Database) -> None:
                     state="moving",
                     bytes_total=1,
                     created_at=9,
+                ),
+                ImportRow(
+                    project_id="proj_acme",
+                    actor="key:k",
+                    source="hf:a/b",
+                    endpoint="https://hub",
+                    name="b",
+                    state="failed",
+                    created_at=9,
+                    progressed_at=9,
                 ),
             ]
         )

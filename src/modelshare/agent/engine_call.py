@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Final
 
 from modelshare.agent.engine_pool import EngineCall
@@ -14,7 +13,7 @@ from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.translator import StreamTranslator
 
-_OK: Final = HTTPStatus.OK
+_OK: Final = 200
 _MAX_BYTES: Final = 512 << 20
 """Maximum size of an answer; many vectors are long."""
 _MAX_ERROR_BYTES: Final = 64 << 10

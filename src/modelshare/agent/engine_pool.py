@@ -38,9 +38,10 @@ class EngineCall(ABC):
     """
 
     def __init__(self) -> None:
-        self._connection: _Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._is_closed = False
+        # For the pool:
+        self.is_closed = False
+        self.connection: _Connection | None = None
+        self.connecting: asyncio.Task[None] | None = None
 
     @abstractmethod
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -60,27 +61,27 @@ class EngineCall(ABC):
 
     def close(self) -> None:
         """Ends the call: nothing is called back any more."""
-        self._is_closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        if self._connection is not None:
-            self._connection.abort()
+        self.is_closed = True
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.connection is not None:
+            self.connection.abort()
 
     def finish(self) -> None:
         """Like `close`, when only the end of the response is missing: the connection is kept if that comes soon."""
-        self._is_closed = True
-        if self._connection is not None:
-            self._connection.discard_rest()
+        self.is_closed = True
+        if self.connection is not None:
+            self.connection.discard_rest()
 
     def pause(self) -> None:
         """Stops reading, and with it the engine."""
-        if self._connection is not None:
-            self._connection.pause()
+        if self.connection is not None:
+            self.connection.pause()
 
     def resume(self) -> None:
-        if self._connection is not None:
-            self._connection.resume()
+        if self.connection is not None:
+            self.connection.resume()
 
 
 class EnginePool:
@@ -154,7 +155,7 @@ class _Origin:
 
     def connect(self, call: EngineCall, request: bytes) -> None:
         """Sends the request on a new connection."""
-        call._connecting = self._loop.create_task(self._connect(call, request))  # noqa: SLF001 - one module
+        call.connecting = self._loop.create_task(self._connect(call, request))
 
     async def _connect(self, call: EngineCall, request: bytes) -> None:
         tls = _tls() if self.url.scheme == "https" else None
@@ -164,11 +165,11 @@ class _Origin:
                     lambda: _Connection(self), self._host, self._port, ssl=tls
                 )
         except Exception as error:  # noqa: BLE001 - whatever it is, the call has to end
-            call._connecting = None  # noqa: SLF001
+            call.connecting = None
             is_network = isinstance(error, (OSError, TimeoutError))
             call.on_failure(EngineUnreachableError(f"no connection to the engine: {error}") if is_network else error)
         else:
-            call._connecting = None  # noqa: SLF001
+            call.connecting = None
             connection.send(call, request)
 
     def keep(self, connection: "_Connection") -> bool:
@@ -232,7 +233,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, call: EngineCall, request: bytes) -> None:
         self._began()
-        self._call, call._connection, self._request = call, self, request  # noqa: SLF001 - one module
+        self._call, call.connection, self._request = call, self, request
         self._transport.write(request)
 
     def abort(self) -> None:
@@ -259,7 +260,7 @@ class _Connection(asyncio.Protocol):
     def _take_call(self) -> EngineCall | None:
         call, self._call, self._request = self._call, None, b""
         if call is not None:
-            call._connection = None  # noqa: SLF001
+            call.connection = None
         return call
 
     # --- asyncio ---------------------------------------------------------------------------------------------------
@@ -352,9 +353,9 @@ class _Connection(asyncio.Protocol):
         try:
             if is_head_new:
                 call.on_head(status, headers)
-            if parts and not call._is_closed:  # noqa: SLF001 - one module
+            if parts and not call.is_closed:
                 call.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
-            if is_complete and not call._is_closed:  # noqa: SLF001
+            if is_complete and not call.is_closed:
                 call.on_end()
         except Exception as failure:  # noqa: BLE001 - whatever it is, the call has to end
             error = failure

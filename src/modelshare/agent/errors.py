@@ -2,7 +2,8 @@
 
 AgentError
 ├── StopError               the agent cannot continue (rejected, replaced, data folder in use): log the reason and exit
-│   └── RemovedError        it was removed from the fleet: delete all weights and exit
+│   ├── RemovedError        it was removed from the fleet: delete all weights and exit
+│   └── UnknownAgentError   the platform does not know it: exit
 └── DeploymentError         one deployment failed; it is retried later
     ├── NoMemoryError
     └── PullError           its files could not be downloaded
@@ -23,6 +24,10 @@ class StopError(AgentError):
 
 class RemovedError(StopError):
     """The agent was removed from the fleet."""
+
+
+class UnknownAgentError(StopError):
+    """The platform does not know the agent's credential."""
 
 
 class DeploymentError(AgentError):

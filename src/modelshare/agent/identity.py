@@ -44,23 +44,29 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
 
 def load_identity(data_dir: Path) -> Identity | None:
     """The identity from an earlier enrollment. Raises StopError if it cannot be read."""
-    path = data_dir / _NAME
+    path = identity_path(data_dir)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Identity)
     except FileNotFoundError:
         return None
     except msgspec.DecodeError as error:
-        raise StopError(f"{path} is damaged. Delete it, and start the agent with a new join key.") from error
+        raise StopError(
+            f"{path} is damaged. Delete it, and start the agent with a new join key, or run `modelshare hold` again."
+        ) from error
+
+
+def identity_path(data_dir: Path) -> Path:
+    return data_dir / _NAME
 
 
 def save_identity(data_dir: Path, identity: Identity) -> None:
     """Stores it, readable only by this user."""
-    private_files.replace(data_dir / _NAME, msgspec.json.encode(identity))
+    private_files.replace(identity_path(data_dir), msgspec.json.encode(identity))
 
 
 def forget_identity(data_dir: Path) -> None:
     """Deletes the identity, since it is no longer valid."""
-    (data_dir / _NAME).unlink(missing_ok=True)
+    identity_path(data_dir).unlink(missing_ok=True)
 
 
 _NAME = "identity.json"

@@ -10,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
-from modelshare.agent.errors import RemovedError, StopError
+from modelshare.agent.errors import RemovedError, UnknownAgentError
 from modelshare.agent.streams import Stream, Streams
 from modelshare.transfer.tasks import run_all
 from modelshare.wire.backoff import Backoff
@@ -194,7 +194,7 @@ def _stop_if_final(verdict: Verdict | None) -> None:
     if verdict is Verdict.REMOVED:
         raise RemovedError("This agent was removed from the server. Its weights are deleted.")
     if verdict is Verdict.UNKNOWN:
-        raise StopError(
+        raise UnknownAgentError(
             "The server does not know this agent. To enrol it again, delete identity.json in its data folder "
             "and start it with a new join key."
         )

@@ -23,7 +23,7 @@ from modelshare.wire.inference import BadInferenceRequestError
 
 _log = logging.getLogger(__name__)
 
-_OK: Final = HTTPStatus.OK
+_OK: Final = 200
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream; charset=utf-8"
 _LOADING: Final = "The model is being loaded on its machine; try again in a moment."
@@ -46,6 +46,12 @@ class EngineRelay:
 
     def serve(self, stream: Stream) -> None:
         """Begins to answer a request. Every one is answered, whatever happens: a client must never wait in vain."""
+        try:
+            self._begin(stream)
+        except Exception as error:  # noqa: BLE001 - it must not end the link
+            _send_error(stream, _client_error(error, stream))
+
+    def _begin(self, stream: Stream) -> None:
         serving = self._find(stream.deployment_id)
         if serving is None:
             status = HTTPStatus.SERVICE_UNAVAILABLE

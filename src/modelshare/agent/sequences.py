@@ -82,8 +82,10 @@ class Sequences:
 
     def close(self) -> None:
         """Ends all calls; the engine stops working on them."""
+        if self._is_over:
+            return
         self._is_over = True
-        for sequence in self._sequences:
+        for sequence in reversed(self._sequences):  # those that wait first: they must not get the others' slots
             sequence.close()
 
     @property
@@ -104,6 +106,9 @@ class Sequences:
 
     def _begin(self, sequence: "_Sequence", turn: Turn) -> None:
         sequence.turn = turn
+        if self._is_over:
+            turn.close()
+            return
         try:
             self._send(sequence, turn)
         except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
@@ -165,8 +170,7 @@ class _Sequence:
         self.turn: Turn | None = None
         self._tally: Tally | None = None
         self._asking: Period | None = None
-        prepared = part.prepared
-        self._prompt = next((prepared.fields[name] for name in _PROMPTS if name in prepared.fields), b"")
+        self._prompt = part.prepared.prompt
 
     def wait(self, begin: Callable[[Turn], None]) -> None:
         """Calls `begin` when it is the sequence's turn. Raises TooManyWaitingError."""
@@ -193,6 +197,3 @@ class _Sequence:
             self.turn.worked = self._tally is not None and self._tally.began
             self.turn.close()
             self.turn = None  # it refers to this
-
-
-_PROMPTS: Final = ("messages", "prompt", "input")

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from modelshare.agent.connection import BadFrameError
@@ -27,7 +26,7 @@ from modelshare.wire.link import (
 from modelshare.wire.text import plain
 
 _NOTHING: Final = TokenUsage()
-_HIGHEST_STATUS: Final = 599
+_OK, _LOWEST_ERROR, _HIGHEST_STATUS, _BAD_GATEWAY = 200, 400, 599, 502
 
 
 class Outlet(Protocol):
@@ -257,8 +256,7 @@ class Streams:
 
 def _status(status: int) -> int:
     """The status if a response may have it, else 502."""
-    is_fit = status == HTTPStatus.OK or HTTPStatus.BAD_REQUEST <= status <= _HIGHEST_STATUS
-    return status if is_fit else HTTPStatus.BAD_GATEWAY
+    return status if status == _OK or _LOWEST_ERROR <= status <= _HIGHEST_STATUS else _BAD_GATEWAY
 
 
 def _counts(usage: TokenUsage) -> tuple[int, int]:

@@ -31,6 +31,12 @@ class Entry:
 ENTRIES = (
     Entry("push", PUBLISH, "Upload a model: a folder, a .gguf file or an archive. Resumes an interrupted push."),
     Entry("register", PUBLISH, "Publish a model that lies in your bucket, where it lies. Nothing is copied."),
+    Entry(
+        "import",
+        PUBLISH,
+        "Copy a model from a Hugging Face Hub or an OCI registry. The platform does the work, and resumes it.",
+    ),
+    Entry("imports", PUBLISH, "List imports with their progress, and cancel one."),
     Entry("hold", PUBLISH, "Publish a model that stays on this machine: nothing is uploaded."),
     Entry("pull", PUBLISH, "Download one of your models into a folder. Resumes an interrupted pull."),
     Entry("verify", PUBLISH, "Compare a folder with a model's manifest: name the files that differ."),

@@ -31,20 +31,20 @@ RelayedOption: TypeAlias = Annotated[
 
 
 def secret_of(file: Path | None) -> str:
-    return _read(file) if file else os.environ.get(SECRET) or ask("Secret access key", hide=True)
+    return read_secret(file) if file else os.environ.get(SECRET) or ask("Secret access key", SECRET, hide=True)
 
 
-def ask(what: str, *, hide: bool = False) -> str:
-    """Typed at a prompt, the secret without echo, or the next line of a pipe."""
+def ask(what: str, variable: str, *, hide: bool = False) -> str:
+    """Typed at a prompt, the secret without echo, or the next line of a pipe. `variable` could be set instead."""
     if sys.stdin.isatty():
         answer: str = typer.prompt(what, hide_input=hide, err=True)
         return answer
     if line := sys.stdin.readline().strip():
         return line
-    raise CommandError(f"No {what.lower()} given. Pipe it in, or set {SECRET if hide else KEY_ID}.", ExitCode.USAGE)
+    raise CommandError(f"No {what.lower()} given. Pipe it in, or set {variable}.", ExitCode.USAGE)
 
 
-def _read(path: Path) -> str:
+def read_secret(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

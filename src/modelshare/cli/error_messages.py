@@ -73,8 +73,11 @@ _FORMS = {
     "name": "up to 96 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends and no `--` or `..`",
     "slug": "up to 63 lowercase letters, digits and `-`, with a letter or digit at both ends and no `--`",
     "version": "a semantic version such as 1.2.0",
+    "token": "use letters, digits and punctuation without spaces",
 }
 """What is allowed, in words instead of a regular expression."""
+_SECRETS = frozenset({"token", "access_key_id", "secret_access_key"})
+"""Fields whose values are not shown."""
 
 
 def _invalid_value(error: ValidationError | UnicodeEncodeError) -> str:
@@ -83,4 +86,5 @@ def _invalid_value(error: ValidationError | UnicodeEncodeError) -> str:
     first = error.errors()[0]
     field = next((str(part) for part in reversed(first["loc"]) if isinstance(part, str)), "the request")
     form = _FORMS.get(field) if first["type"] == "string_pattern_mismatch" else None
-    return f"Invalid `{field}` {first['input']!r}: {form or first['msg'].removeprefix('Value error, ')}."
+    value = "" if field in _SECRETS else f" {first['input']!r}"
+    return f"Invalid `{field}`{value}: {form or first['msg'].removeprefix('Value error, ')}."

@@ -197,6 +197,21 @@ def signature(
             print_message(f"Wrote {output}.")
 
 
+@app.command()
+def unsign(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Model ID or name. Default: latest version.")],
+    json: Json = False,
+) -> None:
+    """Remove a version's signature. Endpoints that run it keep running."""
+    with Client() as client:
+        found, version = own_version(client, model)
+        client.models.unsign(found.id, version)
+    if json:
+        print_json({"id": found.id, "version": version, "signed": False})
+    else:
+        print_message(f"Removed the signature of {found.name} {version}.")
+
+
 @app.command("delete-version")
 def delete_version(
     model: Model,

@@ -24,6 +24,7 @@ from modelshare.cli.output import print_message
 from modelshare.client.pull import PullProgress
 from modelshare.client.push import Progress, PushPhase
 from modelshare.client.source import PushSource
+from modelshare.wire.importing import Import, ImportState
 from modelshare.wire.left_out import note
 from modelshare.wire.secret_scan import ExposedSecret
 from modelshare.wire.uploads import Upload
@@ -132,6 +133,52 @@ class TransferProgress(PullProgress):
     def moved(self, size: int) -> None:
         if self._task is not None:
             self._bars.advance(self._task, size)
+
+
+class ImportProgress:
+    """A bar for the bytes that have arrived on a terminal, otherwise one line per phase."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        self._said: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop()
+
+    def show(self, found: Import) -> None:
+        if found.state is ImportState.IMPORTING and found.reason:
+            self._stop()
+            self._say(found.reason)
+        elif found.state is ImportState.IMPORTING and found.bytes_total is not None:
+            if self._console.is_terminal:
+                self._advance(found.bytes_done, found.bytes_total)
+            else:
+                self._say(f"Importing: {size(found.bytes_total)}.")
+        elif found.state is ImportState.PROCESSING:
+            self._stop()
+            self._say(f"{_WORDS[PushPhase.PROCESSING]}.")
+
+    def _advance(self, done: int, total: int) -> None:
+        if self._bars is None or self._task is None:
+            self._bars = _bars(self._console)
+            self._task = self._bars.add_task("Importing", total=total)
+            self._bars.start()
+        self._bars.update(self._task, completed=done)
+
+    def _say(self, message: str) -> None:
+        if message != self._said:
+            print_message(message)
+        self._said = message
+
+    def _stop(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars = None
 
 
 def _bars(console: Console) -> Bars:

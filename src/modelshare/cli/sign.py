@@ -11,7 +11,10 @@ from modelshare.cli.error_messages import CommandError
 from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.resolve_model import own_version
 from modelshare.client import Client
+from modelshare.client.source import PushSource
+from modelshare.client.verify import find_differing
 from modelshare.wire import signing
+from modelshare.wire.models import ExtendedModel, Manifest, Version
 from modelshare.wire.signers import SignatureState
 
 app = typer.Typer(add_completion=False)
@@ -34,19 +37,41 @@ def sign(
     json: Json = False,
 ) -> None:
     """Sign a version with your key, from the digests of its files. Neither the files nor the key leave their place."""
-    private_key = _private_key(key)
+    private_key = read_key(key)
     with Client() as client:
         found, version = own_version(client, model)
         manifest = client.models.manifest(found.id, version)
-        digests = {file.path: file.sha256 for file in manifest.files}
-        bundle = signing.sign(private_key, digests, manifest.name)
+        bundle = signing.sign(private_key, digests_of(manifest), manifest.name)
         signed = client.models.sign(found.id, version, bundle)
     if output is not None:
         output.write_bytes(bundle)
     if json:
         print_json(signed)
         return
-    print_message(f"Signed {found.name} {version}: {len(signing.covered(digests))} files.")
+    print_signed(manifest, signed)
+
+
+def sign_pushed(
+    client: Client, model: ExtendedModel, version: str, source: PushSource, private_key: signing.PrivateKey
+) -> None:
+    """Signs a version that was just pushed, if it is what lies here. Raises CommandError."""
+    manifest = client.models.manifest(model.id, version)
+    differing = find_differing({file.path: file.location for file in source.files}, manifest.files)
+    if differing is not None:
+        raise CommandError(
+            f"{model.name} {version} was pushed, but not signed: {differing} there is not what it is here. Push again "
+            "when no program writes to the files."
+        )
+    bundle = signing.sign(private_key, digests_of(manifest), manifest.name)
+    print_signed(manifest, client.models.sign(model.id, version, bundle))
+
+
+def digests_of(manifest: Manifest) -> dict[str, str]:
+    return {file.path: file.sha256 for file in manifest.files}
+
+
+def print_signed(manifest: Manifest, signed: Version) -> None:
+    print_message(f"Signed {manifest.name} {signed.version}: {len(signing.covered(digests_of(manifest)))} files.")
     if signed.signature.state is SignatureState.UNKNOWN_SIGNER:
         print_message(
             "Your project has not registered this key yet, so the signature does not count. Register its public key: "
@@ -54,7 +79,8 @@ def sign(
         )
 
 
-def _private_key(file: Path) -> signing.PrivateKey:
+def read_key(file: Path) -> signing.PrivateKey:
+    """A private key. Asks for its password, if it has one. Raises CommandError."""
     pem = file.read_bytes()
     try:
         password = os.environ.get(PASSWORD)

@@ -61,7 +61,7 @@ def set_storage(  # noqa: PLR0917 - Typer passes options by name
             raise CommandError("Use one of --role-arn, --keep-keys and access keys.", ExitCode.USAGE)
         key_id = secret = None
     else:
-        key_id = access_key_id or os.environ.get(KEY_ID) or ask("Access key ID")
+        key_id = access_key_id or os.environ.get(KEY_ID) or ask("Access key ID", KEY_ID)
         secret = secret_of(secret_file)
     body = request(
         StorageSet,

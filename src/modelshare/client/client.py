@@ -12,6 +12,7 @@ from modelshare.client.audit import Audit
 from modelshare.client.call import AsyncTransport, SyncTransport, Transport
 from modelshare.client.catalog import Catalog
 from modelshare.client.endpoints import Endpoints
+from modelshare.client.imports import Imports
 from modelshare.client.join_keys import JoinKeys
 from modelshare.client.keys import Keys
 from modelshare.client.models import Models
@@ -30,6 +31,7 @@ class _Resources(Generic[Transport]):
     def __init__(self, transport: Transport) -> None:
         self.models: Models[Transport] = Models(transport)
         self.uploads: Uploads[Transport] = Uploads(transport)
+        self.imports: Imports[Transport] = Imports(transport)
         self.endpoints: Endpoints[Transport] = Endpoints(transport)
         self.catalog: Catalog[Transport] = Catalog(transport)
         self.tiers: Tiers[Transport] = Tiers(transport)

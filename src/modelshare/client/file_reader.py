@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from modelshare.client.errors import ChangedError, SourceError
 from modelshare.client.plan import Part
 from modelshare.client.source import LocalFile
+from modelshare.wire.uploads import md5_of_parts
 
 SLICE = 256 << 10
 """Bytes sent at once: about the size of a socket's buffer. The network library copies what does not fit."""
@@ -37,6 +38,15 @@ class _Identity:
     @classmethod
     def of(cls, status: os.stat_result) -> "_Identity":
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigests:
+    sha256: str
+    of_parts: list[str]
+    """SHA-256 of each part."""
+    parts_md5: str
+    """As `FileDigest.parts_md5`."""
 
 
 class Reader:
@@ -70,18 +80,19 @@ class Reader:
             moved(len(piece))
         return digest.hexdigest()
 
-    def sha256_with_parts(self, file: LocalFile, parts: Iterable[Part]) -> tuple[str, list[str]]:
-        """SHA-256 of the file and of each of its parts, reading it once. Raises SourceError, StoppedError."""
+    def digests(self, file: LocalFile, parts: Iterable[Part]) -> FileDigests:
+        """Reads the file once. Raises SourceError, StoppedError."""
         whole = hashlib.sha256()
-        digests = []
+        digests, md5s = [], []
         buffer = memoryview(bytearray(HASH_SLICE))
         for part in parts:
-            digest = hashlib.sha256()
+            digest, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
             for piece in self._pieces(file, part, buffer):
-                whole.update(piece)
-                digest.update(piece)
+                for hasher in (whole, digest, md5):
+                    hasher.update(piece)
             digests.append(digest.hexdigest())
-        return whole.hexdigest(), digests
+            md5s.append(md5.digest())
+        return FileDigests(whole.hexdigest(), digests, md5_of_parts(md5s))
 
     def slices(self, file: LocalFile, part: Part) -> Iterator[bytes]:
         """Iterates over the part's bytes. Raises SourceError, StoppedError."""

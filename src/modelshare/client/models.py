@@ -166,6 +166,11 @@ class Models(Resource[Transport]):
         return Call("POST", path, Version.model_validate_json, repeatable=True, raw=signature)
 
     @sent
+    def unsign(self, model_id: str, version: str) -> Call[None]:
+        """Removes the version's signature. Raises NotFoundError if it has none."""
+        return delete(at(BASE, model_id, "versions", version, "signature"))
+
+    @sent
     def signature(self, model_id: str, version: str) -> Call[bytes]:
         """The version's signature: a `model.sig`. Raises NotFoundError if it has none."""
         return Call("GET", at(BASE, model_id, "versions", version, "signature"), bytes, repeatable=True)

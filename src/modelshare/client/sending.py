@@ -62,8 +62,8 @@ class Sending:
             (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
         }
         """SHA-256 of each part as the server received it."""
-        self._whole: dict[int, str] = {}
-        """SHA-256 of whole files, read after they were sent, by file number."""
+        self._whole: dict[int, FileDigest] = {}
+        """Of whole files, read after they were sent, by file number."""
         self._unsent: Counter[int] = Counter()
         self._lock = threading.Lock()
 
@@ -144,18 +144,21 @@ class Sending:
 
     def _compare_whole(self, file: LocalFile, parts: list[Part]) -> Iterable[Step]:
         """Hashes the whole file, for the server to compare, since a bucket does not report what it received."""
-        whole, digests = self._reader.sha256_with_parts(file, parts)
-        for part, digest in zip(parts, digests, strict=True):
+        found = self._reader.digests(file, parts)
+        for part, digest in zip(parts, found.of_parts, strict=True):
             if self._received.get((part.n, part.k), digest) != digest:
                 raise ChangedError(file.location)
-        self._whole[parts[0].n] = whole
+        n = parts[0].n
+        self._whole[n] = FileDigest(n=n, sha256=found.sha256, parts_md5=found.parts_md5)
         return ()
 
     def _digest(self, file: UploadFile) -> FileDigest | None:
         if file.reused or not file.parts:
             return None
-        if whole := self._whole.get(file.n) or (self._received[file.n, 0] if file.parts == 1 else None):
-            return FileDigest(n=file.n, sha256=whole)
+        if file.n in self._whole:
+            return self._whole[file.n]
+        if file.parts == 1:
+            return FileDigest(n=file.n, sha256=self._received[file.n, 0])
         return FileDigest(n=file.n, parts_sha256=digest_of_parts(self._received[file.n, k] for k in range(file.parts)))
 
 

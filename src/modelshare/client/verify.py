@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,15 @@ def verify_folder(
         missing=sorted(wanted.keys() - there.keys()),
         extra=sorted(there.keys() - wanted.keys()),
     )
+
+
+def find_differing(locations: Mapping[str, Path], files: Sequence[RemoteFile]) -> str | None:
+    """The path of a file that is not the same in a manifest and where it lies here; None if all are. Reads them."""
+    if unlisted := locations.keys() - {file.path for file in files}:
+        return min(unlisted)
+    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="verify") as pool:
+        same = pool.map(lambda file: file.path in locations and has_content(locations[file.path], file), files)
+        return next((file.path for file, is_same in zip(files, same, strict=True) if not is_same), None)
 
 
 def has_content(path: Path, file: RemoteFile) -> bool:

@@ -12,26 +12,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.routing import APIRoute
-from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelshare import __version__
-from modelshare.server import health, installation, jobs, migrations, model_paths
-from modelshare.server.accounts import routes as accounts_routes
+from modelshare.server import installation, jobs, migrations, model_paths
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
 from modelshare.server.accounts.key_auth import KeyAuthenticator
 from modelshare.server.accounts.sessions import SessionAuthenticator
 from modelshare.server.accounts.sign_in import SignIn
-from modelshare.server.audit import routes as audit_routes
-from modelshare.server.audit.given_up import routes as given_up_routes
-from modelshare.server.audit.propagation import routes as confirming_routes
+from modelshare.server.api import BELOW_MODELS, api
 from modelshare.server.audit.propagation.service import PropagationTracker
 from modelshare.server.audit.webhooks import jobs as webhook_jobs
-from modelshare.server.audit.webhooks import routes as webhooks_routes
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
@@ -41,11 +33,8 @@ from modelshare.server.cors import Cors
 from modelshare.server.db import Database
 from modelshare.server.endpoints import jobs as endpoints_jobs
 from modelshare.server.endpoints import recalls
-from modelshare.server.endpoints import routes as endpoints_routes
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import EndpointPolicy
-from modelshare.server.errors import ApiError, install_handlers, valid_json
-from modelshare.server.fleet import routes as fleet_routes
 from modelshare.server.fleet import service as fleet
 from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
@@ -53,37 +42,29 @@ from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
-from modelshare.server.http import Caller, get_platform
-from modelshare.server.hub import routes as hub_routes
+from modelshare.server.http import Caller
 from modelshare.server.hub.hugging_face import app as hugging_face
 from modelshare.server.hub.oci import service as oci
 from modelshare.server.jobs import Worker
 from modelshare.server.middleware import BodyLimit, Head, RequestId, never_sniffed
-from modelshare.server.openapi import ERRORS, complete
 from modelshare.server.ratelimit import TokenBuckets
-from modelshare.server.registry.in_place import routes as in_place_routes
+from modelshare.server.registry.imports import jobs as imports_jobs
 from modelshare.server.registry.moves import jobs as moves_jobs
 from modelshare.server.registry.processing import jobs as processing_jobs
-from modelshare.server.registry.signatures import routes as signatures_routes
-from modelshare.server.registry.storages import routes as storages_routes
 from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
-from modelshare.server.router import routes as router_routes
 from modelshare.server.router.service import Router, RouterParts
 from modelshare.server.settings import Settings
-from modelshare.server.sharing import routes as sharing_routes
 from modelshare.server.sharing import search, tiers
 from modelshare.server.sharing import service as sharing
 from modelshare.server.storage import signed_urls
 from modelshare.server.storage.files import BlobFiles
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
-from modelshare.server.web import routers as pages
 from modelshare.server.web.live import Live
 from modelshare.server.web.page_auth import PagesPlatform
-from modelshare.server.web.pages import error_page
 from modelshare.wire.keys import Project
 from modelshare.wire.link import LINK_PATH
 
@@ -93,32 +74,8 @@ STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
-_ROUTERS: Final = (
-    sharing_routes.public,
-    in_place_routes.router,
-    sharing_routes.router,
-    uploads_routes.router,
-    uploads_routes.versions,
-    signatures_routes.router,
-    storages_routes.router,
-    storages_routes.of_models,
-    endpoints_routes.router,
-    fleet_routes.public,
-    fleet_routes.router,
-    hub_routes.router,
-    router_routes.public,
-    router_routes.router,
-    accounts_routes.router,
-    audit_routes.router,
-    confirming_routes.router,
-    given_up_routes.router,
-    webhooks_routes.router,
-    health.router,
-    *pages.ROUTERS,
-)
-_BELOW_MODELS: Final = model_paths.below_models(
-    route.path for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute)
-)
+_IMPORTS: Final = 2
+"""Imports that a process runs at once."""
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
 
 
@@ -246,6 +203,7 @@ class Application:
         delivering = {webhook_jobs.DELIVER: deliverer.deliver}
         yield Worker(self.database, processing_jobs.handlers(self.platform), clock, holder=place)
         yield Worker(self.database, moves_jobs.handlers(self.platform), clock, holder=place, parallel=1)
+        yield Worker(self.database, imports_jobs.handlers(self.platform), clock, holder=place, parallel=_IMPORTS)
         yield Worker(self.database, endpoints_jobs.handlers(self.platform), clock, holder=place, parallel=1)
         yield Worker(self.database, delivering, clock, holder=place, parallel=webhook_jobs.PARALLEL)
 
@@ -270,7 +228,7 @@ class Application:
             if named:
                 scope["project_id"], scope["path"] = named.groups()
                 written = b"/" + written.lstrip(b"/").partition(b"/")[2]
-            scope["path"] = model_paths.joined(scope["path"], written, _BELOW_MODELS)
+            scope["path"] = model_paths.joined(scope["path"], written, BELOW_MODELS)
             scope["raw_path"] = scope["path"].encode()
         elif scope["path"] == LINK_PATH:
             return self.links.asgi
@@ -346,38 +304,6 @@ def _platform(
         sign_in=SignIn(database, settings, clock),
         live=Live(database),
     )
-
-
-@functools.cache
-def api() -> FastAPI:
-    """Routes, pages and errors. Built once per process, since it takes a tenth of a second; requests carry the
-    platform."""
-    built = FastAPIOffline(  # /docs without requests to other sites
-        title="modelshare",
-        version=__version__,
-        summary="Publish AI models into a public catalog without surrendering the weights.",
-        responses=ERRORS,
-        dependencies=[Depends(valid_json)],
-        redirect_slashes=False,  # it knows neither the path's project nor the platform's public URL
-        servers=[
-            {"url": "/", "description": "The key decides the project"},
-            {
-                "url": "/{project_id}",
-                "description": "The project is named",
-                "variables": {"project_id": {"default": "proj_000000000000"}},
-            },
-        ],
-    )
-    install_handlers(built, error_page, _record_refusal)
-    complete(built)
-    for router in _ROUTERS:
-        built.include_router(router)
-    return built
-
-
-async def _record_refusal(request: Request, error: ApiError) -> None:
-    platform = get_platform(request)
-    await accounts.record_refusal(platform.database, request.state.caller, error, now=platform.now())
 
 
 def _chores(platform: PagesPlatform) -> Iterator[Chore]:

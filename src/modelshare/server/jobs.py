@@ -163,6 +163,11 @@ async def finish(session: AsyncSession, lease: Lease) -> None:
     await session.execute(delete(JobRow).where(*_held(lease)))
 
 
+async def progressed(session: AsyncSession, lease: Lease) -> None:
+    """Forgets earlier attempts of a long job that has come further, so that it may be killed any number of times."""
+    await session.execute(update(JobRow).where(*_held(lease)).values(attempts=0))
+
+
 async def postpone(session: AsyncSession, lease: Lease, until: int) -> None:
     """Returns the job, to be run at `until` (Unix seconds), if the worker still has the lease. For handlers, like
     `finish`;

@@ -8,6 +8,7 @@ from modelshare.server import installation, migrations
 from modelshare.server.accounts import passwords, people
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
+from modelshare.server.registry.imports import service as imports
 from modelshare.server.registry.storages import credentials
 from modelshare.server.sealing import Keyring
 from modelshare.server.settings import Settings, SettingsError
@@ -39,7 +40,7 @@ async def rotate_secrets(settings: Settings) -> int:
     async with _existing(settings) as database:
         keyring.add_key()
         async with database.write() as session:
-            count = await credentials.seal_again(session, keyring)
+            count = await credentials.seal_again(session, keyring) + await imports.seal_again(session, keyring)
     keyring.forget_old()
     return count
 

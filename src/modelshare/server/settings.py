@@ -18,7 +18,8 @@ from modelshare.wire.link import MAX_REQUEST_BODY
 GIB = 1 << 30
 PREFIX = "MODELSHARE_"
 _NOT_SETTINGS = frozenset(
-    f"MODELSHARE_{name}" for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV")
+    f"MODELSHARE_{name}"
+    for name in ("URL", "API_KEY", "CONFIG", "JOIN_KEY", "JOIN_KEY_FILE", "ENGINE_ENV", "IMPORT_TOKEN")
 )
 """Variables of the client and the agent, with the same prefix."""
 _NEVER_EMPTY = "MODELSHARE_SECRET"
@@ -57,6 +58,12 @@ class Settings(BaseModel):
     in the data folder."""
     storage_allow_private: bool = False
     """Whether projects' own storages may use http and private addresses, including those of this machine."""
+    import_enabled: bool = True
+    """False: models cannot be imported from other places."""
+    import_hf_endpoint: str = "https://huggingface.co"
+    """The Hub that `hf:` imports are read from, unless they name another."""
+    import_allow_private: bool = False
+    """Whether imports may use http and private addresses, including those of this machine."""
     tiers_file: Path | None = None
     """Replaces the default tiers."""
 

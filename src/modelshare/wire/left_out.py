@@ -33,6 +33,7 @@ class Reason(StrEnum):
     """Why something is left out. The values are shown in messages."""
 
     SECRET = "may hold a password or key"  # noqa: S105 - not a password
+    PICKLE = "can run code when it is loaded, and there are safer weights"
     TRAINING = "state of a training run, which no engine reads"
     LOG = "log of a training run"
     UNFINISHED = "unfinished download or temporary file"

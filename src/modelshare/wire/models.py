@@ -123,6 +123,19 @@ class ModelPatch(Request):
     card: Annotated[Text, Field(max_length=400_000)] | None = None
 
 
+class ModelSource(Response):
+    """Where the files of a version were imported from."""
+
+    kind: str
+    """`hf` or `oci`."""
+    ref: str
+    """As it was given to the import."""
+    commit: str
+    """The commit, or the digest of the manifest."""
+    endpoint: str | None = None
+    """Which URL was asked, if the import named another than the platform's default."""
+
+
 class Version(Response):
     object: Literal["model.version"] = "model.version"
     version: str
@@ -138,8 +151,11 @@ class Version(Response):
     signature: Signature = Field(default_factory=Signature)
     signature_problem: str | None = None
     """Why its signature is invalid."""
-    digests: Literal["platform", "holder"] = "platform"
-    """Who computed the digests of its files: the platform, or the machine of its owner that holds them."""
+    digests: Literal["platform", "holder", "owner"] = "platform"
+    """Who vouches for the digests of its files: the platform, which has read all bytes, or only the machine that holds
+    them, or their owner, who pushed them to a bucket of their own. Agents compare all of them."""
+    source: ModelSource | None = None
+    """Where its files were imported from."""
     created_at: UnixSeconds
 
 

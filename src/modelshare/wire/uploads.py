@@ -14,6 +14,7 @@ from modelshare.wire.patterns import MAX_PATTERNS, PlainPattern
 from modelshare.wire.semver import SemVer
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Md5 = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 MAX_FILES = 10_000
 BATCH_FILES = 500
 """Maximum number of files in one batch request."""
@@ -148,6 +149,9 @@ class FileDigest(Request):
     """Digest of the whole file."""
     parts_sha256: Sha256 | None = None
     """SHA-256 of the concatenated SHA-256 digests of its parts (32 bytes each)."""
+    parts_md5: Md5 | None = None
+    """MD5 of the concatenated MD5 digests of its parts (16 bytes each). If a bucket of the project's own confirms it,
+    the platform takes `sha256` from the owner and does not read the file again."""
 
     @model_validator(mode="after")
     def _some_digest(self) -> Self:
@@ -176,6 +180,11 @@ class PartUrl(Response):
     url: str
     headers: dict[str, str]
     expires_at: UnixSeconds
+
+
+def md5_of_parts(digests: Iterable[bytes]) -> str:
+    """Computes `FileDigest.parts_md5` from the MD5 of each part, in order."""
+    return hashlib.md5(b"".join(digests), usedforsecurity=False).hexdigest()
 
 
 def digest_of_parts(digests: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """WebSockets: frames byte by byte, peers that say or take much, and floods."""
 
 import asyncio
+import itertools
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -9,8 +10,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from modelshare.server.front.websocket import MESSAGES, WebSocket
 from modelshare.server.settings import Settings
 from modelshare.wire.link import LINK_PATH, MAX_DESIRED, MAX_FRAME
 from served import fronted
@@ -76,6 +80,34 @@ async def connect(url: str) -> Peer:
     writer.write(HANDSHAKE)
     assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
     return Peer(reader, writer)
+
+
+class Collector:
+    """A listener that takes the WebSocket over and answers every message, in the callback."""
+
+    def __init__(self, wire: WebSocket) -> None:
+        self.wire = wire
+        self.closed_with: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def message(self, data: bytes) -> int:
+        self.wire.post(data)
+        return 1
+
+    def writable(self) -> None:
+        pass
+
+    def closed(self, code: int) -> None:
+        if not self.closed_with.done():
+            self.closed_with.set_result(code)
+
+
+async def echo_in_callbacks(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    wire = scope["extensions"][MESSAGES]
+    collector = Collector(wire)
+    wire.listen(collector)
+    await collector.closed_with
 
 
 @pytest.fixture
@@ -187,6 +219,38 @@ async def until_the_end(_: Scope, receive: Receive, send: Send) -> None:
     while not (await receive()).get("bytes", b"").endswith(b"end"):
         pass
     await send({"type": "websocket.close", "code": 1000})
+
+
+MESSAGES_IN_FRAMES: list[tuple[bytes, list[tuple[int, bytes]]]] = [
+    (frame(BINARY, b""), [(BINARY, b"")]),
+    (frame(BINARY, b"a" * 125), [(BINARY, b"a" * 125)]),
+    (frame(BINARY, b"b" * 126), [(BINARY, b"b" * 126)]),
+    (frame(BINARY, b"c" * 70_000), [(BINARY, b"c" * 70_000)]),
+    (frame(PING, b"?"), [(PONG, b"?")]),
+    (frame(BINARY, b"d", fin=False) + frame(CONT, b"e"), [(BINARY, b"de")]),
+    (frame(BINARY, b"f", fin=False) + frame(PING) + frame(CONT, b"g"), [(PONG, b""), (BINARY, b"fg")]),
+]
+
+
+@given(st.lists(st.sampled_from(MESSAGES_IN_FRAMES), max_size=8), st.lists(st.integers(0, 80_000), max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_messages_are_the_same_however_their_bytes_are_cut(
+    messages: list[tuple[bytes, list[tuple[int, bytes]]]], cuts: list[int]
+) -> None:
+    data = b"".join(sent for sent, _ in messages)
+
+    async def run() -> None:
+        async with fronted(echo_in_callbacks) as url:
+            peer = await connect(url)
+            for start, end in itertools.pairwise([0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]):
+                peer.writer.write(data[start:end])
+                await peer.writer.drain()
+                await asyncio.sleep(0)
+            for expected in (each for _, answers in messages for each in answers):
+                assert await peer.take() == expected
+            peer.writer.close()
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("flood", FLOODS)

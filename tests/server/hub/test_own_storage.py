@@ -151,6 +151,27 @@ async def test_a_commit_takes_along_what_is_stored_elsewhere(server: S3Server, o
     assert objects(bucket) == sorted(map(len, after.values()))
 
 
+async def test_a_commit_copies_only_so_much(
+    server: S3Server, owner: Tenant, bucket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than that is refused, and the model is as it was; once it is moved, the same commit is accepted."""
+    await push(owner, tiny_model(pad=QUOTA // 4))
+    await set_storage(server, owner)
+    monkeypatch.setattr(ahead, "MAX_BROUGHT", QUOTA // 4)
+    for _ in range(2):
+        refused = await commit(owner, {"README.md": b"# New\n"})
+        assert refused.status_code == 409
+        assert "Move the model first: `modelshare storage move tiny --to own`" in refused.json()["error"]
+    assert objects(bucket) == []
+    assert (await owner.http.post("/v1/storage/moves", json={"model": NAME, "to": "own"})).status_code == 202
+
+    async def is_moved() -> bool | None:
+        return (await owner.http.get("/v1/storage/moves")).json()["data"][0]["state"] == "done" or None
+
+    await wait_until(is_moved)
+    assert (await commit(owner, {"README.md": b"# New\n"})).status_code == 200
+
+
 @ON_BOTH_DATABASES
 async def test_a_file_goes_where_it_was_announced(app: Application, server: S3Server, owner: Tenant) -> None:
     """The bucket is known until what was announced there has expired, even if another one has replaced it."""

@@ -7,10 +7,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-import boto3
 import httpx
 import pytest
-from botocore.config import Config
 from sqlalchemy import select
 
 from conftest import Tenant, client_of
@@ -48,14 +46,7 @@ class Objects:
     """What lies below a prefix of the owner's bucket."""
 
     def __init__(self, server: S3Server, prefix: str) -> None:
-        self._client: Any = boto3.client(
-            "s3",
-            endpoint_url=server.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=server.access_key,
-            aws_secret_access_key=server.secret_key,
-            config=Config(request_checksum_calculation="when_required"),
-        )
+        self._client = server.client()
         self._bucket = server.bucket
         self._prefix = f"{prefix}/"
 

@@ -49,9 +49,9 @@ def server(place: Path) -> Iterator[S3Server]:
         yield server
 
 
-async def register(owner: Tenant, server: S3Server) -> httpx.Response:
+async def register(owner: Tenant, server: S3Server, **fields: Any) -> httpx.Response:
     keys = {"endpoint": server.endpoint, "access_key_id": server.access_key, "secret_access_key": server.secret_key}
-    body = {"source": f"s3://{server.bucket}/llama", "name": "llama", **keys}
+    body = {"source": f"s3://{server.bucket}/llama", "name": "llama", **keys, **fields}
     return await owner.http.post("/v1/models/register", json=body)
 
 
@@ -140,3 +140,32 @@ async def test_a_bucket_that_is_gone_fails_the_version(app: Application, owner: 
     assert status == "failed"
     assert reason.startswith(f"Your storage s3://{server.bucket}/llama rejects the platform (NoSuchBucket).")
     assert reason.endswith("run `modelshare models revalidate`.")
+
+
+async def test_thousands_of_files_are_pulled_with_a_few_requests(
+    app: Application, owner: Tenant, server: S3Server, place: Path
+) -> None:
+    """A listing proves them all; one that changed is still found."""
+    paths = [f"notes/{number:04}.json" for number in range(2500)]
+    folder = place / server.bucket / "llama"
+    (folder / "notes").mkdir()
+    for path in paths:
+        (folder / path).write_bytes(FILES["config.json"])
+    assert (await register(owner, server, exclude=["notes/"])).status_code == 201
+    await attempt(app)
+    async with app.database.write() as session:
+        like = (await session.scalars(select(FileRow).where(FileRow.path == "config.json"))).one()
+        same = {name: getattr(like, name) for name in ("version_id", "project_id", "sha256", "size", "storage", "pin")}
+        session.add_all(FileRow(path=path, **same) for path in paths)
+    asked: list[str] = []
+    store: Any = await app.platform.stores.get(like.storage)
+    store._client.meta.events.register("before-send.s3", lambda request, **_: asked.append(request.url))
+    model = (await owner.http.get("/v1/models")).json()["data"][0]["id"]
+    pulled = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/download")
+    assert len(pulled.json()["files"]) == len(paths) + len(FILES)
+    assert len(asked) <= 4, asked
+    server.client().delete_object(Bucket=server.bucket, Key=f"llama/{paths[2000]}")
+    refused = await owner.http.post(f"/v1/models/{model}/versions/1.0.0/download")
+    assert refused.status_code == 409
+    status, reason = await state(app)
+    assert (status, reason.split(" after")[0]) == ("failed", f"{paths[2000]} is no longer there")

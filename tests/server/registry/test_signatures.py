@@ -215,3 +215,21 @@ async def test_a_bad_signature_in_the_folder_makes_the_version_no_worse(owner: T
     assert not [each for each in shown["warnings"] if "signature" in each]
     revalidated = await owner.http.post(f"/v1/models/{model['id']}/revalidate")
     assert revalidated.json()["signature"]["state"] == "valid", "the folder's own does not replace it"
+
+
+async def test_a_signature_is_removed(app: Application, owner: Tenant, deployer: Tenant, model: uuid.UUID) -> None:
+    url = f"/v1/models/{model}/versions/1.0.0/signature"
+    await register(owner.http, KEY)
+    await sign(owner.http, model, KEY)
+    assert (await deployer.http.delete(url)).status_code == 404
+    assert await states(owner.http, model) == [("valid", "release")] * 2
+    assert (await owner.http.delete(url)).status_code == 204
+    assert await states(owner.http, model) == [("none", None)] * 2
+    for request in (owner.http.get, owner.http.delete):
+        assert "has no signature" in message(await request(url))
+    await register(owner.http, OTHER, "again")
+    assert await states(owner.http, model) == [("none", None)] * 2
+    actions = [entry["action"] for entry in (await owner.http.get("/v1/audit")).json()["data"]]
+    assert actions.count("model.unsign") == 1
+    await sign(owner.http, model, KEY)
+    assert await states(owner.http, model) == [("valid", "release")] * 2

@@ -16,10 +16,12 @@ from sqlalchemy import select
 
 from changing_folders import files_below
 from conftest import Tenant, client_of, new_tenant, running
-from holding import Held, enrolled_holder, held
+from holding import Held, enrolled_holder, held, holding, said
 from link_agent import LinkAgent, enroll, linked
 from modelshare.agent.hold.limits import Hours
+from modelshare.agent.identity import Identity, save_identity
 from modelshare.server.app import Application, create_app
+from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.registry import queries as models
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.storages.stores import download_url
@@ -28,6 +30,7 @@ from modelshare.server.settings import Settings
 from modelshare.wire.held import READ_ROUTE, decode_read
 from modelshare.wire.link import Answer, Chunk, End, Head, Request
 from served import free_port, serving, wait_until
+from shell import write_model
 
 pytestmark = pytest.mark.anyio
 sqlite = pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
@@ -98,7 +101,9 @@ async def test_a_changed_file_fails_its_version_and_a_restored_one_is_read_again
         assert version["status_reason"].startswith("model.safetensors was changed after this version was published.")
         weights.write_bytes(before)
         assert (await laptop.register()).json()["version"] == "1.0.0"
-        assert (await laptop.ended(model["id"]))["status"] == "ready"
+        version = await laptop.ended(model["id"])
+        assert (version["status"], version["digests"]) == ("ready", "platform"), "the platform has read all bytes"
+        assert (await laptop.register()).json()["version"] == "1.0.0"
         assert (await http.get(link)).content == before
 
 
@@ -305,3 +310,36 @@ async def test_the_holder_is_reached_through_another_process(settings: Settings,
         async with httpx.AsyncClient() as http:
             answers = await asyncio.gather(*(http.get(link, headers={"Range": f"bytes={n}-"}) for n in range(8)))
         assert [answer.content for answer in answers] == [content[n:] for n in range(8)]
+
+
+@sqlite
+async def test_a_machine_that_the_platform_no_longer_knows_is_told_what_to_do(
+    app: Application, url: str, owner: Tenant, tmp_path: Path
+) -> None:
+    agent_id, token = await enrolled_holder(owner)
+    write_model(tmp_path / "model")
+    (tmp_path / "hold").mkdir(mode=0o700)
+    save_identity(tmp_path / "hold", Identity(agent_id, token, app.platform.verdicts.key_of(agent_id)))
+    async with app.database.write() as session:
+        await session.delete(await session.get_one(AgentRow, uuid.UUID(agent_id)))
+    with holding(url, owner.project.api_key, tmp_path) as process:
+        await asyncio.to_thread(process.wait, 60)
+    assert f"delete {tmp_path}/hold/identity.json and run the command again; it needs no join key." in said(tmp_path)
+
+
+@sqlite
+async def test_moved_to_the_platform_it_needs_its_machine_no_more(
+    app: Application, url: str, owner: Tenant, tmp_path: Path
+) -> None:
+    async with held(url, owner, tmp_path) as laptop:
+        model = await laptop.published()
+        assert (await owner.http.post("/v1/storage/moves", json={"model": "tiny", "to": "platform"})).status_code == 202
+
+        async def is_moved() -> bool:
+            return bool((await owner.http.get("/v1/storage/moves")).json()["data"][0]["state"] == "done")
+
+        await wait_until(is_moved)
+        assert (await laptop.ended(model["id"]))["digests"] == "platform"
+    link = (await links(app, url, model))["model.safetensors"]
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(link)).content == (laptop.folder / "model.safetensors").read_bytes()

@@ -8,7 +8,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 
-from modelshare.server.app import api
+from modelshare.server.api import api
 from modelshare.server.web.choices import CHOICES, Choice
 from modelshare.server.web.pages import PageRoute
 from page_texts import message

@@ -9,7 +9,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import text
 
-from modelshare.server.app import Application, api
+from modelshare.server.api import api
+from modelshare.server.app import Application
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.web.pages import PageRoute
 from page_texts import message

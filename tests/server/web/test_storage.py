@@ -2,11 +2,8 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from conftest import client_of
 from modelshare.server.app import Application
@@ -58,14 +55,7 @@ async def test_a_bucket_is_set_checked_and_left(colleague: Somebody, project: st
 async def test_a_model_is_published_where_it_lies(colleague: Somebody, project: str, server: S3Server) -> None:
     page = "/dashboard/labs/models/register"
     assert "Nothing is copied" in (await colleague.get(page)).text
-    client: Any = boto3.client(
-        "s3",
-        endpoint_url=server.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=server.access_key,
-        aws_secret_access_key=server.secret_key,
-        config=Config(request_checksum_calculation="when_required"),
-    )
+    client = server.client()
     for path, content in tiny_model().items():
         client.put_object(Bucket=server.bucket, Key=f"theirs/llama/{path}", Body=content)
     form = {"source": f"s3://{server.bucket}/theirs/llama", "name": "llama", "endpoint": server.endpoint}

@@ -132,7 +132,7 @@ def test_every_method_of_a_resource_is_sent_or_listed() -> None:
     """A resource's method that forgets its decorator would answer a `Call` instead of sending it."""
     with Client(URL) as waiting:
         resources = [value for name, value in vars(waiting).items() if name not in {"http", "config"}]
-    assert len(resources) == 15
+    assert len(resources) == 16
     for resource in resources:
         assert [name for name, value in vars(type(resource)).items() if inspect.isfunction(value)] == []
         assert any(isinstance(value, sent | listed) for value in vars(type(resource)).values())

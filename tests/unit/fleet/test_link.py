@@ -14,10 +14,12 @@ from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
+    BATCH_PROTOCOL,
     BODY_SLICE,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
+    MAX_FRAMES,
     MAX_STREAMS,
     PROTOCOL,
     Answer,
@@ -43,11 +45,12 @@ pytestmark = pytest.mark.anyio
 class Peer:
     """The other end of the WebSocket, in memory, with the clock that the link goes by."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int = PROTOCOL) -> None:
         self.now = 0.0
+        self.messages = 0
         self.sent: asyncio.Queue[FromServer] = asyncio.Queue()
         self.is_blocked = self.is_closed = False
-        self.link = AgentLink(self, PROTOCOL, lambda: self.now)
+        self.link = AgentLink(self, protocol, lambda: self.now)
         self.end = asyncio.ensure_future(self.link.run(lambda _: None, lambda _: None))
 
     def say(self, *frames: Any) -> None:
@@ -63,6 +66,7 @@ class Peer:
         assert isinstance(listener, AgentLink)
 
     def post(self, data: bytes) -> None:
+        self.messages += 1
         for frame in read_from_server(data):
             self.sent.put_nowait(frame)
 
@@ -84,6 +88,34 @@ async def test_a_long_body_goes_in_slices(peer: Peer) -> None:
     async with peer.link.request("d", "completions", body, 30):
         assert await peer.heard() == Request(1, "d", "completions", body[:BODY_SLICE], True, 30, INITIAL_CREDIT)
         assert await peer.heard() == Body(1, b"rest", more=False)
+
+
+async def test_requests_wait_in_turns_while_the_agent_does_not_read(peer: Peer) -> None:
+    peer.is_blocked = True
+    body = bytes(2 * BODY_SLICE)
+    async with AsyncExitStack() as stack:
+        for _ in range(2):
+            await stack.enter_async_context(peer.link.request("d", "completions", body, 30))
+        async with peer.link.request("d", "completions", b"", 30):
+            pass  # it is over before it was sent
+        await asyncio.sleep(0)
+        assert peer.sent.empty()
+        peer.is_blocked = False
+        peer.link.writable()
+        kinds = [(type(frame), frame.stream) for frame in [await peer.heard() for _ in range(4)]]  # type: ignore[union-attr]
+        assert kinds == [(Request, 1), (Request, 2), (Body, 1), (Body, 2)]
+        assert peer.sent.empty()
+
+
+async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> None:
+    for protocol, messages in ((PROTOCOL, 2), (BATCH_PROTOCOL - 1, MAX_FRAMES + 1)):
+        peer = Peer(protocol)
+        for _ in range(MAX_FRAMES + 1):
+            peer.link.post(Ping())
+        await asyncio.sleep(0)
+        assert (peer.messages, peer.sent.qsize()) == (messages, MAX_FRAMES + 1)
+        peer.end.cancel()
+        await asyncio.gather(peer.end, return_exceptions=True)
 
 
 async def test_leaving_early_cancels_and_leaving_late_does_not(peer: Peer) -> None:

@@ -70,14 +70,19 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         """The body for the engine."""
         return _encode(self.fields)
 
+    @property
+    def prompt(self) -> bytes:
+        """What the engine has to read, as JSON."""
+        fields = self.fields
+        return fields.get("messages") or fields.get("prompt") or fields.get("input") or b""
+
     def tally(self) -> Tally:
         """A counter for its answer."""
-        prompt = next((self.fields[name] for name in ("messages", "prompt", "input") if name in self.fields), b"")
         policy = self.policy
         return Tally(
             self.asked,
             self.body_bytes,
-            len(prompt),
+            len(self.prompt),
             policy.context_length,
             counts_all=policy.counts_all,
             details=policy.usage_details,

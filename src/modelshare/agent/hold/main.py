@@ -12,12 +12,19 @@ from typing import TypeVar
 import aiohttp
 
 from modelshare import private_files
-from modelshare.agent.errors import RemovedError, StopError
+from modelshare.agent.errors import RemovedError, StopError, UnknownAgentError
 from modelshare.agent.hardware import capabilities
 from modelshare.agent.hold.files import HeldFiles
 from modelshare.agent.hold.holder import Holder
 from modelshare.agent.hold.limits import Hours
-from modelshare.agent.identity import Identity, forget_identity, load_identity, lock_data_dir, save_identity
+from modelshare.agent.identity import (
+    Identity,
+    forget_identity,
+    identity_path,
+    load_identity,
+    lock_data_dir,
+    save_identity,
+)
 from modelshare.agent.main import loop_factory, on_signals, unless_stopping
 from modelshare.agent.server_api import ServerApi
 from modelshare.client import Client
@@ -76,6 +83,12 @@ def run(source: PushSource, options: Options) -> None:
                 "This machine was removed from the project's agents, so that its files are no longer served. They are "
                 "unchanged. Run the command again to register them again."
             ) from removed
+        except UnknownAgentError as unknown:
+            raise StopError(
+                "The platform does not know this machine any more, as after it was restored from an old backup. To "
+                f"register the files again, delete {identity_path(options.data_dir)} and run the command again; it "
+                "needs no join key."
+            ) from unknown
 
 
 async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], options: Options) -> None:

@@ -6,6 +6,8 @@ from typing import Any, Final
 OF_ACTIONS: Final[Mapping[str, str]] = {
     "model.ready": "model.ready",
     "model.failed": "model.failed",
+    "model.moved": "model.moved",
+    "model.move_failed": "model.move_failed",
     "model.share": "model.shared",
     "model.unshare": "model.unshared",
     "model.change_audience": "model.audience_changed",

@@ -200,6 +200,8 @@ class AgentLink:
         self, asked: Asked, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
     ) -> Iterator[tuple[Frame, int]]:
         """The frames of a request, until it is over."""
+        if asked.id not in self._asked:
+            return
         first, rest = body[:BODY_SLICE], range(BODY_SLICE, len(body), BODY_SLICE)
         asked.is_sent = True
         yield Request(asked.id, deployment_id, route, first, bool(rest), seconds, asked.window, tenant), len(first)

@@ -28,7 +28,7 @@ from modelshare.server.http import (
 )
 from modelshare.server.paging import PagingDep
 from modelshare.server.proven import proven
-from modelshare.server.registry.storages.stores import download_url, unchanged
+from modelshare.server.registry.storages.stores import download_urls
 from modelshare.server.registry.uploads.service import checked_files
 from modelshare.wire.agents import (
     Agent,
@@ -96,8 +96,7 @@ async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl
     async with platform.database.read() as session:
         agent = await _agent(request, session)
         wanted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
-    files = await unchanged(platform, wanted.files)
-    urls = [await download_url(platform, file, expires_at=wanted.expires_at, base_url=base_url) for file in files]
+    urls = await download_urls(platform, wanted.files, expires_at=wanted.expires_at, base_url=base_url)
     async with platform.database.write() as session:
         agent = await _agent(request, session)
         granted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)

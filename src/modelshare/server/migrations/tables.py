@@ -12,6 +12,7 @@ from modelshare.server.fleet import tables as fleet
 from modelshare.server.hub import tables as hub
 from modelshare.server.hub.oci import tables as oci
 from modelshare.server.registry import tables as registry
+from modelshare.server.registry.imports import tables as imports
 from modelshare.server.registry.moves import tables as moves
 from modelshare.server.registry.storages import tables as storages
 from modelshare.server.sharing import tables as sharing
@@ -24,6 +25,7 @@ MODULES = (
         endpoints,
         fleet,
         hub,
+        imports,
         installation,
         jobs,
         moves,

@@ -1,10 +1,13 @@
-"""Selects the files of an archive: the same as a push of the unpacked folder."""
+"""Selects the files of an archive, a bucket or another place: the same as a push of the folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
-from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection
+from modelshare.server.registry.uploads.rules import check_named_model
+from modelshare.wire import model_files
+from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Reason, Selection
 
 _MAX_WORK: Final = 40_000_000
 """Steps of pattern matching per pass, a few hundred nanoseconds each."""
@@ -76,3 +79,25 @@ class ArchiveSelection:
         if found is None and below and (inner := self._selection.left_out(below, is_folder=is_folder)):
             return LeftOut(f"{top}/{inner.path}", inner.reason)
         return found
+
+
+def choose(
+    paths: Iterable[str], selection: Selection, *, file: str | None, allow_pickle: bool, skip_pickles: bool = False
+) -> tuple[list[str], Sequence[LeftOut]]:
+    """Blocks. The paths to publish, sorted, and what is left out. Raises ModelRejectedError if they are no model.
+
+    `skip_pickles`: leaves out pickles that are not allowed if there are other weights, instead of rejecting them.
+    """
+    chosen = ArchiveSelection(selection, top="")
+    taken = sorted(path for path in paths if chosen.takes(path))
+    left_out = list(chosen.left_out)
+    if skip_pickles and not allow_pickle and any(path.lower().endswith(model_files.SAFE_WEIGHTS) for path in taken):
+        pickles = {path for path in taken if model_files.is_pickle_name(path, taken)}
+        left_out += [LeftOut(path, Reason.PICKLE) for path in sorted(pickles)]
+        taken = [path for path in taken if path not in pickles]
+    check_paths(taken)
+    if why := model_files.refusal(taken, allow_pickle=allow_pickle):
+        raise ModelRejectedError(why)
+    if file is not None:
+        check_named_model(file, taken)
+    return taken, left_out

@@ -106,12 +106,17 @@ async def _storage(session: AsyncSession, platform: Platform, project_id: str, h
     return row
 
 
+async def held_versions(session: AsyncSession, model: ModelRow) -> set[str]:
+    """Numbers of the versions whose files stay on a machine of their owner."""
+    return await storages.held_versions(session, model.id, model.project_id)
+
+
 async def _same(
     session: AsyncSession, model: ModelRow, storage: StorageRow, wanted: str | None, digests: Mapping[str, str]
 ) -> VersionRow | None:
     """The newest version with exactly these files of this holder; with `wanted`, of that number."""
     for version in reversed(model.versions):
-        if version.digests != "holder" or wanted not in {None, version.version}:
+        if wanted not in {None, version.version}:
             continue
         if await storages.digests_in(session, storage, version.id) == digests:
             return version

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 import msgspec
 from sqlalchemy.exc import IntegrityError
@@ -23,10 +23,10 @@ from modelshare.server.registry.blobs.disposal import release
 from modelshare.server.registry.blobs.queries import lock_project
 from modelshare.server.registry.manifest import ManifestFile
 from modelshare.server.registry.storages.keeping import files_to_keep, keep
-from modelshare.server.registry.tables import BlobRow, FileRow, ModelRow, VersionRow, key_of
+from modelshare.server.registry.tables import SOURCE, BlobRow, FileRow, ModelRow, VersionRow, key_of
 from modelshare.server.storage.pins import pinned_key
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.models import KeptFile, ModelPatch, ModelStatus, StoredBytes, Version
+from modelshare.wire.models import KeptFile, ModelPatch, ModelSource, ModelStatus, StoredBytes, Version
 from modelshare.wire.signers import Signature, SignatureState
 
 MODELS_TOPIC = "models"
@@ -253,7 +253,8 @@ def version_view(row: VersionRow) -> Version:
         manifest_digest=row.manifest_digest,
         signature=signature_view(row),
         signature_problem=row.signature_problem,
-        digests="holder" if row.digests == "holder" else "platform",
+        digests=cast("Literal['platform', 'holder', 'owner']", row.digests),
+        source=ModelSource(**source) if (source := row.facts.get(SOURCE)) else None,
         created_at=row.created_at,
     )
 

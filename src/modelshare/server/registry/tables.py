@@ -1,7 +1,7 @@
 """Models, versions, their files and blobs, and uploads."""
 
 import uuid
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -20,6 +20,11 @@ SELECTION = "selection"
 """In a version's facts until it is ready: the include and exclude patterns of its push, for an archive."""
 LEFT_OUT = "left_out"
 """In a version's facts until it is ready: a note about files of its archive that were left out."""
+
+SOURCE = "source"
+"""In a version's facts: where its files were imported from, as `wire.models.ModelSource`."""
+SOURCE_LICENSE = "source_license"
+"""In a version's facts until it is ready: the licence that its source states."""
 
 
 def key_of(name: str) -> str:
@@ -83,7 +88,7 @@ class VersionRow(Table):
         CheckConstraint("NOT is_latest OR status = 'ready'", name="latest_is_ready"),
         CheckConstraint("signature_state IN ('none', 'valid', 'unknown_signer', 'invalid')", name="signature_state"),
         CheckConstraint("(signature_state = 'valid') = (signer IS NOT NULL)", name="valid_has_signer"),
-        CheckConstraint("digests IN ('platform', 'holder')", name="digests"),
+        CheckConstraint("digests IN ('platform', 'holder', 'owner')", name="digests"),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -124,7 +129,8 @@ class VersionRow(Table):
     signature_problem: Mapped[str | None]
     """Why the signature is invalid."""
     digests: Mapped[str] = mapped_column(default="platform", server_default="platform")
-    """Who computed the digests of the files: the platform, or the `holder` that keeps them."""
+    """Who computed the digests of the files: the platform, the `holder` that keeps them, or their `owner`, who pushed
+    them to a bucket of their own."""
 
     model: Mapped[ModelRow] = relationship(back_populates="versions", lazy="raise")
     files: Mapped[list["FileRow"]] = relationship(lazy="raise", passive_deletes="all", order_by="FileRow.path")
@@ -175,6 +181,10 @@ class SignatureRow(Table):
     """That key in PEM form, once somebody has registered it."""
 
 
+DAMAGED: Final = 0
+"""`BlobRow.proven_at` of bytes that were found not to match their digest."""
+
+
 class BlobRow(Table):
     """Stored bytes of a project, by digest. Not shared between projects: knowing a digest must not give access."""
 
@@ -187,7 +197,8 @@ class BlobRow(Table):
     """Where in that storage."""
     created_at: Mapped[int]
     proven_at: Mapped[int | None]
-    """When the server last read the bytes and verified the digest; None for blobs older than this column."""
+    """When the server last read the bytes and verified the digest; None for what it has not read: held files, some that
+    were pushed to a project's bucket, and blobs older than this column."""
     storage: Mapped[str] = mapped_column(primary_key=True, default=PLATFORM, server_default=PLATFORM)
     """The platform's own, or the id of a row of `storages`."""
     pin: Mapped[str | None]

@@ -183,10 +183,19 @@ def _properties(version: VersionRow, facts: Mapping[str, Any]) -> list[dict[str,
         "quantization": version.quantization,
         "format": version.format,
         "languages": ", ".join(facts.get("languages", ())),
+        "source": _source(facts.get("source")),
         "signature": version.signature_state,
         "signer": version.signer,
     }
     return [{"name": f"modelshare:{name}", "value": str(value)} for name, value in known.items() if value]
+
+
+def _source(source: Mapping[str, str] | None) -> str | None:
+    """Where the files were imported from."""
+    if source is None:
+        return None
+    endpoint = f" at {source['endpoint']}" if "endpoint" in source else ""
+    return f"{source['ref']}{endpoint}, {source['commit']}"
 
 
 def _file(file: Mapping[str, Any]) -> dict[str, Any]:

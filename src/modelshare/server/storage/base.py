@@ -66,6 +66,14 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Assembled:
+    """What a bucket has put together, of parts that it has hashed itself."""
+
+    parts_md5: str
+    """MD5 of the parts' ETags, which are MD5 digests, unless the bucket encrypts with a customer's key."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignedPut:
     """A presigned PUT: send the bytes with exactly these headers."""
 
@@ -109,10 +117,11 @@ class Store(Protocol):
         """The stored parts, in order. Raises MultipartNotFoundError."""
         ...
 
-    async def finish(self, upload: Multipart) -> Proof | None:
+    async def finish(self, upload: Multipart) -> Proof | Assembled | None:
         """Assembles the blob from its parts. Safe to repeat. Raises PartsMissingError, MultipartNotFoundError.
 
-        Returns the blob's digest if the store has hashed all of it during the upload, else None.
+        Returns the blob's digest if the store has hashed all of it during the upload, or what a bucket knows of its
+        parts, or None.
         """
         ...
 

@@ -30,6 +30,8 @@ _PAGE: Final = 1000
 _FEW: Final = 32
 """Up to so many objects are asked for one by one; more are looked up in a listing before."""
 _AT_ONCE: Final = 16
+_PER_FILE: Final = 20
+"""A listing is given up after so many objects per file that is looked for: asking for each costs as much then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +110,15 @@ class InPlaceStore(BucketStore):
         return Pin(found, version), head["ContentLength"]
 
     def _may_read_versions(self, where: dict[str, str]) -> bool:
-        """Needs s3:GetObjectVersion; without it objects are pinned by their ETags."""
+        """Needs s3:GetObjectVersion and s3:ListBucketVersions; without them objects are pinned by their ETags.
+
+        Without the latter each grant would have to ask for each file of the model.
+        """
         if self._reads_versions is None:
             try:
                 with bucket_errors(self._own):
                     self._client.head_object(**where)
+                    self._client.list_object_versions(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
                 self._reads_versions = True
             except OwnStorageError as error:
                 if not isinstance(error.__cause__, ClientError):
@@ -144,14 +150,15 @@ class InPlaceStore(BucketStore):
         wanted = {(self._prefix + path, pin.etag, pin.version): key for key in keys for pin, path in [split_key(key)]}
         is_versioned = any(version is not None for _, _, version in wanted)
         operation, field = ("list_object_versions", "Versions") if is_versioned else ("list_objects_v2", "Contents")
-        seen = set()
-        with contextlib.suppress(OwnStorageError):  # a right of its own; then they are asked for one by one
+        seen = set[tuple[str, str, str | None]]()
+        with contextlib.suppress(OwnStorageError):  # a right may be gone; then they are asked for one by one
             for number, entry in enumerate(self._entries(operation, field)):
-                if number > 4 * len(wanted) + _PAGE:
+                if len(seen) == len(wanted) or number > _PER_FILE * len(wanted) + _PAGE:
                     break
                 version = entry.get("VersionId") if is_versioned else None
-                seen.add((entry["Key"], etag_of(entry), version))
-        return {key for what, key in wanted.items() if what in seen}
+                if (which := (entry["Key"], etag_of(entry), version)) in wanted:
+                    seen.add(which)
+        return {wanted[which] for which in seen}
 
 
 class DirectInPlaceStore(InPlaceStore, S3Store):

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,12 +18,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from modelshare import private_files
-from modelshare.server.storage.base import Multipart, Part, SignedPut, check_key
+from modelshare.server.storage.base import Assembled, Multipart, Part, SignedPut, check_key
 from modelshare.server.storage.bucket import ObjectReader, S3Options, bucket_errors, open_client
 from modelshare.server.storage.digest import sha256_of
 from modelshare.server.storage.own_bucket import OwnBucket, RoleCredentials
 from modelshare.server.storage.stores import StorageContext
 from modelshare.server.storage_errors import BlobNotFoundError, MultipartNotFoundError, PartsMissingError
+from modelshare.wire.uploads import md5_of_parts
 
 LONGEST_LINK = 7 * 24 * 3600
 """Seconds; the maximum of Signature Version 4 (AWS, "Authenticating requests: using query parameters")."""
@@ -31,6 +33,7 @@ _BEFORE_END = 60
 _RENEWAL_WINDOW = 15 * 60 + 1
 """Seconds before the end of a session from which botocore renews it while it signs, which would block."""
 _HASH_STEP = 8 << 20
+_MD5 = re.compile("[0-9a-f]{32}")
 _HASH_AHEAD = 4
 """Concurrent reads: a single download from a bucket is much slower than hashing."""
 
@@ -76,9 +79,9 @@ class BucketStore:
     async def list_parts(self, upload: Multipart) -> list[Part]:
         return await asyncio.to_thread(self._list_parts, upload)
 
-    async def finish(self, upload: Multipart) -> None:
+    async def finish(self, upload: Multipart) -> Assembled | None:
         """Returns no proof, since the bytes did not pass through this server."""
-        await asyncio.to_thread(self._finish, upload)
+        return await asyncio.to_thread(self._finish, upload)
 
     async def abort(self, upload: Multipart) -> None:
         await asyncio.to_thread(self._abort, upload)
@@ -156,14 +159,14 @@ class BucketStore:
         parts = (Part(part["PartNumber"] - 1, part["Size"], part["ETag"]) for part in found)
         return [part for part in parts if part.number < upload.count and part.size == upload.span(part.number)[1]]
 
-    def _finish(self, upload: Multipart) -> None:
+    def _finish(self, upload: Multipart) -> Assembled | None:
         try:
             parts = self._list_parts(upload)
         except MultipartNotFoundError:
             # An earlier call finished it, but its response was lost.
             with contextlib.suppress(BlobNotFoundError):
                 if self.reader(upload.key).size == upload.size:
-                    return
+                    return None
             raise
         stored = {part.number for part in parts}
         if missing := [number for number in range(upload.count) if number not in stored]:
@@ -173,9 +176,14 @@ class BucketStore:
             if not parts:  # S3 cannot complete an upload without parts
                 self._client.put_object(**where, Body=b"")
                 self._client.abort_multipart_upload(**where, UploadId=upload.id)
-                return
+                return None
             listed = [{"PartNumber": part.number + 1, "ETag": part.etag} for part in parts]
+            # It names the ETags, so that the bucket refuses parts that were replaced since they were listed.
             self._client.complete_multipart_upload(**where, UploadId=upload.id, MultipartUpload={"Parts": listed})
+        etags = [part.etag.strip('"') for part in parts]
+        if not all(map(_MD5.fullmatch, etags)):
+            return None
+        return Assembled(md5_of_parts(map(bytes.fromhex, etags)))
 
     def _abort(self, upload: Multipart) -> None:
         with contextlib.suppress(MultipartNotFoundError), bucket_errors():

@@ -41,12 +41,16 @@ _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "weight_deletion.close": "Unconfirmed weights closed",
     "member.change_role": "Change role of member",
     "upload.expire": "Upload expired",
+    "import.start": "Import model",
+    "import.cancel": "Cancel import",
+    "import.fail": "Import failed",
     "webhook.deactivate": "Webhook disabled",
 }
 """Texts of actions that cannot be derived from verb and subject."""
 SUBJECTS: Final[Mapping[str, str]] = {
     "model": "Models",
     "upload": "Uploads",
+    "import": "Imports",
     "endpoint": "Endpoints",
     "agent": "Agents",
     "grant": "Download links",

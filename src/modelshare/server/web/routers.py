@@ -8,6 +8,7 @@ from modelshare.server.web import account as account_pages
 from modelshare.server.web import agents as agents_pages
 from modelshare.server.web import audit as audit_pages
 from modelshare.server.web import endpoints as endpoints_pages
+from modelshare.server.web import imports as import_pages
 from modelshare.server.web import keys as key_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
@@ -33,6 +34,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     playground_pages.router,
     usage_pages.router,
     catalog_pages.router,
+    import_pages.router,
     model_list_pages.router,
     model_pages.router,
     model_sharing_pages.router,

@@ -31,7 +31,7 @@ _MAX_PAUSE: Final = 3600
 _JITTER: Final = (0.8, 1.2)
 _KINDS: Final = tuple(sorted({f"{name.partition('.')[0]}.*" for name in TYPES}))
 _EXAMPLE: Final = "https://example.org/hooks/modelshare"
-_LIMITS: Final = "Webhooks can only be sent to public addresses."
+LIMITS: Final = "Webhooks can only be sent to public addresses."
 
 
 def unknown_events(events: Collection[str]) -> list[str]:
@@ -51,17 +51,12 @@ def matches_event(events: Collection[str], type_: str) -> bool:
 
 def url_refusal(url: str, *, allow_private: bool) -> str | None:
     """Why a webhook cannot have this URL, judging by its text; the address is checked again for each connection."""
-    if refusal := public_addresses.url_refusal(url, allow_private=allow_private, example=_EXAMPLE, limits=_LIMITS):
+    if refusal := public_addresses.url_refusal(url, allow_private=allow_private, example=_EXAMPLE, limits=LIMITS):
         return refusal
     parts = urlsplit(url)
     if "@" in parts.netloc or parts.fragment:
         return "Remove the user name, password and `#…` from the URL. Verify the signature of deliveries instead."
     return None
-
-
-def not_public(host: str) -> str:
-    """The message for an address that webhooks must not reach. It does not reveal what the name resolves to."""
-    return public_addresses.not_public(host, _LIMITS)
 
 
 def signing_key(platform_secret: bytes, webhook_id: uuid.UUID, number: int) -> bytes:

@@ -1,20 +1,16 @@
-"""Sends a delivery: an HTTP request to a tenant's address, which must be public.
+"""Sends a delivery: an HTTP request to a tenant's address, which must be public."""
 
-Every connection's actual IP address is checked, so that DNS rebinding does not help an attacker.
-"""
-
-import importlib
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from modelshare import __version__
 from modelshare.server.audit.webhooks import rules
-from modelshare.server.public_addresses import NotPublicError, public_socket
+from modelshare.server.outgoing import aiohttp_module, connection_errors, open_session, why_no_answer
+from modelshare.server.public_addresses import public_socket
 from modelshare.wire.webhooks import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signature
 
 if TYPE_CHECKING:
@@ -92,44 +88,23 @@ class Sender:
         try:
             async with self._session().post(message.url, data=body, headers=headers, allow_redirects=False) as answer:
                 return Outcome(message.delivery_id, answer.status, await _complaint(answer))
-        except (_aiohttp().ClientError, OSError, ValueError, RuntimeError) as error:
-            return Outcome(message.delivery_id, None, self._words(urlsplit(message.url).hostname or "", error))
+        except connection_errors() as error:
+            host = urlsplit(message.url).hostname or ""
+            said = why_no_answer(host, error, seconds=self._seconds, limits=rules.LIMITS)
+            return Outcome(message.delivery_id, None, said)
 
     def _session(self) -> "aiohttp.ClientSession":
         if self._http is None:
-            http = _aiohttp()
-            self._http = http.ClientSession(
-                connector=http.TCPConnector(
-                    limit=0,
-                    force_close=True,
-                    use_dns_cache=False,
-                    resolver=self._resolver,
-                    socket_factory=None if self._allow_private else public_socket,
-                ),
-                timeout=http.ClientTimeout(total=self._seconds, sock_connect=_CONNECT_SECONDS),
-                cookie_jar=http.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
+            self._http = open_session(
+                {
+                    "force_close": True,
+                    "resolver": self._resolver,
+                    "socket_factory": None if self._allow_private else public_socket,
+                },
+                timeout=aiohttp_module().ClientTimeout(total=self._seconds, sock_connect=_CONNECT_SECONDS),
                 read_bufsize=_MAX_READ,
             )
         return self._http
-
-    def _words(self, host: str, error: Exception) -> str:
-        """Why there was no response, for the webhook's owner. Does not reveal what the host's name resolves to."""
-        http = _aiohttp()
-        cause = getattr(error, "os_error", None)
-        if isinstance(cause, NotPublicError):
-            return rules.not_public(host)
-        if isinstance(error, TimeoutError):
-            return f"`{host}` did not answer within {self._seconds:g} s."
-        if isinstance(error, http.ClientSSLError):
-            return f"`{host}` has no trusted TLS certificate. Check its certificate."
-        if isinstance(error, http.ClientConnectorDNSError | ValueError):
-            return f"The name `{host}` does not resolve to an address."
-        if isinstance(error, http.ClientConnectorError):
-            why = os.strerror(cause.errno) if cause is not None and cause.errno else "it cannot be reached"
-            return f"No connection to `{host}`: {why}."
-        return f"`{host}` closed the connection before it answered."
 
 
 async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
@@ -140,11 +115,6 @@ async def _complaint(answer: "aiohttp.ClientResponse") -> str | None:
         return f"It answered {answer.status}, a redirect, which is not followed. Set the webhook to the final URL."
     try:
         said = rules.readable(await answer.content.read(_MAX_READ))
-    except (_aiohttp().ClientError, OSError):
+    except (aiohttp_module().ClientError, OSError):
         said = ""
     return f"It answered {answer.status}: {said}" if said else f"It answered {answer.status}."
-
-
-def _aiohttp() -> Any:
-    # Imported on first use: it takes a tenth of the startup time.
-    return importlib.import_module("aiohttp")

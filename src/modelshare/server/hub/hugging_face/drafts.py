@@ -68,11 +68,14 @@ async def find(session: AsyncSession, caller: Caller, owner: str, name: str, rev
     name = found.model.name if found else name
     ready = found.find(branch) if found else None
     draft = await queries.draft(session, caller.project, registry.name_key(name), branch)
+    published = tree_of(await registry.stored_files(session, ready.id)) if ready is not None else None
     if draft is not None and await _is_open(session, draft):
-        return Branch(owner, name, branch, trees.of_json(draft.tree), draft.commit, found, draft)
-    if ready is not None:
-        tree = tree_of(await registry.stored_files(session, ready.id))
-        return Branch(owner, name, branch, tree, commit_of(ready), found, draft, is_ready=True)
+        tree = trees.of_json(draft.tree)
+        # Files were only announced, or a commit was refused: then the branch is still the published version.
+        if published is None or draft.version_id is not None or not trees.same(tree, published):
+            return Branch(owner, name, branch, tree, draft.commit, found, draft)
+    if ready is not None and published is not None:
+        return Branch(owner, name, branch, published, commit_of(ready), found, draft, is_ready=True)
     there = draft is not None or (found is not None and branch == MAIN)
     return Branch(owner, name, branch, {}, trees.commit_of(branch, {}), found, draft, exists=there)
 

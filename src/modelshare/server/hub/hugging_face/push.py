@@ -100,7 +100,7 @@ async def preupload(call: HubCall, owner: str, name: str, revision: str) -> Resp
     branch = await drafts.announce(call.platform, caller, owner, name, revision, [path for path, _ in listed])
     if branch.is_final and any(path not in branch.tree or branch.tree[path].size != size for path, size in listed):
         raise drafts.cannot_change(branch)
-    oids = await _oids(call, branch, [path for path, _ in listed])
+    oids = await _oids(call, caller, branch, [path for path, _ in listed])
     return answer(
         {
             "files": [
@@ -214,9 +214,14 @@ async def _branch(call: HubCall, caller: Caller, owner: str, name: str, revision
         return await drafts.find(session, caller, owner, name, revision, now=call.platform.now())
 
 
-async def _oids(call: HubCall, branch: Branch, paths: Iterable[str]) -> dict[str, str]:
-    """IDs of the branch's files at these paths: SHA-256 of large files, git object IDs of small ones."""
+async def _oids(call: HubCall, caller: Caller, branch: Branch, paths: Iterable[str]) -> dict[str, str]:
+    """IDs of the branch's files at these paths: SHA-256 of large files, git object IDs of small ones.
+
+    Clients do not send files that have the ID of theirs. So there is none for files that a commit cannot take along.
+    """
     entries = {path: branch.tree[path] for path in paths if path in branch.tree}
+    kept = await ahead.kept_by_owner(call.platform, caller, {entry.sha256 for entry in entries.values()})
+    entries = {path: entry for path, entry in entries.items() if entry.sha256 not in kept}
     small = {path for path, entry in entries.items() if not is_large(entry.size) and entry.git_oid is None}
     read: Mapping[str, str] = {}
     if small and branch.is_ready and branch.model is not None:

@@ -65,12 +65,14 @@ async def stored_blobs(
     return found
 
 
-async def stored_anywhere(session: AsyncSession, project_id: str, digests: Iterable[str]) -> dict[str, BlobRow]:
-    """One of the project's blobs with each of these digests, in whatever storage, by digest."""
+async def stored_anywhere(
+    session: AsyncSession, project_id: str, digests: Iterable[str], *, rather_not: Collection[str] = ()
+) -> dict[str, BlobRow]:
+    """One of the project's blobs with each of these digests, by digest. `rather_not`: storages to use last."""
     found: dict[str, BlobRow] = {}
     for batch in _batches(sorted(set(digests))):
         rows = await session.scalars(scoped_to(BlobRow, project_id).where(BlobRow.sha256.in_(batch)))
-        found.update((row.sha256, row) for row in rows)
+        found.update((row.sha256, row) for row in sorted(rows, key=lambda row: row.storage not in rather_not))
     return found
 
 

@@ -10,18 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_id
-from modelshare.server.registry.archive_selection import ArchiveSelection
+from modelshare.server.registry.archive_selection import choose
 from modelshare.server.registry.inspection.reader import head
-from modelshare.server.registry.paths import check_paths
 from modelshare.server.registry.refused import ModelRejectedError
 from modelshare.server.registry.storages import queries, rules
 from modelshare.server.registry.storages.service import check_endpoint, require_working, take_identity
 from modelshare.server.registry.storages.stores import RegistryPlatform, bucket_check, options_of
 from modelshare.server.registry.storages.tables import StorageRow
-from modelshare.server.registry.uploads.rules import check_named_model
 from modelshare.server.storage.pins import Pin, pinned_key
 from modelshare.server.storage_errors import BlobNotFoundError, TooManyObjectsError
-from modelshare.wire import model_files
 from modelshare.wire.keys import Scope
 from modelshare.wire.left_out import IGNORE_FILE, MAX_IGNORE_FILE, Selection, note, parse_ignore_file
 from modelshare.wire.registering import ModelRegister
@@ -171,12 +168,6 @@ def _chosen(
     found: Sequence[FoundFile], lines: Sequence[str], spec: ModelRegister, allow_pickle: bool
 ) -> tuple[list[FoundFile], str | None]:
     selection = Selection.of(ignored=lines, exclude=spec.exclude or (), include=spec.include or ())
-    chosen = ArchiveSelection(selection, top="")
-    files = sorted((file for file in found if chosen.takes(file.path)), key=lambda file: file.path)
-    paths = [file.path for file in files]
-    check_paths(paths)
-    if why := model_files.refusal(paths, allow_pickle=allow_pickle):
-        raise ModelRejectedError(why)
-    if spec.file is not None:
-        check_named_model(spec.file, paths)
-    return files, note(chosen.left_out)
+    by_path = {file.path: file for file in found}
+    paths, left_out = choose(by_path, selection, file=spec.file, allow_pickle=allow_pickle)
+    return [by_path[path] for path in paths], note(left_out)

@@ -15,7 +15,7 @@ from modelshare.server.registry.latest import latest_after, why_not_latest
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.signatures import service as signatures
-from modelshare.server.registry.tables import LEFT_OUT, ModelRow, VersionRow
+from modelshare.server.registry.tables import LEFT_OUT, SOURCE, SOURCE_LICENSE, ModelRow, VersionRow
 from modelshare.wire.models import ModelStatus
 from modelshare.wire.signers import SignatureState
 
@@ -27,9 +27,12 @@ async def ready(
     files: Sequence[StoredFile],
     facts: Facts,
     signature: bytes | None = None,
+    *,
+    verified: bool = False,
 ) -> None:
     """Marks the version as ready. An existing manifest is kept; facts that are new since then are added.
 
+    `verified`: the platform has just read all bytes and compared their digests.
     `signature`: the one among the version's files. A signature that the version already has is kept.
     """
     async with platform.database.write() as session:
@@ -40,6 +43,8 @@ async def ready(
         model, version = locked
         if version.status == ModelStatus.FAILED:  # its files changed meanwhile
             return
+        if verified:
+            version.digests = "platform"
         if version.manifest is None:
             _describe(version, model, files, facts)
         else:
@@ -94,11 +99,14 @@ async def _locked(session: AsyncSession, lease: Lease, job: ProcessingJob) -> tu
 
 
 def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile], facts: Facts) -> None:
+    source = {SOURCE: version.facts[SOURCE]} if SOURCE in version.facts else {}
+    facts = replace(facts, license=facts.license or version.facts.get(SOURCE_LICENSE))
+    digests = {} if version.digests == "platform" else {"digests": version.digests}
     new_manifest = manifest.Manifest.of(
         name=model.name,
         version=version.version,
         files=[manifest.ManifestFile(file.path, file.size, file.sha256) for file in files],
-        facts=facts.for_manifest() | ({} if version.digests == "platform" else {"digests": version.digests}),
+        facts=facts.for_manifest() | digests | source,
         license=facts.license,
         created=version.created_at,
     )
@@ -107,7 +115,7 @@ def _describe(version: VersionRow, model: ModelRow, files: Sequence[StoredFile],
     version.size_bytes = new_manifest.total_bytes
     if left_out := version.facts.get(LEFT_OUT):
         facts = replace(facts, warnings=(*facts.warnings, left_out))
-    version.facts = facts.to_dict()
+    version.facts = facts.to_dict() | source
     version.format = facts.format
     version.architecture = facts.architecture
     version.family = facts.family

@@ -13,6 +13,7 @@ from modelshare.server.registry.inspection.reader import RangeReader, head
 from modelshare.server.registry.processing.store_blobs import FILES_AT_ONCE
 from modelshare.server.registry.refused import ModelRejectedError, printable
 from modelshare.server.registry.service import StoredFile
+from modelshare.server.registry.tables import DAMAGED
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage_errors import BlobChangedError, BlobNotFoundError
 from modelshare.wire import secret_scan, signing
@@ -32,6 +33,9 @@ async def verify_files(platform: Platform, project_id: str, files: Sequence[Stor
         except BlobNotFoundError as error:
             raise _missing(file, error) from error
         if found != (file.sha256, file.size):
+            if file.pin is None:
+                async with platform.database.write() as session:
+                    await blobs.prove(session, project_id, file.storage, [file.sha256], DAMAGED)
             what = "has been damaged in storage" if file.pin is None else "is not what was published"
             raise ModelRejectedError(f"{printable(file.path)} {what}. Restore it there, or {_again(file)}.")
 

@@ -92,13 +92,14 @@ async def _steps(platform: Platform, lease: Lease, job: ProcessingJob, *, fresh:
         await store_blobs(platform, lease, job, job.staged)
     await read_in_place(platform, lease, job)
     files = await stored_files(platform.database, job.version_id)
-    if fresh and job.staged is None:
+    verified = fresh and job.staged is None
+    if verified:
         files = await as_they_are(platform, files)
         await verify_files(platform, job.project_id, files)
         await keep_pins(platform, lease, job, files)
     facts = await inspect_files(platform, files, job.file)
     signature = await read_signature(platform, files)
-    await finish.ready(platform, lease, job, files, facts, signature)
+    await finish.ready(platform, lease, job, files, facts, signature, verified=verified)
 
 
 async def _give_up(platform: Platform, lease: Lease, job: ProcessingJob) -> None:

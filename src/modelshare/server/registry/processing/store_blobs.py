@@ -24,8 +24,8 @@ from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.processing.load_job import ProcessingJob
 from modelshare.server.registry.refused import ModelRejectedError, printable
-from modelshare.server.registry.tables import LEFT_OUT, BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
-from modelshare.server.storage.base import BlobStore, Proof
+from modelshare.server.registry.tables import DAMAGED, LEFT_OUT, BlobRow, FileRow, UploadFileRow, UploadRow, VersionRow
+from modelshare.server.storage.base import Assembled, BlobStore, Proof
 from modelshare.server.storage.local import KEEP_FREE
 from modelshare.server.storage.stores import PLATFORM
 from modelshare.wire.left_out import IGNORE_FILE, LeftOut, Selection, ignore_file_lines, note
@@ -37,15 +37,15 @@ FILES_AT_ONCE = 2
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """A file whose bytes the server has hashed itself."""
+    """A file that arrived. The server has hashed its bytes itself, unless its owner's bucket vouches for them."""
 
     path: str
     size: int
     sha256: str
     key: str | None
     """The key in storage; None if the project already has a blob of the same content."""
-    proven_at: int
-    """When the server hashed it, in Unix seconds."""
+    proven_at: int | None
+    """When the server hashed it, in Unix seconds; None if it did not."""
 
 
 async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, upload: UploadRow) -> None:
@@ -67,8 +67,8 @@ async def store_blobs(platform: Platform, lease: Lease, job: ProcessingJob, uplo
     await _store(platform, lease, job, upload, received, left_out)
 
 
-async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | None]:
-    """Assembles the files that are not reused. Returns the proofs by number of the file.
+async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, Proof | Assembled | None]:
+    """Assembles the files that are not reused. Returns what the store knows of each, by number of the file.
 
     Files with the same content may share one multipart upload, which was sent before the session was opened.
     """
@@ -77,6 +77,7 @@ async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, P
         if not multipart.id:  # an empty file has no part that would have opened its upload
             multiparts[n] = await store.begin(multipart.key, multipart.size, upload.part_size)
     distinct = {multipart.key: multipart for multipart in multiparts.values()}
+    proofs: dict[str, Proof | Assembled | None]
     if store.direct:
         proofs = {key: await store.finish(multipart) for key, multipart in distinct.items()}
     else:
@@ -85,15 +86,25 @@ async def _finish_multiparts(store: BlobStore, upload: UploadRow) -> dict[int, P
 
 
 async def _receive(
-    platform: Platform, store: BlobStore, upload: UploadRow, file: UploadFileRow, proof: Proof | None
+    platform: Platform, store: BlobStore, upload: UploadRow, file: UploadFileRow, proof: Proof | Assembled | None
 ) -> ReceivedFile:
-    """Hashes the file, unless it was hashed during the upload (`proof`), and compares the digest with the client's."""
+    """Hashes the file, unless it was hashed during the upload (`proof`), and compares the digest with the client's.
+
+    A file in its owner's bucket, which its owner can change at any time anyway, is not read if the bucket has the
+    parts that the client has read: then the digest is the owner's word.
+    """
     if file.reused:
         assert file.sha256 is not None  # noqa: S101 - a file is reused by its digest
         return ReceivedFile(file.path, file.size, file.sha256, key=None, proven_at=platform.now())
+    claims = (upload.digests or {}).get(str(file.n), {})
+    if isinstance(proof, Assembled):
+        is_owners = upload.storage != PLATFORM and file.sha256 is not None and upload.archive is None
+        if is_owners and claims.get("parts_md5") == proof.parts_md5:
+            return ReceivedFile(file.path, file.size, str(file.sha256), key=file.key, proven_at=None)
+        proof = None
     if proof is None:
         parts = _PartDigests(upload.part_size)
-        claim = (upload.digests or {}).get(str(file.n), {}).get("parts_sha256")
+        claim = claims.get("parts_sha256")
         sha256, size = await store.digest(file.key, also=None if claim is None or store.direct else parts.update)
         if claim is not None and not store.direct and parts.finish() != claim:
             raise ModelRejectedError(f"{printable(file.path)} changed while it was being pushed. Push it again.")
@@ -231,7 +242,10 @@ async def _store(
         if left_out is not None:
             version = await session.get_one(VersionRow, job.version_id)
             version.facts = version.facts | {LEFT_OUT: left_out}
-        unneeded = await _add_blobs(session, upload, files, now)
+        stored = await blobs.stored_blobs(session, upload.project_id, upload.storage, (file.sha256 for file in files))
+        unneeded = await _add_blobs(session, upload, files, stored, now)
+        if upload.storage != PLATFORM and any(blob.proven_at is None for blob in stored.values()):
+            (await session.get_one(VersionRow, job.version_id)).digests = "owner"
         if upload.archive is not None:
             unneeded.append(upload.files[0].key)
         session.add_all(
@@ -250,9 +264,14 @@ async def _store(
             await disposal.discard(session, upload, unneeded, now=now)
 
 
-async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[ReceivedFile], now: int) -> list[str]:
-    """Adds new blobs. Returns the keys of bytes that the project already stores elsewhere."""
-    known_blobs = await blobs.stored_blobs(session, upload.project_id, upload.storage, (file.sha256 for file in files))
+async def _add_blobs(
+    session: AsyncSession,
+    upload: UploadRow,
+    files: Sequence[ReceivedFile],
+    known_blobs: dict[str, BlobRow],
+    now: int,
+) -> list[str]:
+    """Adds new blobs, also to those that are known, by digest. Returns the keys of bytes that are stored already."""
     unneeded = []
     for file in files:
         known = known_blobs.get(file.sha256)
@@ -268,7 +287,11 @@ async def _add_blobs(session: AsyncSession, upload: UploadRow, files: Sequence[R
             )
             session.add(blob)
             known_blobs[file.sha256] = blob
-        elif known is not None and file.key not in {None, known.key}:
-            unneeded.append(str(file.key))
+        elif known is not None and file.key is not None and file.key != known.key:
+            if known.proven_at == DAMAGED:
+                unneeded.append(known.key)
+                known.key, known.proven_at = file.key, file.proven_at
+            else:
+                unneeded.append(file.key)
     await session.flush()
     return unneeded

@@ -63,6 +63,17 @@ async def sign_version(
     return version_view(await service.sign(session, caller, model_id, version, data, now=platform.now()))
 
 
+@router.delete("/v1/models/{model_id}/versions/{version}/signature", status_code=204, tags=["models"])
+async def remove_signature(
+    caller: ModelsCaller, model_id: ModelId, session: WriteSession, platform: PlatformDep, version: str
+) -> None:
+    """Removes the version's signature. Endpoints that run it continue to run.
+
+    A `model.sig` among the version's files stays there, and counts again once the model is revalidated.
+    """
+    await service.unsign(session, caller, model_id, version, now=platform.now())
+
+
 @router.get(
     "/v1/models/{model_id}/versions/{version}/signature",
     tags=["models"],

@@ -112,12 +112,27 @@ async def sign(
     return found
 
 
+async def unsign(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str, *, now: int) -> None:
+    """Removes the signature of a version; 404 where it has none."""
+    found = registry.version_of(await registry.get(session, caller, model_id), version)
+    if (row := await queries.signature(session, found.id)) is not None:
+        await _lock_key(session, row.key_id)
+    model = await registry.get_locked(session, caller, model_id)
+    found = registry.version_of(model, version)
+    if found.signature_state == SignatureState.NONE:
+        raise _not_signed(version)
+    await queries.delete_signature(session, found.id)
+    _set(found, SignatureState.NONE)
+    notify(session, SIGNATURES_TOPIC, str(found.id))
+    registry.record(session, "model.unsign", model, caller.actor, now, version=found.version)
+
+
 async def bundle_of(session: AsyncSession, caller: Caller, model_id: uuid.UUID, version: str) -> bytes:
     """The signature of a version of the caller's own; 404 where it has none."""
     found = registry.version_of(await registry.get(session, caller, model_id), version)
     row = await queries.signature(session, found.id)
     if row is None:
-        raise NotFoundError(f"Version {version} has no signature. `modelshare sign` makes one.")
+        raise _not_signed(version)
     return row.bundle
 
 
@@ -233,6 +248,10 @@ async def _own(session: AsyncSession, caller: Caller, signer: str) -> SignerRow:
     if row is None:
         raise NotFoundError("There is no such signer in your project. GET /v1/signers lists them.")
     return row
+
+
+def _not_signed(version: str) -> NotFoundError:
+    return NotFoundError(f"Version {version} has no signature. `modelshare sign` makes one.")
 
 
 def _refused(reason: str) -> InvalidRequestError:

@@ -6,7 +6,7 @@ from modelshare.server.audit.service import Audit
 from modelshare.server.errors import ConflictError
 from modelshare.server.http import Caller
 from modelshare.server.registry import service as registry
-from modelshare.server.registry.storages.stores import RegistryPlatform, download_url
+from modelshare.server.registry.storages.stores import RegistryPlatform, download_urls
 from modelshare.wire.agents import GrantFile
 from modelshare.wire.models import Download
 
@@ -26,18 +26,14 @@ async def download(
             "model.download", f"model:{model.id}", name=model.name, version=version
         )
     expires_at = now + platform.settings.grants_seconds
+    urls = await download_urls(platform, files, expires_at=expires_at, base_url=base_url)
     return Download(
         model=str(model.id),
         version=version,
         manifest_digest=found.manifest_digest,
         files=[
-            GrantFile(
-                path=file.path,
-                size=file.size,
-                sha256=file.sha256,
-                url=await download_url(platform, file, expires_at=expires_at, base_url=base_url),
-            )
-            for file in files
+            GrantFile(path=file.path, size=file.size, sha256=file.sha256, url=url)
+            for file, url in zip(files, urls, strict=True)
         ],
         expires_at=expires_at,
     )

@@ -71,6 +71,16 @@ async def held_by(session: AsyncSession, project_id: str, holder_id: uuid.UUID) 
     return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.holder_id == holder_id))
 
 
+async def held_versions(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> set[str]:
+    """Numbers of the model's versions with files that an agent holds."""
+    held = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.holder_id.is_not(None)))
+    if not (storages := [row.id.hex for row in held]):
+        return set()
+    has_file = FileRow.version_id == VersionRow.id, FileRow.storage.in_(storages)
+    statement = select(VersionRow.version).where(VersionRow.model_id == model_id, exists().where(*has_file))
+    return set(await session.scalars(statement))
+
+
 async def models_with(session: AsyncSession, storage: StorageRow, digests: Collection[str]) -> list[uuid.UUID]:
     """Models with a version that has one of these files of the storage, by ID."""
     has_file = FileRow.project_id == storage.project_id, FileRow.storage == storage.id.hex, FileRow.sha256.in_(digests)

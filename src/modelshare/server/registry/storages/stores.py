@@ -165,15 +165,30 @@ def options_of(row: StorageRow) -> Any:
 
 
 async def download_url(platform: Platform, file: StoredFile, *, expires_at: int, base_url: str) -> str:
-    """The one way to a stored file for somebody else: a URL that answers GET and `Range` until `expires_at`.
+    """As `download_urls`."""
+    [url] = await download_urls(platform, [file], expires_at=expires_at, base_url=base_url)
+    return url
 
-    `base_url` is this server's. Call it outside of transactions; for many files, call `unchanged` before. Raises
-    ConflictError if the file is no longer what was published, StorageUnavailable, which names no storage.
+
+async def download_urls(
+    platform: Platform, files: Sequence[StoredFile], *, expires_at: int, base_url: str
+) -> list[str]:
+    """The one way to stored files for somebody else: URLs that answer GET and `Range` until `expires_at`.
+
+    `base_url` is this server's. Call it outside of transactions. Raises ConflictError if one of the files is no longer
+    what was published, StorageUnavailable, which names no storage.
     """
     with errors_for_others():
-        [file] = await unchanged(platform, [file])
-        store = await platform.stores.get(file.storage)
-        return store.get_url(file.key, expires_at=expires_at, base_url=base_url)
+        unpinned = await unchanged(platform, files)
+        opened = {storage: await platform.stores.get(storage) for storage in {file.storage for file in unpinned}}
+
+        def sign() -> list[str]:
+            return [
+                opened[file.storage].get_url(file.key, expires_at=expires_at, base_url=base_url) for file in unpinned
+            ]
+
+        # Thousands of signatures take seconds, in which the connections of agents must not stand still.
+        return await asyncio.to_thread(sign)
 
 
 async def open_file(platform: Platform, file: StoredFile) -> RangeReader:

@@ -8,6 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 from modelshare.server.accounts.service import quota_of
@@ -18,7 +19,7 @@ from modelshare.server.registry.blobs import disposal, staging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import StagedFileRow, key_of
+from modelshare.server.registry.tables import DAMAGED, StagedFileRow, key_of
 from modelshare.server.registry.uploads.rules import quota_refusal
 from modelshare.server.storage.base import BlobStore, Inflow, Multipart, RangeReader, fit_part_size
 from modelshare.server.storage.stores import PLATFORM
@@ -30,6 +31,8 @@ URL_SECONDS: Final = int(timedelta(hours=12).total_seconds())
 _AT_ONCE: Final = 16
 _MAX_EXPIRED: Final = 100
 _STEP: Final = 8 << 20
+MAX_BROUGHT: Final = 256 << 20
+"""Bytes that one request copies from another storage; a move, which is a job, copies any number."""
 
 
 async def stored(
@@ -46,7 +49,7 @@ async def stored(
         else:
             known = await blobs.stored_blobs(session, caller.project, storage, sizes)
         ahead = await blobs.staged_ahead(session, caller.project, storage, name, sizes)
-    found = {sha256 for sha256, row in known.items() if row.size == sizes[sha256]}
+    found = {sha256 for sha256, row in known.items() if row.size == sizes[sha256] and row.proven_at != DAMAGED}
     waiting = [row for sha256, row in ahead.items() if sha256 not in found and row.size == sizes[sha256]]
     complete = await map_concurrently(lambda row: _is_complete_or_lost(platform, row), waiting, limit=_AT_ONCE)
     await discard(platform, [row for row, state in zip(waiting, complete, strict=True) if state is None])
@@ -120,16 +123,36 @@ async def begin(platform: Platform, caller: Caller, name: str, sizes: Mapping[st
     return there
 
 
-async def bring(platform: Platform, caller: Caller, name: str, sizes: Mapping[str, int]) -> None:
-    """Copies files that the project stores only elsewhere into its current storage."""
+async def kept_by_owner(platform: Platform, caller: Caller, digests: Collection[str]) -> set[str]:
+    """Those of the files that the project has only where they were registered or are held."""
     async with platform.database.read() as session:
-        storage = await storages.current_id(session, caller.project)
-        known = await blobs.stored_blobs(session, caller.project, storage, sizes)
-        found = await blobs.stored_anywhere(session, caller.project, sizes.keys() - known.keys())
+        read_only = await storages.read_only(session, caller.project)
+        found = await blobs.stored_anywhere(session, caller.project, digests, rather_not=read_only)
+    return {sha256 for sha256, row in found.items() if row.storage in read_only}
+
+
+async def bring(platform: Platform, caller: Caller, name: str, sizes: Mapping[str, int]) -> None:
+    """Copies files that the project stores only elsewhere into its current storage.
+
+    Raises ConflictError if that is too much for one request, or if files lie where they were registered or are held:
+    the owner did not ask for a copy of those.
+    """
+    missing = sizes.keys() - await stored(platform, caller, name, sizes)
+    if await kept_by_owner(platform, caller, missing):
+        raise ConflictError(
+            f"The other files of {name} stay where their owner keeps them, and are not copied. Change the files there "
+            f"and run `modelshare register` or `modelshare hold` again, or move the model first: `modelshare storage "
+            f"move {name} --to platform`."
+        )
+    async with platform.database.read() as session:
+        found = await blobs.stored_anywhere(session, caller.project, missing)
     elsewhere = {sha256: row for sha256, row in found.items() if row.size == sizes[sha256]}
     wanted = {sha256: row.size for sha256, row in elsewhere.items()}
-    for sha256 in await stored(platform, caller, name, wanted):
-        del wanted[sha256]
+    if sum(wanted.values()) > MAX_BROUGHT:
+        raise ConflictError(
+            f"The other files of {name}, {sum(wanted.values()):,} bytes, are in another storage. Move the model first: "
+            f"`modelshare storage move {name} --to own` (or `platform`). Then push again."
+        )
     for sha256, place in (await begin(platform, caller, name, wanted)).items() if wanted else ():
         store = await platform.stores.get(elsewhere[sha256].storage)
         reader = await asyncio.to_thread(store.reader, elsewhere[sha256].key)
@@ -164,7 +187,8 @@ async def part_urls(platform: Platform, row: StagedFileRow) -> list[str] | None:
     if not store.direct:
         return None
     whole, expires_at = multipart_of(row), platform.now() + URL_SECONDS
-    return [store.part_url(whole, number, expires_at=expires_at).url for number in range(whole.count)]
+    sign = partial(store.part_url, whole, expires_at=expires_at)
+    return await asyncio.to_thread(lambda: [sign(number).url for number in range(whole.count)])
 
 
 async def receive(platform: Platform, row: StagedFileRow, number: int, chunks: AsyncIterator[bytes] | Inflow) -> None:

@@ -54,7 +54,7 @@ def _check_same_digests(row: UploadRow, digests: Sequence[FileDigest]) -> None:
 
 
 def _given_digests(digest: FileDigest) -> dict[str, str]:
-    return {name: value for name in ("sha256", "parts_sha256") if (value := getattr(digest, name)) is not None}
+    return digest.model_dump(exclude={"n"}, exclude_none=True)
 
 
 def _claims(row: UploadRow, digests: Sequence[FileDigest]) -> dict[int, FileDigest]:

@@ -10,7 +10,7 @@ from modelshare.server.registry import queries as models
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.storages import queries as storages
-from modelshare.server.registry.tables import SELECTION, ModelRow, StagedFileRow, UploadRow, VersionRow
+from modelshare.server.registry.tables import DAMAGED, SELECTION, ModelRow, StagedFileRow, UploadRow, VersionRow
 from modelshare.server.registry.uploads import queries
 from modelshare.server.registry.uploads.rules import WantedFile, is_same_push, next_version, quota_refusal, selection_of
 from modelshare.server.storage.stores import PLATFORM
@@ -55,6 +55,7 @@ async def plan_opening(
     resumes = await _same_push(session, model, request, files)
     storage = resumes.storage if resumes else await storages.current_id(session, project_id)
     known = await blobs.stored_blobs(session, project_id, storage, (file.sha256 for file in files if file.sha256))
+    known = {sha256: blob for sha256, blob in known.items() if blob.proven_at != DAMAGED}
     reused = frozenset(file.sha256 for file in files if file.sha256 in known and known[file.sha256].size == file.size)
     sizes = await blobs.stored_sizes(session, project_id, storage, (file.size for file in files if not file.sha256))
     candidates = tuple(file.path for file in files if file.sha256 is None and file.size and file.size in sizes)

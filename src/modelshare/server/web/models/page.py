@@ -12,8 +12,8 @@ from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
 from modelshare.server.hub.oci import service as oci
+from modelshare.server.registry import held, versions
 from modelshare.server.registry import service as registry
-from modelshare.server.registry import versions
 from modelshare.server.registry.storages import keeping
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
@@ -216,6 +216,7 @@ async def _shown(page: ModelContext) -> dict[str, Any]:
         "model": extended_view(own),
         "newest": registry.version_view(model.versions[-1]) if model.versions else None,
         "versions": [registry.version_view(row) for row in reversed(model.versions)],
+        "held": await held.held_versions(page.session, model),
         "ready": [row.version for row in registry.ready(model)],
         "before_latest": [row.version for row in model.versions if latest and row.id < latest.id],
         "files": files[:_LISTED_FILES],

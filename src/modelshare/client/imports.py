@@ -1,0 +1,60 @@
+"""`/v1/imports`: models that the platform copies from Hugging Face Hubs and OCI registries."""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
+from modelshare.client.errors import ConnectError, ServerError
+from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.importing import Import, ImportCreate, ImportState
+
+if TYPE_CHECKING:
+    from modelshare.client.client import Client
+
+BASE = "/v1/imports"
+LONGEST_POLL = 2.0
+"""Longest interval in seconds between two polls."""
+PATIENCE = 120.0
+"""Seconds that the server may be unreachable, for example during a restart, before waiting fails."""
+_UNDER_WAY = frozenset({ImportState.IMPORTING, ImportState.PROCESSING})
+
+
+class Imports(Resource[Transport]):
+    @sent
+    def create(self, spec: ImportCreate) -> Call[Import]:
+        """Starts an import, or returns the same one in progress. `wait_until_imported` waits for its end."""
+        return post(BASE, Import, spec, repeatable=True)
+
+    @listed
+    def list(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[Import]]:
+        """Newest first."""
+        return get(BASE, Page[Import], limit=limit)
+
+    @sent
+    def get(self, import_id: str) -> Call[Import]:
+        """Its progress, and why it failed or what it waits for."""
+        return get(at(BASE, import_id), Import)
+
+    @sent
+    def cancel(self, import_id: str) -> Call[Import]:
+        """Deletes what has arrived. Raises ConflictError if all files have."""
+        return post(at(BASE, import_id, "cancel"), Import, repeatable=True)
+
+
+def wait_until_imported(client: "Client", import_id: str, watch: Callable[[Import], None]) -> Import:
+    """The import, once it is ready, failed or cancelled. `watch` gets it after each poll."""
+    interval, reachable_at = 0.1, time.monotonic()
+    while True:
+        try:
+            found = client.imports.get(import_id)
+        except (ConnectError, ServerError):
+            if time.monotonic() - reachable_at > PATIENCE:
+                raise
+        else:
+            reachable_at = time.monotonic()
+            watch(found)
+            if found.state not in _UNDER_WAY:
+                return found
+        time.sleep(interval)
+        interval = min(interval * 1.5, LONGEST_POLL)

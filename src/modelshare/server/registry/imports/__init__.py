@@ -1,0 +1,1 @@
+"""Models that are copied from other places: Hugging Face Hubs and OCI registries."""
