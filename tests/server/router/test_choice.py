@@ -36,6 +36,8 @@ class Machines:
     """Machine and body of each request, in order."""
     failing: set[int] = field(default_factory=set)
     """Machines whose engine answers with an error."""
+    silent: set[int] = field(default_factory=set)
+    """Machines that give no answer."""
     streaming: bool = False
     held: asyncio.Event = field(default_factory=asyncio.Event)
     """Answers wait for it."""
@@ -46,6 +48,8 @@ class Machines:
         self.busy[number] += 1
         await self.held.wait()
         self.busy[number] -= 1
+        if number in self.silent:
+            return
         if number in self.failing and self.streaming:
             await agent.send(Head(request.stream, 200, "text/event-stream"))
             await agent.send(Chunk(request.stream, b"data: 1\n\n"))
@@ -146,6 +150,19 @@ async def test_a_machine_that_fails_is_left_out_and_comes_back(machines: Machine
 
     await wait_until(is_back)
     assert [await machines.chat("hello") for _ in range(5)] == [home] * 5
+
+
+@pytest.mark.parametrize("limits", [{"request_timeout_seconds": 1}], indirect=True)
+async def test_a_machine_that_gives_no_answer_is_left_out(limits: object, machines: Machines) -> None:
+    home = await machines.chat("hello")
+    machines.silent = {home}
+    for _ in range(2):
+        assert await asyncio.gather(machines.chat("hello"), machines.chat("hello")) == [home] * 2
+
+    async def is_left_out() -> bool:
+        return await machines.chat("hello") != home
+
+    await wait_until(is_left_out)
 
 
 async def test_if_all_fail_requests_still_go_somewhere(machines: Machines) -> None:
