@@ -157,7 +157,7 @@ async def test_a_machine_that_gives_no_answer_is_left_out(limits: object, machin
     home = await machines.chat("hello")
     machines.silent = {home}
     for _ in range(2):
-        assert await asyncio.gather(machines.chat("hello"), machines.chat("hello")) == [home] * 2
+        assert set(await asyncio.gather(machines.chat("hello"), machines.chat("hello"))) == {home}
 
     async def is_left_out() -> bool:
         return await machines.chat("hello") != home
