@@ -145,6 +145,10 @@ def lend(anyio_backend: str, request: pytest.FixtureRequest, tmp_path_factory: p
     return lambda _: databases.lend()
 
 
+ON_SQLITE = pytest.mark.parametrize("lend", ["sqlite"], indirect=True)
+"""For tests that reach the database only by statements that other tests run on both."""
+
+
 @pytest.fixture
 async def database_url(lend: Lend, tmp_path: Path) -> AsyncIterator[str]:
     """An empty database, on SQLite and on PostgreSQL.
@@ -198,9 +202,17 @@ async def app(settings: Settings, clock: Callable[[], float] | None) -> AsyncIte
         await assert_consistent(application.database)
 
 
+async def _nothing() -> None: ...
+
+
 @pytest.fixture
-async def running_app(app: Application) -> AsyncIterator[Application]:
-    """`app` with all background work: jobs, webhooks, the fleet, chores, confirmations, metering."""
+async def running_app(app: Application, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Application]:
+    """`app` with all background work: jobs, webhooks, the fleet, confirmations, metering.
+
+    Its chores are done when a test asks for it (`app.chores.do_all`): here they would all run in each test, twice.
+    """
+    monkeypatch.setattr(app.chores, "start", _nothing)
+    monkeypatch.setattr(app.chores, "stop", _nothing)
     async with app.working(Ending(STOP_SECONDS)):
         yield app
 

@@ -7,7 +7,8 @@ get their turn, as with the driver. Servers in processes of their own use the dr
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -21,6 +22,16 @@ _last: WeakKeyDictionary[aiosqlite.Connection, threading.Event] = WeakKeyDiction
 
 def use() -> None:
     setattr(aiosqlite.Connection, "_execute", _execute)  # noqa: B010 - no assignment to a method
+
+
+@contextmanager
+def in_threads() -> Iterator[None]:
+    """For the duration of the block the driver is as it is, for tests of statements that take long."""
+    setattr(aiosqlite.Connection, "_execute", _in_thread)  # noqa: B010
+    try:
+        yield
+    finally:
+        use()
 
 
 async def _execute(connection: aiosqlite.Connection, call: Callable[..., Any], *args: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ tests do in it.
 """
 
 import asyncio
+import select
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -80,7 +81,12 @@ def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _works(connection: AsyncAdapt_asyncpg_connection) -> bool:
     driver: Any = connection._connection
-    return not driver.is_closed() and not driver.is_in_transaction()
+    if driver.is_closed() or driver.is_in_transaction():
+        return False
+    # A connection that the server has just closed has something to read, which the event loop may not know yet.
+    waiting = select.poll()
+    waiting.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return not waiting.poll(0)
 
 
 _connect: Callable[..., Any] = PGDialect_asyncpg.connect

@@ -1,10 +1,12 @@
 """A task that is cancelled in the middle of a transaction leaves no lock behind."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from sqlalchemy import text
 
+import inline_sqlite
 from modelshare.server.app import Application
 
 pytestmark = pytest.mark.anyio
@@ -12,6 +14,13 @@ SLOW = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 2000000) SELECT count(*) FROM n",
     "postgresql": "SELECT pg_sleep(1)",
 }
+
+
+@pytest.fixture(autouse=True)
+def sqlite_in_threads() -> Iterator[None]:
+    """As in a server: a statement that takes long can be cancelled."""
+    with inline_sqlite.in_threads():
+        yield
 
 
 async def test_a_write_that_is_cancelled_in_a_statement(app: Application) -> None:

@@ -23,7 +23,7 @@ from modelshare.server.registry.imports.tables import ImportRow
 from modelshare.server.settings import Settings
 from modelshare.wire import sources as wire
 from served import fronted, wait_until
-from server.registry.test_import_sources import pass_time
+from server.registry.test_import_sources import for_tree, pass_time
 from server.registry.test_imports import digests, imported, manifest_of
 from stored_rows import dump
 from uploading import Files, error_of, sha256, tiny_model
@@ -249,9 +249,19 @@ async def test_private_addresses(app: Application, owner: Tenant, hub: Hub) -> N
     object.__setattr__(app.platform, "settings", private)
     for endpoint in (hub.url, "https://127.0.0.1", "https://169.254.169.254", "https://[::1]", "http://example.org"):
         answer = await owner.http.post("/v1/imports", json={"source": "hf:acme/tiny", "endpoint": endpoint})
-        error_of(answer, 400)
+        assert "`import_allow_private`" in error_of(answer, 400)
     for source in ("oci:localhost/a/b:c", "oci:10.0.0.1/a/b:c", "oci:[::1]/a/b:c"):
         error_of(await owner.http.post("/v1/imports", json={"source": source}), 400)
+    inside = for_tree(lambda _: Response(status_code=307, headers={"Location": "http://127.0.0.1:9/inside"}))
+    hub.answer = inside
+    operators = private.model_copy(update={"import_hf_endpoint": hub.url})
+    object.__setattr__(app.platform, "settings", operators)
+    refused = await imported(owner, "hf:acme/tiny")
+    assert "redirects to an address that is not allowed" in refused["reason"], "the Hub is trusted, but only itself"
+    hub.answer = lambda _: None
+    assert (await imported(owner, "hf:acme/tiny"))["state"] == "ready"
+    object.__setattr__(app.platform, "settings", private)
+    hub.requests.clear()
     name = hub.url.replace("http://127.0.0.1", "https://localhost")
     found = await imported(owner, "hf:acme/tiny", endpoint=name)
     assert "`localhost` is not a public address" in found["reason"]
@@ -268,7 +278,7 @@ async def test_every_redirect_is_checked(hub: Hub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(source_client, "url_refusal", refusal)
     inside = "http://169.254.169.254/latest/meta-data"
     hub.answer = lambda _: Response(status_code=307, headers={"Location": inside})
-    client = SourceClient(hub.url, allow_private=True, authorization=None, now=lambda: 0)
+    client = SourceClient(hub.url, allows_private=lambda _: True, authorization=None, now=lambda: 0)
     with pytest.raises(SourceError, match="redirects to an address that is not allowed"):
         await client.read(f"{hub.url}/x", wire.HubRevision, limit=1)
     await client.close()

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from conftest import Tenant
+from conftest import ON_SQLITE, Tenant
 from uploading import processed, pushed, send, tar_of, tiny_model
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
 
 SECRET = "ghp_" + "a1B2" * 9
 

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from conftest import Tenant
+from conftest import ON_SQLITE, Tenant
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
@@ -62,6 +62,7 @@ WHOLE = tiny_model()["model.safetensors"]
     ],
     ids=["pickle", "disguised", "cut-header", "cut-data", "2^60", "empty", "gguf"],
 )
+@ON_SQLITE
 async def test_content_is_refused_with_a_reason(owner: Tenant, files: dict[str, bytes], words: list[str]) -> None:
     good = await pushed(owner.http, tiny_model(), "good")
     model = await pushed(owner.http, files, "bad")
@@ -91,6 +92,7 @@ async def test_content_is_refused_with_a_reason(owner: Tenant, files: dict[str, 
     ],
     ids=["evil", "link", "bomb", "cut", "noise", "empty", "bin", "pt", "no-weights"],
 )
+@ON_SQLITE
 async def test_archives_are_refused_with_a_reason(app: Application, owner: Tenant, archive: bytes, words: str) -> None:
     model = await processed(owner.http, await push_archive(owner.http, archive, "model.tar.gz"))
     assert model["status"] == "failed"

@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from agent.support import relayed, serving
+from conftest import ON_SQLITE
 from link_agent import LinkAgent, answer
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engine_pool import EnginePool
@@ -22,7 +23,7 @@ from odd_engine import SECRET, TEXT, application
 from server.router.conftest import Endpoint
 from server.router.test_usage import usage
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
 FAILED = "The engine failed on this request; try again, or change the request."
 DONE = b"data: [DONE]\n\n"
 

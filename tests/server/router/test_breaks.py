@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from conftest import Tenant
+from conftest import ON_SQLITE, Tenant
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
 from modelshare.wire.link import INITIAL_CREDIT, Chunk, CloseCode, End, Head, Request
@@ -16,7 +16,7 @@ from served import wait_until
 from server.router.conftest import Endpoint
 from server.router.test_usage import usage
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import odd_frames
-from conftest import Tenant
+from conftest import ON_SQLITE, Tenant
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
@@ -19,7 +19,7 @@ from modelshare.wire.link import INITIAL_CREDIT, Chunk, CloseCode, End, Head, Re
 from served import wait_until
 from server.router.conftest import Endpoint
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
 MIB = 1 << 20
 SMALL = 20_000
 JSON = "application/json"

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
+from conftest import ON_SQLITE
 from link_agent import LinkAgent, answer
 from modelshare.wire.link import Request
 from server.router.conftest import Endpoint
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
 
 
 async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +16,7 @@ from modelshare.server.registry.archive_selection import choose
 from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.imports import queries, service
 from modelshare.server.registry.imports.copying import Destination, copy_file
-from modelshare.server.registry.imports.source_client import SourceClient, SourceError
+from modelshare.server.registry.imports.source_client import SourceClient, SourceError, allows_private
 from modelshare.server.registry.imports.sources import (
     Listing,
     Source,
@@ -69,7 +70,7 @@ class Importer:
         await self._require_upload()
         client = SourceClient(
             self._row.endpoint,
-            allow_private=self._platform.settings.import_allow_private,
+            allows_private=partial(allows_private, self._platform.settings),
             authorization=authorization_of(self._reference.kind, self._token),
             now=self._platform.clock,
         )

@@ -22,7 +22,7 @@ from modelshare.server.paging import Paging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.imports import queries
 from modelshare.server.registry.imports.queries import Judged
-from modelshare.server.registry.imports.source_client import LIMITS
+from modelshare.server.registry.imports.source_client import LIMITS, allows_private
 from modelshare.server.registry.imports.sources import endpoint_of
 from modelshare.server.registry.imports.tables import ImportRow
 from modelshare.server.registry.uploads import service as uploads
@@ -182,8 +182,10 @@ async def _find(session: AsyncSession, caller: Caller, import_id: str, *, lock: 
 
 
 def _check_endpoint(platform: Platform, endpoint: str) -> None:
-    allow_private = platform.settings.import_allow_private
-    refusal = public_addresses.url_refusal(endpoint, allow_private=allow_private, example=_EXAMPLE, limits=LIMITS)
+    may_be_private = allows_private(platform.settings, endpoint)
+    refusal = public_addresses.url_refusal(endpoint, allow_private=may_be_private, example=_EXAMPLE, limits=LIMITS)
+    if refusal is not None and endpoint.startswith("http://"):
+        refusal = LIMITS
     if refusal is None:
         parts = urlsplit(endpoint)
         if "@" in parts.netloc or parts.query or parts.fragment:

@@ -13,13 +13,14 @@ import msgspec
 from modelshare.server.outgoing import aiohttp_module, connection_errors, exact_url, open_session, why_no_answer
 from modelshare.server.public_addresses import public_socket, url_refusal
 from modelshare.server.registry.refused import printable
+from modelshare.server.settings import Settings
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
 
 Answer = TypeVar("Answer")
 
-LIMITS: Final = "Imports reach public addresses only, unless the operator sets `import_allow_private`."
+LIMITS: Final = "Imports use https and public addresses only, unless the operator sets `import_allow_private`."
 _EXAMPLE: Final = "https://hub.example.org"
 _CONNECT_SECONDS: Final = 10.0
 _READ_SECONDS: Final = 60.0
@@ -32,6 +33,11 @@ _MAX_WAIT: Final = 3600
 _PIECE: Final = 1 << 20
 _RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
 _PORTS: Final = {"http": 80, "https": 443}
+
+
+def allows_private(settings: Settings, url: str) -> bool:
+    """Whether http and private addresses are allowed there: everywhere by the setting, or on the operator's own Hub."""
+    return settings.import_allow_private or _origin(url) == _origin(settings.import_hf_endpoint)
 
 
 class SourceError(Exception):
@@ -70,19 +76,25 @@ class SourceClient:
     """Sends requests to one source. Its credential goes to no other origin."""
 
     def __init__(
-        self, endpoint: str, *, allow_private: bool, authorization: str | None, now: Callable[[], float]
+        self,
+        endpoint: str,
+        *,
+        allows_private: Callable[[str], bool],
+        authorization: str | None,
+        now: Callable[[], float],
     ) -> None:
+        """`allows_private`: see `allows_private`, for a URL."""
         self.host = urlsplit(endpoint).netloc
         self._origin = _origin(endpoint)
-        self._allow_private = allow_private
+        self._allows_private = allows_private
         self._authorization = authorization
         self._now = now
         self.challenge: Challenge | None = None
-        self._http: Any = None
+        self._sessions: dict[bool, Any] = {}
 
     async def close(self) -> None:
-        if self._http is not None:
-            await self._http.close()
+        for session in self._sessions.values():
+            await session.close()
 
     def owns(self, url: str) -> bool:
         """Whether the credential may be sent there."""
@@ -177,7 +189,8 @@ class SourceClient:
 
     async def _send(self, url: str, headers: Mapping[str, str], authorization: str | None) -> "ClientResponse":
         """Raises SourceError for an address that must not be reached."""
-        refusal = url_refusal(url, allow_private=self._allow_private, example=_EXAMPLE, limits=LIMITS)
+        may_be_private = self._allows_private(url)
+        refusal = url_refusal(url, allow_private=may_be_private, example=_EXAMPLE, limits=LIMITS)
         if refusal is not None:
             prefix = "" if self.owns(url) else f"`{self.host}` redirects to an address that is not allowed. "
             raise SourceError(f"{prefix}{refusal}")
@@ -185,20 +198,22 @@ class SourceClient:
         if (credential := self._authorization if authorization is None else authorization) and self.owns(url):
             sent["Authorization"] = credential
         try:
-            answer: ClientResponse = await self._session().get(exact_url(url), headers=sent, allow_redirects=False)
+            answer: ClientResponse = await self._session(may_be_private).get(
+                exact_url(url), headers=sent, allow_redirects=False
+            )
         except connection_errors() as error:
             raise self._no_answer(url, error) from error
         return answer
 
-    def _session(self) -> Any:
-        if self._http is None:
+    def _session(self, may_be_private: bool) -> Any:
+        if may_be_private not in self._sessions:
             timeout = {"total": None, "sock_connect": _CONNECT_SECONDS, "sock_read": _READ_SECONDS}
-            self._http = open_session(
-                {"socket_factory": None if self._allow_private else public_socket},
+            self._sessions[may_be_private] = open_session(
+                {"socket_factory": None if may_be_private else public_socket},
                 timeout=aiohttp_module().ClientTimeout(**timeout),
                 headers={"User-Agent": "modelshare-import"},
             )
-        return self._http
+        return self._sessions[may_be_private]
 
     async def _pieces(self, answer: "ClientResponse") -> AsyncIterator[bytes]:
         try:

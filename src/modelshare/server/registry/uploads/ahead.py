@@ -126,7 +126,8 @@ async def begin(platform: Platform, caller: Caller, name: str, sizes: Mapping[st
 async def kept_by_owner(platform: Platform, caller: Caller, digests: Collection[str]) -> set[str]:
     """Those of the files that the project has only where they were registered or are held."""
     async with platform.database.read() as session:
-        read_only = await storages.read_only(session, caller.project)
+        if not (read_only := await storages.read_only(session, caller.project)):
+            return set()
         found = await blobs.stored_anywhere(session, caller.project, digests, rather_not=read_only)
     return {sha256 for sha256, row in found.items() if row.storage in read_only}
 
