@@ -12,7 +12,7 @@ from modelshare.cli.output import Json, one_line, print_json, print_message, pri
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client
-from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation, PrefixCache
 
 app = typer.Typer(add_completion=False)
 Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Slug of the endpoint.")]
@@ -159,6 +159,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("note", endpoint.version_note),
             ("file", endpoint.file),
             ("tier", endpoint.tier),
+            ("prefix cache", _hits(endpoint.prefix_cache)),
             ("created", when(endpoint.created_at)),
         )
     )
@@ -171,6 +172,13 @@ def _say_recall(endpoint: Endpoint) -> None:
     stops = f"it stops at {when(notice.deadline)} UTC" if notice.stopped_at is None else "it has stopped"
     model, reason = endpoint.model_name or "its model", one_line(notice.reason)
     print_message(f"Warning: {endpoint.slug}: {model} was recalled by its owner; {stops}. {reason}")
+
+
+def _hits(cache: PrefixCache | None) -> str | None:
+    if cache is None:
+        return None
+    rate = cache.hits / cache.requests
+    return f"{rate:.0%} of {cache.requests} requests that continued a conversation went to the machine that knows it"
 
 
 def _state(endpoint: Endpoint) -> str:

@@ -113,6 +113,7 @@ class Application:
                 keys=self.platform.keys,
                 sessions=self.platform.sessions,
                 registry=self.platform.metrics,
+                hits=self.platform.endpoint_policy.prefix_hits,
                 clock=self.clock,
             )
         )

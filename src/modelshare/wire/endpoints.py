@@ -53,6 +53,18 @@ class EndpointProgress(Response):
     bytes_total: int
 
 
+class PrefixCache(Response):
+    """How often engines could reuse what they had computed for earlier turns of a conversation.
+
+    Counted by the server process that answers, since its start, for endpoints with several machines.
+    """
+
+    requests: int
+    """Requests of conversations that had been seen before."""
+    hits: int
+    """Those that were sent to the conversation's machine."""
+
+
 class Endpoint(Response):
     object: Literal["endpoint"] = "endpoint"
     id: str
@@ -76,6 +88,8 @@ class Endpoint(Response):
     """To be used with an OpenAI client."""
     recall: RecallNotice | None = None
     """Set while the model's owner is recalling it: the endpoint stops at the deadline."""
+    prefix_cache: PrefixCache | None = None
+    """None in lists, and where nothing was counted."""
     created_at: UnixSeconds
 
 

@@ -163,6 +163,31 @@ async def test_a_link_moves_to_another_process(
             await wait_until(answered)
 
 
+async def test_every_process_sends_a_conversation_to_the_same_machine(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient, deployer: Tenant
+) -> None:
+    async def say(link: LinkAgent, request: Request, body: bytes) -> None:
+        await link.send(answer(request, b"here" if link is here else b"there"))
+
+    async def machine(url: str, body: bytes) -> bytes:
+        return (await client.post(f"{url}/{deployer.project.id}/chat/v1/chat/completions", content=body)).content
+
+    agent.handler = say
+    _, token = await enroll(deployer.http, name="other")
+    async with linked(processes[1], token, handler=say) as here:
+        await here.make_ready()
+
+        async def both_are_known() -> bool:
+            return await machine(processes[1], b"{}") == b"here"
+
+        async def agree() -> bool:
+            first, second = [await machine(url, b'{"messages": [{"role": "user"}]}') for url in processes[1:]]
+            return first == second
+
+        await wait_until(both_are_known)
+        await wait_until(agree)
+
+
 async def test_strangers_get_nothing(processes: tuple[Application, str, str], agent: LinkAgent) -> None:
     assert agent.desired is not None
     path = f"{PREFIX}{agent.agent_id}/{agent.desired.deployments[0].deployment_id}/chat/completions"

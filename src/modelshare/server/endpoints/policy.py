@@ -1,15 +1,47 @@
 """What endpoints need besides the database: tiers, a setting, and information from the fleet."""
 
-from dataclasses import dataclass
-from typing import Protocol
+import uuid
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.http import Caller
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tiers import SharingPlatform, TierRegistry
+from modelshare.wire.endpoints import PrefixCache
 from modelshare.wire.sharing import WeightsDeletion
 from modelshare.wire.tiers import Tier
+
+_COUNTED: Final = 10_000
+"""Endpoints whose hits are counted, the ones that began last."""
+
+
+class PrefixHits:
+    """How many requests of known conversations went to the conversation's machine. Of one process, since its start."""
+
+    def __init__(self) -> None:
+        self.hits = self.misses = 0
+        self._counts: dict[int, list[int]] = {}
+        """Requests and hits, by the endpoint's id as a number."""
+
+    def count(self, endpoint_id: uuid.UUID, *, is_hit: bool) -> None:
+        counts = self._counts.get(endpoint_id.int)
+        if counts is None:
+            if len(self._counts) >= _COUNTED:
+                del self._counts[next(iter(self._counts))]
+            counts = self._counts[endpoint_id.int] = [0, 0]
+        counts[0] += 1
+        if is_hit:
+            counts[1] += 1
+            self.hits += 1
+        else:
+            self.misses += 1
+
+    def of(self, endpoint_id: uuid.UUID) -> PrefixCache | None:
+        """None if there were no such requests."""
+        counts = self._counts.get(endpoint_id.int)
+        return None if counts is None else PrefixCache(requests=counts[0], hits=counts[1])
 
 
 class Capacity(Protocol):
@@ -40,12 +72,13 @@ def tier_signers(tier: Tier) -> str | None:
 
 @dataclass(frozen=True)
 class EndpointPolicy:
-    """The platform's tiers, whether endpoints promote models, and the interface to the fleet."""
+    """The platform's tiers, whether endpoints promote models, and what others know of them."""
 
     tiers: TierRegistry
     promotion: bool
     capacity: Capacity
     weights: Weights
+    prefix_hits: PrefixHits = field(default_factory=PrefixHits)
 
     def tier_signers(self, slug: str) -> str | None:
         """Of the tier with this slug; see the function of this name."""

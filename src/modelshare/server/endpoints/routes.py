@@ -60,9 +60,12 @@ async def explain_endpoint(
 
 
 @router.get("/v1/endpoints/{slug}")
-async def get_endpoint(caller: EndpointsCaller, session: ReadSession, base_url: BaseUrl, slug: str) -> Endpoint:
+async def get_endpoint(
+    caller: EndpointsCaller, session: ReadSession, platform: EndpointsPlatformDep, base_url: BaseUrl, slug: str
+) -> Endpoint:
     """Returns an endpoint of the project."""
-    return presenters.view(await service.get(session, caller, slug), base_url)
+    row = await service.get(session, caller, slug)
+    return presenters.view(row, base_url, platform.endpoint_policy.prefix_hits.of(row.id))
 
 
 @router.patch("/v1/endpoints/{slug}")

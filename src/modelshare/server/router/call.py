@@ -28,6 +28,7 @@ from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
 from modelshare.server.router.snapshots import Snapshot
+from modelshare.server.router.target_selection import Conversation
 
 if TYPE_CHECKING:
     from modelshare.server.router.admission import Gate
@@ -100,6 +101,8 @@ class Call:
 
     def too_slow(self) -> None:
         """The deadline has passed."""
+        if self._relay is not None and not self.reply.status:
+            self._relay.judge(is_failure=True)
         self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
 
     def end_with(self, error: Exception) -> None:
@@ -189,6 +192,9 @@ class Call:
             self._gate.count_as(self._turns)
         tenant = self._router.tenant(self.asking.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
+        if len(self._endpoint.targets) > 1:
+            session = self.asking.header(b"x-session-id")
+            self._relay.conversation = Conversation.of(self._endpoint.id, self.asking.route, body, session)
         self._relay.start(self._endpoint.targets)
 
     # Called by the relay.

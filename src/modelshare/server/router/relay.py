@@ -9,7 +9,7 @@ from modelshare.server.fleet.streams import Asked, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.errors import BadGatewayError, EngineRefusedError
 from modelshare.server.router.metering import MeteredUsage
-from modelshare.server.router.target_selection import TargetSelector
+from modelshare.server.router.target_selection import Conversation, TargetSelector
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
@@ -35,16 +35,22 @@ class Relay:
     def __init__(self, call: "Call", selector: TargetSelector, body: bytes, tenant: str, usage: AnswerUsage) -> None:
         """`tenant`: the project's name for agents."""
         self.usage = usage
+        self.conversation: Conversation | None = None
         self._call = call
         self._selector = selector
         self._body = body
         self._tenant = tenant
         self._targets: Sequence[Target] = ()
-        """Those that were not tried yet."""
+        self._tried: set[str] = set()
+        """Deployments among them."""
         self._target: Target | None = None
         self._searches = 0
         self._refused: set[str] = set()
         """Deployments."""
+        self._unjudged: str | None = None
+        """The deployment that was asked, until it is known whether it works."""
+        self._is_trial = False
+        """Whether it has failed before, and this request tries it again."""
         self._asked: Asked | None = None
         """The request at an agent of this process."""
         self._head: Head | None = None
@@ -58,11 +64,12 @@ class Relay:
     def start(self, targets: Sequence[Target]) -> None:
         """Sends the request to the best target. Raises UnavailableError if there is none."""
         self._searches += 1
-        self._targets = [each for each in targets if each.deployment_id not in self._refused]
+        self._targets, self._tried = targets, set(self._refused)
         self._try_next()
 
     def stop(self) -> None:
         """Cancels the work on the request, unless it is complete."""
+        self.judge(is_failure=None)
         self._target = None
         asked, self._asked = self._asked, None
         if asked is not None:
@@ -85,6 +92,12 @@ class Relay:
         if self._asked is not None:
             self._asked.taken(0)
 
+    def judge(self, *, is_failure: bool | None) -> None:
+        """Tells the circuit breaker how the target did, once. None: that is not known."""
+        deployment_id, self._unjudged = self._unjudged, None
+        if deployment_id is not None:
+            self._selector.circuits.end(deployment_id, is_failure=is_failure, is_trial=self._is_trial)
+
     # Called by the link.
 
     def deliver(self, frame: AnswerFrame) -> None:
@@ -96,8 +109,8 @@ class Relay:
     def _try_next(self) -> None:
         """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
         of a new version before this process, and stop a deployment to which requests are still being sent."""
-        while (target := self._selector.best(self._targets)) is not None:
-            self._targets = [each for each in self._targets if each is not target]
+        while (target := self._selector.best(self._targets, self.conversation, self._tried)) is not None:
+            self._tried.add(target.deployment_id)
             if self._ask(target):
                 return
         if self._searches < _SEARCHES:
@@ -120,13 +133,17 @@ class Relay:
         link = self._selector.link(target)
         if link is None:
             self._call.later(self._ask_elsewhere(target))
-            return True
-        route, deployment_id = self._call.asking.route, target.deployment_id
-        try:
-            self._asked = link.ask(self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant)
-        except StreamBrokenError:
-            return False
-        self.usage.is_engine_busy = True
+        else:
+            route, deployment_id = self._call.asking.route, target.deployment_id
+            try:
+                self._asked = link.ask(
+                    self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
+                )
+            except StreamBrokenError:
+                return False
+            self.usage.is_engine_busy = True
+        self._unjudged = target.deployment_id
+        self._is_trial = self._selector.circuits.start(target.deployment_id)
         return True
 
     async def _search_again(self) -> None:
@@ -176,12 +193,17 @@ class Relay:
         self.usage.status = frame.status
         self.usage.answer_bytes = len(frame.data)
         self.usage.report(frame)
+        is_failure = frame.status >= _SERVER_ERROR
+        self.judge(is_failure=is_failure and frame.retry_after is None)  # one that is busy works
         wait = () if frame.retry_after is None else ((b"retry-after", b"%d" % frame.retry_after),)
         self._call.reply.whole(frame.status, frame.content_type.encode(), frame.data, wait)
-        self._call.finish(is_failure=frame.status >= _SERVER_ERROR)
+        self._call.finish(is_failure=is_failure)
 
     def _pass_chunk(self, data: bytes) -> None:
         head = self._begun()
+        if self._is_trial and self._unjudged is not None:
+            self._is_trial = False
+            self._selector.circuits.begin_answer(self._unjudged)
         if self._is_events:
             self._call.progress()
             self._pass_events(head, data)
@@ -216,9 +238,11 @@ class Relay:
 
     def _pass_end(self, frame: End) -> None:
         head = self._begun()
+        is_failure = (head if frame.error is None else frame).status >= _SERVER_ERROR
+        self.judge(is_failure=is_failure)
         self.usage.report(frame)
         if frame.error is not None:
-            raise (BadGatewayError if frame.status >= _SERVER_ERROR else EngineRefusedError)(frame.error)
+            raise (BadGatewayError if is_failure else EngineRefusedError)(frame.error)
         reply = self._call.reply
         if not reply.status and not self._is_events:
             reply.whole(head.status, head.content_type.encode(), bytes(self._gathered))
@@ -226,12 +250,13 @@ class Relay:
             if not reply.status:
                 self._start(head)
             reply.write(self._held, more=False)
-        self._call.finish(is_failure=head.status >= _SERVER_ERROR)
+        self._call.finish(is_failure=is_failure)
 
     def _begun(self) -> Head:
         """Raises BadGatewayError if the answer did not begin with its head."""
         if self._head is None:
             self.usage.is_engine_busy = False
+            self.judge(is_failure=True)
             raise BadGatewayError("The engine gave no answer. Try again.")
         return self._head
 
@@ -241,6 +266,7 @@ class Relay:
     def _broken(self, error: Exception) -> None:
         """The connection to the agent was lost: tries another one if nothing was answered."""
         self.usage.is_engine_busy = False
+        self.judge(is_failure=True)
         self.stop()
         if self._call.reply.status:
             raise BadGatewayError("The connection to the machine that runs the model was lost. Try again.") from error

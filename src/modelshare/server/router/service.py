@@ -22,6 +22,7 @@ from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticat
 from modelshare.server.background import Loop, stop_all
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
+from modelshare.server.endpoints.policy import PrefixHits
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.http import Caller, session_token
@@ -55,7 +56,7 @@ class Router:
         self.keys = parts.keys
         self.clock = parts.clock
         self.admission = Admission()
-        self.metrics = RouterMetrics(parts.registry)
+        self.metrics = RouterMetrics(parts.registry, parts.hits)
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
@@ -72,7 +73,7 @@ class Router:
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._tenants: dict[str, str] = {}
         self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self.selector = TargetSelector(parts.links, self._forwarder)
+        self.selector = TargetSelector(parts.links, self._forwarder, parts.hits)
         self.holders = HolderConnections(parts.database, parts.links, self.selector)
         self._calls: set[Call] = set()
         self._sweeping = Loop("end requests that take too long", self._sweep, every=_SWEEP_SECONDS)
@@ -196,5 +197,6 @@ class RouterParts:
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
     registry: CollectorRegistry
+    hits: PrefixHits
     clock: Callable[[], float]
     """Unix seconds."""

@@ -1,26 +1,68 @@
 """Chooses a target, and reaches it over a connection of this process or through the process that has it."""
 
+import time
+import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NamedTuple
 
+from modelshare.server.endpoints.policy import PrefixHits
 from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import AnswerStream
+from modelshare.server.router.circuits import Circuits
 from modelshare.server.router.forward import Forwarder
+from modelshare.server.router.prefix_routing import Conversations, conversation_key
+
+
+class Conversation(NamedTuple):
+    """What a request continues or begins."""
+
+    endpoint_id: uuid.UUID
+    key: int
+
+    @classmethod
+    def of(cls, endpoint_id: uuid.UUID, route: str, body: bytes, session: bytes) -> "Conversation | None":
+        """See `conversation_key`."""
+        key = conversation_key(endpoint_id.bytes, route, body, session)
+        return None if key is None else cls(endpoint_id, key)
 
 
 class TargetSelector:
-    def __init__(self, links: AgentLinks, forwarder: Forwarder) -> None:
+    def __init__(self, links: AgentLinks, forwarder: Forwarder, hits: PrefixHits) -> None:
+        self.circuits = Circuits(time.monotonic)
+        self._hits = hits
+        self._conversations = Conversations()
         self._links = links
         self._forwarder = forwarder
         self._forwarded: Counter[str] = Counter()
 
-    def best(self, targets: Sequence[Target]) -> Target | None:
-        """The least busy reachable one, as far as this process knows; with equal load, its own connections first."""
-        busy = [(load, target) for target in targets if (load := self._load(target)) is not None]
-        return min(busy, key=lambda pair: pair[0])[1] if busy else None
+    def best(
+        self, targets: Sequence[Target], conversation: Conversation | None = None, tried: Collection[str] = ()
+    ) -> Target | None:
+        """The conversation's machine, or the least busy reachable one, as far as this process knows; with equal load,
+        its own connections first. `tried`: deployments that are not to be chosen.
+
+        One whose answers fail is chosen only if there is no other.
+        """
+        busy = [
+            (load, target)
+            for target in targets
+            if target.deployment_id not in tried and (load := self._load(target)) is not None
+        ]
+        if self.circuits:
+            busy = [each for each in busy if not self.circuits.is_open(each[1].deployment_id)] or busy
+        if conversation is None or not busy:
+            return min(busy, key=lambda pair: pair[0])[1] if busy else None
+        home = self._conversations.home(conversation.key)
+        ids = [target.deployment_id for _, target in busy]
+        members = ids if len(busy) == len(targets) else [target.deployment_id for target in targets]
+        chosen = self._conversations.choose(conversation.key, ids, [load for (load, _), _ in busy], members)
+        if home is not None:
+            self._hits.count(conversation.endpoint_id, is_hit=chosen == home)
+        return busy[ids.index(chosen)][1]
 
     def link(self, target: Target) -> AgentLink | None:
         """The agent's connection, if it is to this process."""
