@@ -1,4 +1,5 @@
-"""Circuit breakers: a deployment whose answers fail one after the other gets no requests for a while."""
+"""Circuit breakers: a deployment whose answers to a tenant fail one after the other gets none of its requests for a
+while."""
 
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +26,7 @@ class _Circuit:
 
 
 class Circuits:
-    """Those of the deployments that have failed lately."""
+    """Those of the deployments that have failed lately, by tenant and deployment (`target_selection.circuit_of`)."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` is monotonic, in seconds."""
@@ -35,42 +36,42 @@ class Circuits:
     def __len__(self) -> int:
         return len(self._circuits)
 
-    def is_open(self, deployment_id: str) -> bool:
+    def is_open(self, circuit_id: str) -> bool:
         """Whether it should get no request now."""
-        circuit = self._circuits.get(deployment_id)
+        circuit = self._circuits.get(circuit_id)
         if circuit is None or circuit.retry_at is None:
             return False
         return circuit.has_trial or self._clock() < circuit.retry_at
 
-    def start(self, deployment_id: str) -> bool:
+    def start(self, circuit_id: str) -> bool:
         """A request is sent. Returns whether it is the trial after a pause; its end must be told of."""
-        circuit = self._circuits.get(deployment_id)
-        if circuit is None or circuit.retry_at is None or self.is_open(deployment_id):
+        circuit = self._circuits.get(circuit_id)
+        if circuit is None or circuit.retry_at is None or self.is_open(circuit_id):
             return False
         circuit.has_trial = True
         return True
 
-    def begin_answer(self, deployment_id: str) -> None:
+    def begin_answer(self, circuit_id: str) -> None:
         """The trial is being answered: others may follow, but the next failure starts another pause."""
-        circuit = self._circuits.get(deployment_id)
+        circuit = self._circuits.get(circuit_id)
         if circuit is not None:
             circuit.failures, circuit.retry_at, circuit.has_trial = FAILURES - 1, None, False
 
-    def end(self, deployment_id: str, *, is_failure: bool | None, is_trial: bool) -> None:
+    def end(self, circuit_id: str, *, is_failure: bool | None, is_trial: bool) -> None:
         """A request has ended. `is_failure`: None if it shows nothing, as where the client has gone."""
         if is_failure is False:
-            self._circuits.pop(deployment_id, None)
+            self._circuits.pop(circuit_id, None)
         elif is_failure:
-            self._fail(deployment_id, is_trial=is_trial)
-        elif is_trial and (circuit := self._circuits.get(deployment_id)) is not None:
+            self._fail(circuit_id, is_trial=is_trial)
+        elif is_trial and (circuit := self._circuits.get(circuit_id)) is not None:
             circuit.has_trial = False
 
-    def _fail(self, deployment_id: str, *, is_trial: bool) -> None:
-        circuit = self._circuits.get(deployment_id)
+    def _fail(self, circuit_id: str, *, is_trial: bool) -> None:
+        circuit = self._circuits.get(circuit_id)
         if circuit is None:
             if len(self._circuits) >= _KEPT:
                 del self._circuits[next(iter(self._circuits))]
-            circuit = self._circuits[deployment_id] = _Circuit()
+            circuit = self._circuits[circuit_id] = _Circuit()
         if circuit.retry_at is not None and not is_trial:
             return  # it was sent before the pause
         circuit.failures += 1

@@ -9,7 +9,7 @@ from modelshare.server.fleet.streams import Asked, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.errors import BadGatewayError, EngineRefusedError
 from modelshare.server.router.metering import MeteredUsage
-from modelshare.server.router.target_selection import Conversation, TargetSelector
+from modelshare.server.router.target_selection import Conversation, TargetSelector, circuit_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.link import Answer, AnswerFrame, Chunk, End, Head
 
@@ -94,9 +94,9 @@ class Relay:
 
     def judge(self, *, is_failure: bool | None) -> None:
         """Tells the circuit breaker how the target did, once. None: that is not known."""
-        deployment_id, self._unjudged = self._unjudged, None
-        if deployment_id is not None:
-            self._selector.circuits.end(deployment_id, is_failure=is_failure, is_trial=self._is_trial)
+        circuit, self._unjudged = self._unjudged, None
+        if circuit is not None:
+            self._selector.circuits.end(circuit, is_failure=is_failure, is_trial=self._is_trial)
 
     # Called by the link.
 
@@ -109,7 +109,7 @@ class Relay:
     def _try_next(self) -> None:
         """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
         of a new version before this process, and stop a deployment to which requests are still being sent."""
-        while (target := self._selector.best(self._targets, self.conversation, self._tried)) is not None:
+        while (target := self._selector.best(self._targets, self.conversation, self._tried, self._tenant)) is not None:
             self._tried.add(target.deployment_id)
             if self._ask(target):
                 return
@@ -142,8 +142,8 @@ class Relay:
             except StreamBrokenError:
                 return False
             self.usage.is_engine_busy = True
-        self._unjudged = target.deployment_id
-        self._is_trial = self._selector.circuits.start(target.deployment_id)
+        self._unjudged = circuit_of(self._tenant, target)
+        self._is_trial = self._selector.circuits.start(self._unjudged)
         return True
 
     async def _search_again(self) -> None:

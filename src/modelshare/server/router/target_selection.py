@@ -30,6 +30,11 @@ class Conversation(NamedTuple):
         return None if key is None else cls(endpoint_id, key)
 
 
+def circuit_of(tenant: str, target: Target) -> str:
+    """The name of the circuit: requests of one tenant that make an engine fail pause it for no other."""
+    return f"{tenant}/{target.deployment_id}"
+
+
 class TargetSelector:
     def __init__(self, links: AgentLinks, forwarder: Forwarder, hits: PrefixHits) -> None:
         self.circuits = Circuits(time.monotonic)
@@ -40,12 +45,16 @@ class TargetSelector:
         self._forwarded: Counter[str] = Counter()
 
     def best(
-        self, targets: Sequence[Target], conversation: Conversation | None = None, tried: Collection[str] = ()
+        self,
+        targets: Sequence[Target],
+        conversation: Conversation | None = None,
+        tried: Collection[str] = (),
+        tenant: str = "",
     ) -> Target | None:
         """The conversation's machine, or the least busy reachable one, as far as this process knows; with equal load,
         its own connections first. `tried`: deployments that are not to be chosen.
 
-        One whose answers fail is chosen only if there is no other.
+        One whose answers to `tenant` fail is chosen only if there is no other.
         """
         busy = [
             (load, target)
@@ -53,7 +62,7 @@ class TargetSelector:
             if target.deployment_id not in tried and (load := self._load(target)) is not None
         ]
         if self.circuits:
-            busy = [each for each in busy if not self.circuits.is_open(each[1].deployment_id)] or busy
+            busy = [each for each in busy if not self.circuits.is_open(circuit_of(tenant, each[1]))] or busy
         if conversation is None or not busy:
             return min(busy, key=lambda pair: pair[0])[1] if busy else None
         home = self._conversations.home(conversation.key)
