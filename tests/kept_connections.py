@@ -5,14 +5,15 @@ tests do in it.
 """
 
 import asyncio
-import select
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection, PGDialect_asyncpg
+from sqlalchemy.util.concurrency import await_only
 
 
 class KeptConnections:
@@ -36,7 +37,7 @@ class KeptConnections:
             return _connect(dialect, *args, **options)
         while free := self._free[str(options)]:
             connection = free.pop()
-            if _works(connection):
+            if _works(connection) and _answers(connection):
                 return connection
             self._forget(connection)
         connection = _connect(dialect, *args, **options)
@@ -81,12 +82,17 @@ def _as_method(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _works(connection: AsyncAdapt_asyncpg_connection) -> bool:
     driver: Any = connection._connection
-    if driver.is_closed() or driver.is_in_transaction():
+    return not driver.is_closed() and not driver.is_in_transaction()
+
+
+def _answers(connection: AsyncAdapt_asyncpg_connection) -> bool:
+    """Asks it: the server may have ended it a moment ago, which the event loop does not know yet."""
+    driver: Any = connection._connection
+    try:
+        await_only(driver.execute("SELECT 1"))
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         return False
-    # A connection that the server has just closed has something to read, which the event loop may not know yet.
-    waiting = select.poll()
-    waiting.register(driver._transport.get_extra_info("socket").fileno(), select.POLLIN)
-    return not waiting.poll(0)
+    return True
 
 
 _connect: Callable[..., Any] = PGDialect_asyncpg.connect

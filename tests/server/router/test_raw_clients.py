@@ -212,7 +212,7 @@ async def test_bodies_are_freed_with_their_requests_not_by_the_garbage_collector
         for _ in range(5):
             client.writer.write(client.request(body))
             assert (await client.answer())[0] == 200
-        relays = [each for each in gc.get_objects() if isinstance(each, Relay)]
+        relays = [each for each in gc.get_objects() if type(each) is Relay]
         assert sum(len(each._body) for each in relays) == 0
     finally:
         gc.enable()
