@@ -15,9 +15,9 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     MAX_BATCH,
-    MAX_FRAMES,
     MAX_TEXT,
     OLDEST_PROTOCOL,
+    SHARED_FRAMES,
     CloseCode,
     Frame,
     FromServer,
@@ -139,7 +139,7 @@ class Connection:
     def _next_message(self) -> list[bytes]:
         """Takes encoded frames from the queue: as many as one message may have."""
         queue, frames = self._queue, [self._queue.popleft()]
-        limit = MAX_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
+        limit = SHARED_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
         left = MAX_BATCH - len(frames[0])
         while queue and len(frames) < limit and len(queue[0]) <= left:
             left -= len(queue[0])

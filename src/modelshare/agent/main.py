@@ -30,6 +30,8 @@ from modelshare.wire.signing import PublicKey
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
+_GC_THRESHOLD = 20_000, 20, 20
+"""Requests in progress are many objects, and leave no cycles behind: the default, 700, goes through them too often."""
 
 
 def run(
@@ -74,6 +76,7 @@ async def _main(options: "Options") -> None:
             return
         agent = Agent(options.url, identity, options.data_dir, engines, http, engine_pool, signers=options.signers)
         gc.freeze()  # objects made so far stay: the collector need not scan them
+        gc.set_threshold(*_GC_THRESHOLD)
         linking = asyncio.create_task(agent.link.run())
         try:
             await unless_stopping(stopping, asyncio.shield(linking))

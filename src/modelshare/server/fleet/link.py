@@ -28,8 +28,8 @@ from modelshare.wire.link import (
     INITIAL_CREDIT,
     MAX_BATCH,
     MAX_FRAME,
-    MAX_FRAMES,
     MAX_STREAMS,
+    SHARED_FRAMES,
     AnswerFrame,
     Body,
     Cancel,
@@ -129,7 +129,7 @@ class AgentLink:
     def post(self, frame: Frame, size: int = 0) -> None:
         """Sends a frame at the end of the event loop's round. `size`: the bytes of its payload."""
         if self._gathered and (
-            not self._may_batch or len(self._gathered) >= MAX_FRAMES or self._gathered_bytes + size > MAX_BATCH
+            not self._may_batch or len(self._gathered) >= SHARED_FRAMES or self._gathered_bytes + size > MAX_BATCH
         ):
             self._flush()
         if not self._gathered:

@@ -102,7 +102,7 @@ class Admission:
     def gate(self, endpoint_id: uuid.UUID, tier: Tier) -> Gate:
         """The endpoint's gate; a new one if the endpoint moved to another tier or the tier changed."""
         gate = self._gates.get(endpoint_id)
-        if gate is None or gate.tier != tier:
+        if gate is None or (gate.tier is not tier and gate.tier != tier):
             gate = self._gates[endpoint_id] = Gate(tier, self._clock)
             if len(self._gates) > _MAX:
                 self._gates.popitem(last=False)
