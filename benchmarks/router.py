@@ -11,6 +11,7 @@ more process here. Processor time is what each process used, user and system, fo
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import resource
@@ -64,6 +65,7 @@ def main() -> None:
     arguments.add_argument("--port", type=int, default=18431, help="the first of eight")
     arguments.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     given = arguments.parse_args()
+    gc.disable()  # else the pauses of the engine and of this process are measured
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if given.engine:

@@ -30,7 +30,7 @@ from modelshare.wire.signing import PublicKey
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_GC_THRESHOLD = 20_000, 20, 20
+_GC_THRESHOLD = 10_000, 10, 10
 """Requests in progress are many objects, and leave no cycles behind: the default, 700, goes through them too often."""
 
 

@@ -35,7 +35,7 @@ class FirstRun:
     project_key: str
 
 
-GC_THRESHOLD = 20_000, 20, 20
+GC_THRESHOLD = 10_000, 10, 10
 """Requests in progress are thousands of live objects, and leave no cycles behind: going through them for every
 700 new ones, which is the default, took a quarter of the processor time."""
 Started = Callable[[str, FirstRun | None], Coroutine[Any, Any, None]]

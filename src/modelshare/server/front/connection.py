@@ -85,7 +85,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._phase = ConnectionPhase.CLOSING
-        self._seat.leave()
+        self._seat.close()
         self.deadline = NEVER
         self._parser.close()
         for exchange in (self._exchange, *self._pipeline):

@@ -67,7 +67,7 @@ class Seat(Generic[Guest]):
 
     def __init__(self, room: Room[Guest], guest: Guest) -> None:
         self._room = room
-        self._guest = guest
+        self._guest: Guest | None = guest
         self.address: str | None = None
         """The address whose limits apply; None: none."""
         self.is_known = False
@@ -82,12 +82,17 @@ class Seat(Generic[Guest]):
         """The connection waits for its client from now on."""
         self.leave()
         address = None if self.is_known else self.address
-        if address is not None or is_idle:
+        if self._guest is not None and (address is not None or is_idle):
             self._room.waits(self._guest, address, now)
             self._taken = (address,)
 
+    def close(self) -> None:
+        """Leaves for good, and forgets its connection, so that both are freed without the garbage collector."""
+        self.leave()
+        self._guest = None
+
     def leave(self) -> None:
-        if self._taken is not None:
+        if self._taken is not None and self._guest is not None:
             self._room.leaves(self._guest, self._taken[0])
             self._taken = None
 
