@@ -19,9 +19,9 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
-    MAX_FRAMES,
     MAX_STREAMS,
     PROTOCOL,
+    SHARED_FRAMES,
     Answer,
     Body,
     Cancel,
@@ -109,12 +109,12 @@ async def test_requests_wait_in_turns_while_the_agent_does_not_read(peer: Peer) 
 
 
 async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> None:
-    for protocol, messages in ((PROTOCOL, 2), (BATCH_PROTOCOL - 1, MAX_FRAMES + 1)):
+    for protocol, messages in ((PROTOCOL, 3), (BATCH_PROTOCOL - 1, 2 * SHARED_FRAMES + 1)):
         peer = Peer(protocol)
-        for _ in range(MAX_FRAMES + 1):
+        for _ in range(2 * SHARED_FRAMES + 1):
             peer.link.post(Ping())
         await asyncio.sleep(0)
-        assert (peer.messages, peer.sent.qsize()) == (messages, MAX_FRAMES + 1)
+        assert (peer.messages, peer.sent.qsize()) == (messages, 2 * SHARED_FRAMES + 1)
         peer.end.cancel()
         await asyncio.gather(peer.end, return_exceptions=True)
 
