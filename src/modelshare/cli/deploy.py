@@ -1,6 +1,5 @@
 """`modelshare deploy`."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -10,13 +9,12 @@ from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client, PermissionDeniedError
+from modelshare.client.polling import poll
 from modelshare.wire.agents import AgentState
 from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointStatus
 from modelshare.wire.tiers import SELF_HOSTED
 
 app = typer.Typer(add_completion=False)
-FIRST_POLL, LONGEST_POLL = 0.1, 2.0
-"""Seconds between two polls of the endpoint."""
 
 
 @app.command()
@@ -65,17 +63,20 @@ def _how_to_run_an_agent(url: str) -> str:
 
 def _until_active(client: Client, endpoint: Endpoint) -> Endpoint:
     """Waits until an agent serves the endpoint, and prints its progress. Raises CommandError if it failed."""
-    interval, said = FIRST_POLL, ""
-    while endpoint.status is not EndpointStatus.ACTIVE:
-        if endpoint.status in {EndpointStatus.FAILED, EndpointStatus.INACTIVE}:
-            raise CommandError(
-                f"Endpoint {endpoint.slug} is {endpoint.status}: {endpoint.status_reason or 'no reason given'}"
-            )
-        words = endpoint.progress.phase if endpoint.progress else endpoint.status_reason or endpoint.status
+    said = ""
+
+    def is_active(found: Endpoint) -> bool:
+        nonlocal said
+        if found.status in {EndpointStatus.FAILED, EndpointStatus.INACTIVE}:
+            raise CommandError(f"Endpoint {found.slug} is {found.status}: {found.status_reason or 'no reason given'}")
+        if found.status is EndpointStatus.ACTIVE:
+            return True
+        words = found.progress.phase if found.progress else found.status_reason or found.status
         if words != said:
-            print_message(f"{endpoint.slug}: {words}")
+            print_message(f"{found.slug}: {words}")
             said = words
-        time.sleep(interval)
-        interval = min(interval * 1.5, LONGEST_POLL)
-        endpoint = client.endpoints.get(endpoint.slug)
-    return endpoint
+        return False
+
+    if is_active(endpoint):
+        return endpoint
+    return poll(lambda: client.endpoints.get(endpoint.slug), is_active)

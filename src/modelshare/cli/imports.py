@@ -13,7 +13,7 @@ from modelshare.cli.formatting import size, when
 from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.cli.progress import ImportProgress
 from modelshare.cli.requests import request
-from modelshare.cli.version_options import ExcludeOption, LatestOption, NotesOption, VersionOption
+from modelshare.cli.version_options import ExcludeOption, FileOption, LatestOption, NotesOption, VersionOption
 from modelshare.client import Client
 from modelshare.client.imports import wait_until_imported
 from modelshare.wire.importing import Import, ImportCreate, ImportState
@@ -31,9 +31,7 @@ def import_model(
     version: VersionOption = None,
     latest: LatestOption = None,
     notes: NotesOption = None,
-    file: Annotated[
-        str | None, typer.Option(help="Which of several models there to describe and run, such as Q4/model.gguf.")
-    ] = None,
+    file: FileOption = None,
     endpoint: Annotated[
         str | None, typer.Option(help="URL to ask instead: another Hub, a mirror, or a registry without https.")
     ] = None,

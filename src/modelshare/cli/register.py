@@ -19,7 +19,7 @@ from modelshare.cli.exit_codes import ExitCode
 from modelshare.cli.formatting import size
 from modelshare.cli.output import Json, print_json, print_message
 from modelshare.cli.requests import request
-from modelshare.cli.version_options import ExcludeOption, LatestOption, NotesOption, VersionOption
+from modelshare.cli.version_options import ExcludeOption, FileOption, LatestOption, NotesOption, VersionOption
 from modelshare.client import Client
 from modelshare.client.push import wait_until_ready
 from modelshare.wire.registering import ModelRegister
@@ -35,9 +35,7 @@ def register(
     version: VersionOption = None,
     latest: LatestOption = None,
     notes: NotesOption = None,
-    file: Annotated[
-        str | None, typer.Option(help="Which of several models there to describe and run, such as Q4/model.gguf.")
-    ] = None,
+    file: FileOption = None,
     endpoint: Annotated[
         str | None, typer.Option(help="URL of the S3 service. Default: that of the project's storage, else AWS.")
     ] = None,

@@ -1,7 +1,6 @@
 """`modelshare storage …`."""
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -24,10 +23,10 @@ from modelshare.cli.output import Json, print_json, print_message, print_record,
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model
 from modelshare.client import Client
+from modelshare.client.polling import poll
 from modelshare.wire.storage import MoveRequest, MoveState, MoveTarget, StepState, Storage, StorageMove, StorageSet
 
 app = typer.Typer(add_completion=False)
-_POLL_SECONDS = 1.0
 
 
 @app.callback()
@@ -176,11 +175,10 @@ def cancel_move(
 
 def _wait(client: Client, moves: Sequence[StorageMove]) -> list[StorageMove]:
     wanted = {move.id for move in moves}
-    while True:
-        found = [move for move in client.storage.moves() if move.id in wanted]
-        if all(move.state is not MoveState.MOVING for move in found):
-            return found
-        time.sleep(_POLL_SECONDS)
+    return poll(
+        lambda: [move for move in client.storage.moves() if move.id in wanted],
+        lambda found: all(move.state is not MoveState.MOVING for move in found),
+    )
 
 
 def _print_moves(moves: Sequence[StorageMove]) -> None:

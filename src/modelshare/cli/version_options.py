@@ -15,6 +15,9 @@ LatestOption: TypeAlias = Annotated[
     ),
 ]
 NotesOption: TypeAlias = Annotated[str | None, typer.Option(help="Notes for users of this version.")]
+FileOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Which of several models there to describe and run, such as Q4/model.gguf.")
+]
 ExcludeOption: TypeAlias = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="Leave these files out, such as '*.onnx' or 'logs/'.")
 ]

@@ -1,11 +1,10 @@
 """`/v1/imports`: models that the platform copies from Hugging Face Hubs and OCI registries."""
 
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, get, listed, post, sent
-from modelshare.client.errors import ConnectError, ServerError
+from modelshare.client.polling import poll
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.importing import Import, ImportCreate, ImportState
 
@@ -13,10 +12,6 @@ if TYPE_CHECKING:
     from modelshare.client.client import Client
 
 BASE = "/v1/imports"
-LONGEST_POLL = 2.0
-"""Longest interval in seconds between two polls."""
-PATIENCE = 120.0
-"""Seconds that the server may be unreachable, for example during a restart, before waiting fails."""
 _UNDER_WAY = frozenset({ImportState.IMPORTING, ImportState.PROCESSING})
 
 
@@ -44,17 +39,9 @@ class Imports(Resource[Transport]):
 
 def wait_until_imported(client: "Client", import_id: str, watch: Callable[[Import], None]) -> Import:
     """The import, once it is ready, failed or cancelled. `watch` gets it after each poll."""
-    interval, reachable_at = 0.1, time.monotonic()
-    while True:
-        try:
-            found = client.imports.get(import_id)
-        except (ConnectError, ServerError):
-            if time.monotonic() - reachable_at > PATIENCE:
-                raise
-        else:
-            reachable_at = time.monotonic()
-            watch(found)
-            if found.state not in _UNDER_WAY:
-                return found
-        time.sleep(interval)
-        interval = min(interval * 1.5, LONGEST_POLL)
+
+    def is_done(found: Import) -> bool:
+        watch(found)
+        return found.state not in _UNDER_WAY
+
+    return poll(lambda: client.imports.get(import_id), is_done)

@@ -8,7 +8,6 @@ import asyncio
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from typing import Final
 
 from modelshare import private_files
 from modelshare.client.client import Client
-from modelshare.client.errors import ConnectError, PullError, ServerError
+from modelshare.client.errors import PullError
+from modelshare.client.polling import poll
 from modelshare.client.range_request import RangeRequests, storage_client
 from modelshare.client.verify import UNFINISHED, has_content
 from modelshare.transfer.connections import CONNECTIONS
@@ -31,8 +31,6 @@ from modelshare.wire.models import Download
 from modelshare.wire.text import PLAIN_PATH, visible
 from modelshare.wire.units import size
 
-PATIENCE: Final = 120.0
-"""Seconds that the platform may be unreachable, for example during a restart."""
 _BLOCK: Final = 512
 """stat(2): st_blocks counts units of 512 bytes."""
 
@@ -112,14 +110,7 @@ async def pull(
 
 
 def _ask(client: Client, model_id: str, version: str) -> Download:
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            return client.models.download(model_id, version)
-        except (ConnectError, ServerError):
-            if time.monotonic() > until:
-                raise
-            time.sleep(1)
+    return poll(lambda: client.models.download(model_id, version), lambda _: True)
 
 
 async def _fetch(

@@ -6,17 +6,16 @@ session; wait until the server has processed it.
 """
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from modelshare.client.client import Client
-from modelshare.client.errors import ConnectError, ModelFailedError, ServerError, SourceError
+from modelshare.client.errors import ModelFailedError, SourceError
 from modelshare.client.file_reader import Reader
 from modelshare.client.plan import (
     SMALL,
@@ -26,6 +25,7 @@ from modelshare.client.plan import (
     opening,
     parts_to_compare,
 )
+from modelshare.client.polling import poll
 from modelshare.client.sending import Sending, Sent
 from modelshare.client.source import LocalFile, PushSource, find_secrets, read_source
 from modelshare.wire.models import ExtendedModel, ModelStatus, Version
@@ -34,10 +34,6 @@ from modelshare.wire.uploads import Upload, UploadState
 
 JOBS = 4
 """Number of parts sent in parallel."""
-LONGEST_POLL = 2.0
-"""Longest interval in seconds between two polls for the version's status."""
-PATIENCE = 120.0
-"""Seconds that the server may be unreachable, for example during a restart, before waiting for processing fails."""
 
 Item = TypeVar("Item")
 
@@ -145,23 +141,17 @@ def push_model(
 
 def wait_until_ready(client: Client, model_id: str, version: str) -> Version:
     """Waits until the version is ready. Raises ModelFailedError with the reason if processing failed."""
-    interval, reachable_at = 0.1, time.monotonic()
-    while True:
-        try:
-            found = next((item for item in client.models.versions(model_id) if item.version == version), None)
-            reachable_at = time.monotonic()
-        except (ConnectError, ServerError):
-            if time.monotonic() - reachable_at > PATIENCE:
-                raise
-            found = None
+
+    def find() -> Version | None:
+        return next((item for item in client.models.versions(model_id) if item.version == version), None)
+
+    def is_ready(found: Version | None) -> bool:
         if found is not None and found.status is ModelStatus.FAILED:
-            raise ModelFailedError(
-                model_id, found.status_reason or "The server rejected the model without giving a reason."
-            )
-        if found is not None and found.status in {ModelStatus.READY, ModelStatus.ACTIVE}:
-            return found
-        time.sleep(interval)
-        interval = min(interval * 1.5, LONGEST_POLL)
+            reason = found.status_reason or "The server rejected the model without giving a reason."
+            raise ModelFailedError(model_id, reason)
+        return found is not None and found.status in {ModelStatus.READY, ModelStatus.ACTIVE}
+
+    return cast("Version", poll(find, is_ready))
 
 
 @dataclass(frozen=True, slots=True)
