@@ -20,7 +20,6 @@ from modelshare.wire.link import (
     MAX_TEXT,
     MAX_TOKENS,
     OLDEST_PROTOCOL,
-    SHARED_FRAMES,
     Answer,
     Body,
     Cancel,
@@ -35,6 +34,7 @@ from modelshare.wire.link import (
     Released,
     Request,
 )
+from modelshare.wire.link_messages import BATCH_FRAMES
 from modelshare.wire.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +87,7 @@ async def test_cancel_stops_the_work(peer: Peer) -> None:
 
 
 async def test_frames_of_one_round_share_messages(peer: Peer) -> None:
-    count = 2 * SHARED_FRAMES + 1
+    count = 2 * BATCH_FRAMES + 1
     async with linked(peer, Recorder()) as link:
         await wait_until(lambda: link.post(Ping()))
         before = peer.messages

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from source_code import FILES, SERVER, functions, name, tree
+from source_code import FILES, ROOT, SERVER, functions, name, tree
 
 
 def test_no_state_is_read_from_the_count_of_cancellations() -> None:
@@ -37,6 +37,20 @@ def test_no_machine_goes_by_its_own_clock() -> None:
         and node.attr in {"time", "time_ns", "now", "utcnow", "today"}
         and isinstance(node.value, ast.Name)
         and node.value.id in {"time", "dt", "datetime", "date"}
+    ]
+    assert found == []
+
+
+def test_the_client_waits_in_two_places_only() -> None:
+    """`polling.poll` waits for the platform, `transport` before a request is repeated: both know how long and how."""
+    allowed = {ROOT / "client/polling.py", ROOT / "client/transport.py"}
+    found = [
+        f"{name(path)}:{node.lineno}"
+        for path in FILES
+        if path.is_relative_to(ROOT / "client") or path.is_relative_to(ROOT / "cli")
+        if path not in allowed
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.sleep"
     ]
     assert found == []
 

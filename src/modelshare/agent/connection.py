@@ -1,7 +1,6 @@
 """One WebSocket to the server: a bounded send queue, heartbeats, and detection of a dead peer."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -11,20 +10,16 @@ import msgspec
 
 from modelshare.agent.errors import AgentError
 from modelshare.wire.link import (
-    BATCH_PROTOCOL,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
-    MAX_BATCH,
     MAX_TEXT,
     OLDEST_PROTOCOL,
-    SHARED_FRAMES,
     CloseCode,
     Frame,
     FromServer,
     Ping,
-    encode,
 )
-from modelshare.wire.link_messages import read_from_server
+from modelshare.wire.link_messages import Outbox, read_from_server
 from modelshare.wire.text import plain
 
 _QUEUE_BYTES: Final = 1 << 20
@@ -60,27 +55,34 @@ class Connection:
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
     ) -> None:
-        self.protocol = OLDEST_PROTOCOL
-        """The version that both sides agreed on; until then, the oldest one."""
         self._socket = socket
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._now = asyncio.get_running_loop().time
-        self._queue: deque[bytes] = deque()
-        self._queued = 0
+        self._outbox = Outbox(OLDEST_PROTOCOL)
+        self._sending = 0
+        """Bytes of the message that is being sent."""
         self._wake = asyncio.Event()
         self._when_space: dict[Callable[[], None], None] = {}
         self._sent_at = self._received_at = self._now()
 
+    def set_protocol(self, protocol: int) -> None:
+        """The version that both sides speak; until this is known, the oldest one is spoken."""
+        self._outbox.protocol = protocol
+
     @property
     def busy(self) -> bool:
         """Whether frames are waiting to be sent."""
-        return self._queued > 0
+        return self._queued_bytes > 0
 
     @property
     def is_full(self) -> bool:
         """See `streams.Outlet`."""
-        return self._queued > _QUEUE_BYTES
+        return self._queued_bytes > _QUEUE_BYTES
+
+    @property
+    def _queued_bytes(self) -> int:
+        return self._outbox.size + self._sending
 
     def when_space(self, callback: Callable[[], None]) -> None:
         """See `streams.Outlet`."""
@@ -88,9 +90,7 @@ class Connection:
 
     def post(self, frame: Frame) -> None:
         """Queues a frame."""
-        data = encode(frame)
-        self._queue.append(data)
-        self._queued += len(data)
+        self._outbox.put(frame)
         self._sent_at = self._now()
         self._wake.set()
 
@@ -120,12 +120,11 @@ class Connection:
         """
         with suppress(aiohttp.ClientError, ConnectionError):
             while True:
-                while self._queue:
-                    frames = self._next_message()
-                    await self._socket.send_bytes(
-                        frames[0] if len(frames) == 1 else encode([msgspec.Raw(frame) for frame in frames])
-                    )
-                    self._queued -= sum(map(len, frames))
+                while self._outbox:
+                    message = self._outbox.next_message()
+                    self._sending = len(message)
+                    await self._socket.send_bytes(message)
+                    self._sending = 0
                     self._offer_space()
                 self._wake.clear()
                 await self._wake.wait()
@@ -135,16 +134,6 @@ class Connection:
             callback = next(iter(self._when_space))
             del self._when_space[callback]
             callback()
-
-    def _next_message(self) -> list[bytes]:
-        """Takes encoded frames from the queue: as many as one message may have."""
-        queue, frames = self._queue, [self._queue.popleft()]
-        limit = SHARED_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
-        left = MAX_BATCH - len(frames[0])
-        while queue and len(frames) < limit and len(queue[0]) <= left:
-            left -= len(queue[0])
-            frames.append(queue.popleft())
-        return frames
 
     async def beat(self) -> None:
         """Sends heartbeats; raises LinkLostError if the server has been silent for too long."""

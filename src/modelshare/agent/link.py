@@ -154,7 +154,7 @@ class Link:
                 self._apply(frame)
             elif isinstance(frame, Welcome):
                 _check_protocol(frame)
-                connection.protocol = frame.protocol
+                connection.set_protocol(frame.protocol)
                 self._handler.welcomed(frame)
                 self._connection = connection
                 _log.info("Connected to %s as %s.", self._url.origin(), frame.name)

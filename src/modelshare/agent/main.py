@@ -1,7 +1,6 @@
 """The agent program: runs until a signal, or until the server removes the agent."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -13,7 +12,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from modelshare import private_files
+from modelshare import garbage_collection, private_files
 from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import ExternalServer
@@ -30,8 +29,6 @@ from modelshare.wire.signing import PublicKey
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
-_GC_THRESHOLD = 10_000, 10, 10
-"""Requests in progress are many objects, and leave no cycles behind: the default, 700, goes through them too often."""
 
 
 def run(
@@ -75,8 +72,7 @@ async def _main(options: "Options") -> None:
         if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
         agent = Agent(options.url, identity, options.data_dir, engines, http, engine_pool, signers=options.signers)
-        gc.freeze()  # objects made so far stay: the collector need not scan them
-        gc.set_threshold(*_GC_THRESHOLD)
+        garbage_collection.settle()
         linking = asyncio.create_task(agent.link.run())
         try:
             await unless_stopping(stopping, asyncio.shield(linking))

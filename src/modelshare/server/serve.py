@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
@@ -12,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from modelshare import private_files
+from modelshare import garbage_collection, private_files
 from modelshare.server import public_url, startup
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
@@ -35,9 +34,6 @@ class FirstRun:
     project_key: str
 
 
-GC_THRESHOLD = 10_000, 10, 10
-"""Requests in progress are thousands of live objects, and leave no cycles behind: going through them for every
-700 new ones, which is the default, took a quarter of the processor time."""
 Started = Callable[[str, FirstRun | None], Coroutine[Any, Any, None]]
 """Called once the platform answers, with its URL, and with the first credentials if it was empty."""
 
@@ -66,9 +62,7 @@ async def serve(settings: Settings, started: Started) -> None:
     with listener:
         async with startup.started(settings) as application:
             first_run = await first_credentials(application)
-            gc.freeze()  # objects made so far stay: the collector need not scan them
-            gc.set_threshold(*GC_THRESHOLD)
-            gc.enable()  # disabled while the program starts
+            garbage_collection.settle()
             async with Front(application, settings, application.handler).serving(listener):
                 greeting = asyncio.create_task(started(_url(settings), first_run))
                 await stop.wait()

@@ -43,10 +43,6 @@ MAX_FRAME: Final = 1 << 20
 """Bytes of one message; longer bodies are split into several `Body` or `Chunk` frames."""
 MAX_FRAMES: Final = 64
 """Frames of one message. Reading more of them at once would keep other streams waiting."""
-SHARED_FRAMES: Final = 8
-"""Frames after which a message is sent rather than extended: the other side should not wait for all of them."""
-MAX_BATCH: Final = MAX_FRAME // 2
-"""Bytes after which a message is sent rather than extended."""
 MAX_DESIRED: Final = 16 << 20
 """Bytes of an encoded `Desired`. It may exceed `MAX_FRAME` because it lists every file of every deployment."""
 BODY_SLICE: Final = 256 << 10

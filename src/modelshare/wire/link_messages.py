@@ -1,12 +1,28 @@
-"""Reads the messages of the link: one frame each, or several (`modelshare.wire.link`)."""
+"""Reads and writes the messages of the link: one frame each, or several (`modelshare.wire.link`)."""
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from modelshare.wire.link import MAX_FRAMES, FromAgent, FromServer, decode_from_agent, decode_from_server
+from modelshare.wire.link import (
+    BATCH_PROTOCOL,
+    MAX_FRAME,
+    MAX_FRAMES,
+    Frame,
+    FromAgent,
+    FromServer,
+    decode_from_agent,
+    decode_from_server,
+    encode,
+)
+
+BATCH_FRAMES: Final = 8
+"""Frames after which a message is sent rather than extended: the other side should not wait for all of them."""
+BATCH_BYTES: Final = MAX_FRAME // 2
+"""As `BATCH_FRAMES`, in bytes."""
 
 _Decoded = TypeVar("_Decoded")
 _FIXED_ARRAY: Final = 0x90
@@ -49,3 +65,33 @@ def _array(data: bytes, at: int) -> tuple[int | None, int]:
 read_from_agent: Callable[[bytes], Sequence[FromAgent]] = _reader(decode_from_agent, FromAgent)
 """The frames of a message."""
 read_from_server: Callable[[bytes], Sequence[FromServer]] = _reader(decode_from_server, FromServer)
+
+
+class Outbox:
+    """Encoded frames that wait to be sent."""
+
+    def __init__(self, protocol: int) -> None:
+        self.protocol = protocol
+        """The version that the other side speaks."""
+        self.size = 0
+        """Bytes of all frames."""
+        self._frames: deque[bytes] = deque()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def put(self, frame: Frame) -> None:
+        data = encode(frame)
+        self._frames.append(data)
+        self.size += len(data)
+
+    def next_message(self) -> bytes:
+        """Takes as many frames as the other side understands in one message. Raises IndexError if there are none."""
+        frames = [self._frames.popleft()]
+        size = len(frames[0])
+        limit = BATCH_FRAMES if self.protocol >= BATCH_PROTOCOL else 1
+        while self._frames and len(frames) < limit and size + len(self._frames[0]) <= BATCH_BYTES:
+            frames.append(self._frames.popleft())
+            size += len(frames[-1])
+        self.size -= size
+        return frames[0] if len(frames) == 1 else encode([msgspec.Raw(frame) for frame in frames])

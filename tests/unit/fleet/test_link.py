@@ -21,7 +21,6 @@ from modelshare.wire.link import (
     INITIAL_CREDIT,
     MAX_STREAMS,
     PROTOCOL,
-    SHARED_FRAMES,
     Answer,
     Body,
     Cancel,
@@ -37,7 +36,7 @@ from modelshare.wire.link import (
     Request,
     encode,
 )
-from modelshare.wire.link_messages import read_from_server
+from modelshare.wire.link_messages import BATCH_FRAMES, read_from_server
 
 pytestmark = pytest.mark.anyio
 
@@ -109,12 +108,12 @@ async def test_requests_wait_in_turns_while_the_agent_does_not_read(peer: Peer) 
 
 
 async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> None:
-    for protocol, messages in ((PROTOCOL, 3), (BATCH_PROTOCOL - 1, 2 * SHARED_FRAMES + 1)):
+    for protocol, messages in ((PROTOCOL, 3), (BATCH_PROTOCOL - 1, 2 * BATCH_FRAMES + 1)):
         peer = Peer(protocol)
-        for _ in range(2 * SHARED_FRAMES + 1):
+        for _ in range(2 * BATCH_FRAMES + 1):
             peer.link.post(Ping())
         await asyncio.sleep(0)
-        assert (peer.messages, peer.sent.qsize()) == (messages, 2 * SHARED_FRAMES + 1)
+        assert (peer.messages, peer.sent.qsize()) == (messages, 2 * BATCH_FRAMES + 1)
         peer.end.cancel()
         await asyncio.gather(peer.end, return_exceptions=True)
 
@@ -242,13 +241,13 @@ async def test_a_link_keeps_no_more_than_it_says_however_many_streams_it_has(pee
         streams = [
             await stack.enter_async_context(peer.link.request("d", "completions", b"", 30)) for _ in range(MAX_STREAMS)
         ]
-        assert {stream.asked.window for stream in streams[:20]} == {INITIAL_CREDIT}
-        assert streams[-1].asked.window == SMALL_CREDIT
-        assert sum(stream.asked.window for stream in streams) <= LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT
+        assert {stream.request.window for stream in streams[:20]} == {INITIAL_CREDIT}
+        assert streams[-1].request.window == SMALL_CREDIT
+        assert sum(stream.request.window for stream in streams) <= LINK_CREDIT + MAX_STREAMS * SMALL_CREDIT
         with pytest.raises(StreamBrokenError):
             await stack.enter_async_context(peer.link.request("d", "completions", b"", 30))
     async with peer.link.request("d", "completions", b"", 30) as stream:
-        assert stream.asked.window == INITIAL_CREDIT
+        assert stream.request.window == INITIAL_CREDIT
 
 
 async def test_frames_of_a_stream_that_was_cancelled_are_late_and_end_the_link_when_they_do_not_end(peer: Peer) -> None:

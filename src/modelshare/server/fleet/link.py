@@ -17,19 +17,16 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import DecodeError
 
-from modelshare.server.fleet.streams import AnswerSink, Asked, ClosedError, Stream, StreamBrokenError
+from modelshare.server.fleet.streams import AnswerSink, ClosedError, LinkRequest, Stream, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import (
-    BATCH_PROTOCOL,
     BODY_SLICE,
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
-    MAX_BATCH,
     MAX_FRAME,
     MAX_STREAMS,
-    SHARED_FRAMES,
     AnswerFrame,
     Body,
     Cancel,
@@ -46,7 +43,7 @@ from modelshare.wire.link import (
     decode_from_agent,
     encode,
 )
-from modelshare.wire.link_messages import read_from_agent
+from modelshare.wire.link_messages import BATCH_FRAMES, Outbox, read_from_agent
 
 log = structlog.get_logger()
 LINK_CREDIT: Final = 32 << 20
@@ -93,19 +90,17 @@ class AgentLink:
     def __init__(self, wire: Wire, protocol: int, clock: Callable[[], float]) -> None:
         """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds."""
         self._wire = wire
-        self._may_batch = protocol >= BATCH_PROTOCOL
+        self._outbox = Outbox(protocol)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._asked: dict[int, Asked] = {}
+        self._requests: dict[int, LinkRequest] = {}
         self._ids = itertools.count(1)
         self._last_received = self._last_sent = clock()
         self._end: asyncio.Future[None] = self._loop.create_future()
         self._free = LINK_CREDIT
         self._late = _LATE
         self._control = Bucket(_CONTROL_PER_MINUTE, _CONTROL_BURST, _CONTROL_BURST, clock())
-        self._gathered: list[Frame] = []
-        self._gathered_bytes = 0
-        self._unsent: OrderedDict[int, Iterator[tuple[Frame, int]]] = OrderedDict()
+        self._unsent: OrderedDict[int, Iterator[Frame]] = OrderedDict()
         """The rest of requests that wait, since the agent reads too slowly, by stream."""
         self._on_report: Callable[[Report], None]
         self._on_released: Callable[[Released], None]
@@ -113,7 +108,7 @@ class AgentLink:
     @property
     def busy(self) -> int:
         """Number of requests in progress."""
-        return len(self._asked)
+        return len(self._requests)
 
     @property
     def is_over(self) -> bool:
@@ -126,16 +121,13 @@ class AgentLink:
 
     # To the agent.
 
-    def post(self, frame: Frame, size: int = 0) -> None:
-        """Sends a frame at the end of the event loop's round. `size`: the bytes of its payload."""
-        if self._gathered and (
-            not self._may_batch or len(self._gathered) >= SHARED_FRAMES or self._gathered_bytes + size > MAX_BATCH
-        ):
-            self._flush()
-        if not self._gathered:
+    def post(self, frame: Frame) -> None:
+        """Sends a frame at the end of the event loop's round, or sooner if a message is full."""
+        if not self._outbox:
             self._loop.call_soon(self._flush)
-        self._gathered.append(frame)
-        self._gathered_bytes += size
+        self._outbox.put(frame)
+        if len(self._outbox) >= BATCH_FRAMES:
+            self._flush()
 
     async def send(self, frame: FromServer) -> None:
         """Sends a frame of any size, and waits until the agent has read enough. Raises StreamBrokenError if the
@@ -149,26 +141,26 @@ class AgentLink:
 
     def ask(
         self, sink: AnswerSink, deployment_id: str, route: str, body: bytes, *, timeout: float, tenant: str = ""
-    ) -> Asked:
+    ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
         `timeout`: the agent's time limit, in seconds. The caller has to close what is returned.
         """
         if self._end.done() or self._wire.is_closed:
             raise StreamBrokenError("The connection to the agent is closed.")
-        if len(self._asked) >= MAX_STREAMS:
+        if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
         window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
-        asked = Asked(self, next(self._ids), window, sink)
-        self._asked[asked.id] = asked
+        request = LinkRequest(self, next(self._ids), window, sink)
+        self._requests[request.id] = request
         if len(body) <= BODY_SLICE and not self._unsent and not self._wire.is_blocked:
-            asked.is_sent = True
-            self.post(Request(asked.id, deployment_id, route, body, False, timeout, window, tenant), len(body))
+            request.is_sent = True
+            self.post(Request(request.id, deployment_id, route, body, False, timeout, window, tenant))
         else:
-            self._unsent[asked.id] = self._slices(asked, deployment_id, route, body, timeout, tenant)
+            self._unsent[request.id] = self._slices(request, deployment_id, route, body, timeout, tenant)
             self.writable()
-        return asked
+        return request
 
     @asynccontextmanager
     async def request(
@@ -181,39 +173,38 @@ class AgentLink:
     ) -> AsyncIterator[Stream]:
         """As `ask`, with a queue for the answer. Leaving the block before the end cancels the request."""
         stream = Stream()
-        stream.asked = self.ask(stream, deployment_id, route, body, timeout=timeout, tenant=tenant)
+        stream.request = self.ask(stream, deployment_id, route, body, timeout=timeout, tenant=tenant)
         try:
             yield stream
         finally:
-            stream.asked.close()
+            stream.request.close()
 
-    def forget(self, asked: Asked) -> None:
+    def forget(self, request: LinkRequest) -> None:
         """The request is over."""
-        if self._asked.pop(asked.id, None) is None:
+        if self._requests.pop(request.id, None) is None:
             return
-        self._free += asked.window
-        self._unsent.pop(asked.id, None)
-        if asked.is_sent and not asked.ended and not self._end.done():
-            self._late = min(LINK_CREDIT, self._late + asked.credit + _HEAD_AND_END)
-            self.post(Cancel(asked.id))
+        self._free += request.window
+        self._unsent.pop(request.id, None)
+        if request.is_sent and not request.ended and not self._end.done():
+            self._late = min(LINK_CREDIT, self._late + request.credit + _HEAD_AND_END)
+            self.post(Cancel(request.id))
 
     def _slices(
-        self, asked: Asked, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
-    ) -> Iterator[tuple[Frame, int]]:
+        self, request: LinkRequest, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
+    ) -> Iterator[Frame]:
         """The frames of a request."""
         first, rest = body[:BODY_SLICE], range(BODY_SLICE, len(body), BODY_SLICE)
-        asked.is_sent = True
-        yield Request(asked.id, deployment_id, route, first, bool(rest), seconds, asked.window, tenant), len(first)
+        request.is_sent = True
+        yield Request(request.id, deployment_id, route, first, bool(rest), seconds, request.window, tenant)
         for offset in rest:
             piece = body[offset : offset + BODY_SLICE]
-            yield Body(asked.id, piece, more=offset + BODY_SLICE < len(body)), len(piece)
+            yield Body(request.id, piece, more=offset + BODY_SLICE < len(body))
 
     def _flush(self) -> None:
-        frames = self._gathered
-        if frames:
-            self._gathered, self._gathered_bytes = [], 0
+        if self._outbox:
             self._last_sent = self._clock()
-            self._wire.post(encode(frames if len(frames) > 1 else frames[0]))
+        while self._outbox:
+            self._wire.post(self._outbox.next_message())
 
     # Called by the WebSocket.
 
@@ -240,7 +231,7 @@ class AgentLink:
             stream_id, slices = self._unsent.popitem(last=False)
             found = next(slices, None)
             if found is not None:
-                self.post(*found)
+                self.post(found)
                 self._flush()
                 self._unsent[stream_id] = slices
 
@@ -253,9 +244,9 @@ class AgentLink:
     def _handle(self, frame: FromAgent) -> None:
         """Raises ClosedError if the frame is not allowed now."""
         if isinstance(frame, AnswerFrame):
-            asked = self._asked.get(frame.stream)
-            if asked is not None:
-                asked.deliver(frame)
+            request = self._requests.get(frame.stream)
+            if request is not None:
+                request.deliver(frame)
             else:  # the stream was cancelled, and the agent did not know yet
                 self._take_late(frame)
             return
@@ -308,8 +299,8 @@ class AgentLink:
         if not self._end.done():
             self._end.set_exception(why)
             self._end.exception()  # marks it as retrieved: nothing may be waiting for it
-        for asked in list(self._asked.values()):
-            asked.break_off(why)
+        for request in list(self._requests.values()):
+            request.break_off(why)
 
     async def _beat(self) -> None:
         while True:

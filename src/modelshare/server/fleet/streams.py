@@ -1,7 +1,7 @@
 """Requests on an agent's link: the credit of each one, and a queue for answers that are awaited.
 
-An agent may send at most `Asked.credit` bytes of an answer. Credit is only given back for bytes that went on to the
-client, so a slow client slows down its own engine, not the other streams of the link.
+An agent may send at most `LinkRequest.credit` bytes of an answer. Credit is only given back for bytes that went on to
+the client, so a slow client slows down its own engine, not the other streams of the link.
 """
 
 import asyncio
@@ -54,11 +54,11 @@ class AnswerStream(Protocol):
 class RequestLink(Protocol):
     """The link, as its requests use it."""
 
-    def post(self, frame: Frame, size: int = 0) -> None: ...
-    def forget(self, asked: "Asked") -> None: ...
+    def post(self, frame: Frame) -> None: ...
+    def forget(self, request: "LinkRequest") -> None: ...
 
 
-class Asked:
+class LinkRequest:
     """One request on the link."""
 
     __slots__ = ("_begun", "_link", "_owed", "credit", "ended", "id", "is_sent", "sink", "window")
@@ -128,10 +128,10 @@ class Stream:
     Chunks that wait are joined, so that a thousand small ones weigh no more than their bytes.
     """
 
-    __slots__ = ("_error", "_frames", "_waiter", "asked")
+    __slots__ = ("_error", "_frames", "_waiter", "request")
 
     def __init__(self) -> None:
-        self.asked: Asked
+        self.request: LinkRequest
         self._frames: deque[AnswerFrame | bytearray] = deque()
         """A bytearray is chunks that were joined."""
         self._waiter: asyncio.Future[None] | None = None
@@ -153,9 +153,9 @@ class Stream:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         taken = self._frames.popleft()
-        frame = Chunk(self.asked.id, bytes(taken)) if isinstance(taken, bytearray) else taken
+        frame = Chunk(self.request.id, bytes(taken)) if isinstance(taken, bytearray) else taken
         if type(frame) is Chunk:
-            self.asked.taken(len(frame.data))
+            self.request.taken(len(frame.data))
         return frame
 
     def _joined(self, data: bytes) -> bool:

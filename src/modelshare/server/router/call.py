@@ -20,13 +20,13 @@ from modelshare.server.errors import ApiError, InvalidRequestError, PayloadTooLa
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
 from modelshare.server.router.answer_usage import AnswerUsage
-from modelshare.server.router.answering import Asking, checked_endpoint, models_json, parsed, too_slow
 from modelshare.server.router.clients import Client, Headers
 from modelshare.server.router.errors import database_outages
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
+from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
 
@@ -56,9 +56,9 @@ class _State(Enum):
 class Call:
     """One inference request. What the client's connection and timers call never raises."""
 
-    def __init__(self, router: "Router", client: Client, asking: Asking, headers: Headers = ()) -> None:
+    def __init__(self, router: "Router", client: Client, head: RequestHead, headers: Headers = ()) -> None:
         """`headers`: of every answer."""
-        self.asking = asking
+        self.head = head
         self.reply = Reply(client, router.new_request_id(), headers)
         self.deadline = _NEVER
         """When it has taken too long, by the router's clock."""
@@ -102,7 +102,7 @@ class Call:
     def too_slow(self) -> None:
         """The deadline has passed."""
         if self._relay is not None and not self.reply.status:
-            self._relay.judge(is_failure=True)
+            self._relay.report_result(is_failure=True)
         self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
 
     def end_with(self, error: Exception) -> None:
@@ -110,7 +110,7 @@ class Call:
         if self._state is _State.OVER:
             return
         if not isinstance(error, ApiError):
-            log.error("request failed", request_id=self._id, path=self.asking.path, exc_info=error)
+            log.error("request failed", request_id=self._id, path=self.head.path, exc_info=error)
         usage = self._usage()
         self._state = _State.OVER
         try:
@@ -124,14 +124,14 @@ class Call:
 
     def _identify(self) -> None:
         """Finds out who calls, from memory if possible."""
-        router, asking = self._router, self.asking
-        use = None if asking.has_cookie else asking.key_use()
+        router, head = self._router, self.head
+        use = None if head.has_cookie else head.key_use()
         known = None if use is None else router.keys.known(use)
         if use is None or known is None:
             self.later(self._look_up_caller())
             return
         self._enter(known[0], use)
-        found = router.snapshots.known(asking.project_id, asking.slug)
+        found = router.snapshots.known(head.project_id, head.slug)
         if found is None:
             self.later(self._look_up_endpoint())
         else:
@@ -139,27 +139,27 @@ class Call:
 
     async def _look_up_caller(self) -> None:
         with database_outages():
-            caller, use = await self._router.caller(self.asking)
+            caller, use = await self._router.caller(self.head)
         self._enter(caller, use)
         await self._look_up_endpoint()
 
     def _enter(self, caller: Caller | None, use: KeyUse | SessionUse) -> None:
         """Raises UnauthenticatedError for an unknown caller."""
-        self._caller = self._router.checked(caller, self.asking)
+        self._caller = self._router.checked(caller, self.head)
         if (running := self._router.running_of(use)) is not None:
             self._track(running, use)
 
     async def _look_up_endpoint(self) -> None:
         with database_outages():
-            found = await self._router.find_endpoint(self.asking)
+            found = await self._router.find_endpoint(self.head)
         self._admit(found)
 
     def _admit(self, found: Snapshot | None) -> None:
-        router, asking = self._router, self.asking
-        asking.check(self._caller)
-        endpoint = self._endpoint = checked_endpoint(asking, found, router.clock())
-        if asking.reads_models:
-            self.reply.whole(_OK, _JSON, models_json(endpoint, asking.model))
+        router, head = self._router, self.head
+        head.check(self._caller)
+        endpoint = self._endpoint = checked_endpoint(head, found, router.clock())
+        if head.reads_models:
+            self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
         gate = router.admission.gate(endpoint.id, endpoint.tier)
@@ -170,12 +170,12 @@ class Call:
         self._gate = gate
         self._track(router.running_endpoints, endpoint.id)
         self.deadline = router.now() + endpoint.tier.request_timeout_seconds
-        check_encoding(asking.header(b"content-encoding"))
+        check_encoding(head.header(b"content-encoding"))
         self._state = _State.READING
         self._read()
 
     def _read(self) -> None:
-        limit, announced = self._router.max_body_bytes, self.asking.content_length
+        limit, announced = self._router.max_body_bytes, self.head.content_length
         if announced <= limit and (data := self._client.take()):
             self._body.append(data)
             self._size += len(data)
@@ -186,15 +186,15 @@ class Call:
 
     def _start_relay(self, body: bytes) -> None:
         self._state, self._body = _State.RELAYING, []
-        request = parsed(self.asking.route, body, self._endpoint.tier)
+        request = parsed(self.head.route, body, self._endpoint.tier)
         if self._gate is not None:
             self._turns = request.turns
             self._gate.count_as(self._turns)
-        tenant = self._router.tenant(self.asking.project_id)
+        tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
         if len(self._endpoint.targets) > 1:
-            session = self.asking.header(b"x-session-id")
-            self._relay.conversation = Conversation.of(self._endpoint.id, self.asking.route, body, session)
+            session = self.head.header(b"x-session-id")
+            self._relay.conversation = Conversation.of(self._endpoint.id, self.head.route, body, session)
         self._relay.start(self._endpoint.targets)
 
     # Called by the relay.
@@ -211,8 +211,8 @@ class Call:
     async def fresh_targets(self) -> Sequence[Target]:
         """The endpoint's targets as they are in the database now."""
         with database_outages():
-            fresh = await self._router.find_endpoint(self.asking, is_fresh=True)
-        return checked_endpoint(self.asking, fresh, self._router.clock()).targets
+            fresh = await self._router.find_endpoint(self.head, is_fresh=True)
+        return checked_endpoint(self.head, fresh, self._router.clock()).targets
 
     def guard(self, step: Callable[[], None]) -> None:
         """Takes the step, unless the request is over; an error ends the request."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from modelshare.server.errors import UnavailableError
 from modelshare.server.fleet.service import Target
-from modelshare.server.fleet.streams import Asked, StreamBrokenError
+from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.errors import BadGatewayError, EngineRefusedError
 from modelshare.server.router.metering import MeteredUsage
@@ -47,11 +47,11 @@ class Relay:
         self._searches = 0
         self._refused: set[str] = set()
         """Deployments."""
-        self._unjudged: str | None = None
-        """The deployment that was asked, until it is known whether it works."""
+        self._circuit: str | None = None
+        """The circuit of the target that was asked, until it is known whether it works."""
         self._is_trial = False
         """Whether it has failed before, and this request tries it again."""
-        self._asked: Asked | None = None
+        self._request: LinkRequest | None = None
         """The request at an agent of this process."""
         self._head: Head | None = None
         self._is_events = False
@@ -69,11 +69,11 @@ class Relay:
 
     def stop(self) -> None:
         """Cancels the work on the request, unless it is complete."""
-        self.judge(is_failure=None)
+        self.report_result(is_failure=None)
         self._target = None
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.close()
+        request, self._request = self._request, None
+        if request is not None:
+            request.close()
 
     def close(self) -> None:
         """As `stop`, for good: forgets the bytes, which would otherwise wait for the garbage collector."""
@@ -83,18 +83,18 @@ class Relay:
 
     def total_usage(self, *, has_started: bool) -> MeteredUsage:
         """`has_started`: a part of the answer was sent."""
-        if self._asked is not None and not self._asked.is_sent:
+        if self._request is not None and not self._request.is_sent:
             self.usage.is_engine_busy = False
         return self.usage.total(has_started=has_started)
 
     def writable(self) -> None:
         """The client reads again: the engine may go on."""
-        if self._asked is not None:
-            self._asked.taken(0)
+        if self._request is not None:
+            self._request.taken(0)
 
-    def judge(self, *, is_failure: bool | None) -> None:
+    def report_result(self, *, is_failure: bool | None) -> None:
         """Tells the circuit breaker how the target did, once. None: that is not known."""
-        circuit, self._unjudged = self._unjudged, None
+        circuit, self._circuit = self._circuit, None
         if circuit is not None:
             self._selector.circuits.end(circuit, is_failure=is_failure, is_trial=self._is_trial)
 
@@ -134,16 +134,16 @@ class Relay:
         if link is None:
             self._call.later(self._ask_elsewhere(target))
         else:
-            route, deployment_id = self._call.asking.route, target.deployment_id
+            route, deployment_id = self._call.head.route, target.deployment_id
             try:
-                self._asked = link.ask(
+                self._request = link.ask(
                     self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
                 )
             except StreamBrokenError:
                 return False
             self.usage.is_engine_busy = True
-        self._unjudged = circuit_of(self._tenant, target)
-        self._is_trial = self._selector.circuits.start(self._unjudged)
+        self._circuit = circuit_of(self._tenant, target)
+        self._is_trial = self._selector.circuits.start(self._circuit)
         return True
 
     async def _search_again(self) -> None:
@@ -151,7 +151,7 @@ class Relay:
 
     async def _ask_elsewhere(self, target: Target) -> None:
         """Asks through the process that the agent is connected to."""
-        route, body, drain = self._call.asking.route, self._body, self._call.drain
+        route, body, drain = self._call.head.route, self._body, self._call.drain
         try:
             async with self._selector.request(
                 target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM
@@ -194,23 +194,23 @@ class Relay:
         self.usage.answer_bytes = len(frame.data)
         self.usage.report(frame)
         is_failure = frame.status >= _SERVER_ERROR
-        self.judge(is_failure=is_failure and frame.retry_after is None)  # one that is busy works
+        self.report_result(is_failure=is_failure and frame.retry_after is None)  # one that is busy works
         wait = () if frame.retry_after is None else ((b"retry-after", b"%d" % frame.retry_after),)
         self._call.reply.whole(frame.status, frame.content_type.encode(), frame.data, wait)
         self._call.finish(is_failure=is_failure)
 
     def _pass_chunk(self, data: bytes) -> None:
         head = self._begun()
-        if self._is_trial and self._unjudged is not None:
+        if self._is_trial and self._circuit is not None:
             self._is_trial = False
-            self._selector.circuits.begin_answer(self._unjudged)
+            self._selector.circuits.begin_answer(self._circuit)
         if self._is_events:
             self._call.progress()
             self._pass_events(head, data)
         else:
             self._pass_part(head, data)
-        if self._asked is not None:
-            (self._asked.owe if self._call.is_client_blocked else self._asked.taken)(len(data))
+        if self._request is not None:
+            (self._request.owe if self._call.is_client_blocked else self._request.taken)(len(data))
 
     def _pass_events(self, head: Head, data: bytes) -> None:
         # The status waits for the first chunk: until then a failure can still be reported by its status.
@@ -239,7 +239,7 @@ class Relay:
     def _pass_end(self, frame: End) -> None:
         head = self._begun()
         is_failure = (head if frame.error is None else frame).status >= _SERVER_ERROR
-        self.judge(is_failure=is_failure)
+        self.report_result(is_failure=is_failure)
         self.usage.report(frame)
         if frame.error is not None:
             raise (BadGatewayError if is_failure else EngineRefusedError)(frame.error)
@@ -256,7 +256,7 @@ class Relay:
         """Raises BadGatewayError if the answer did not begin with its head."""
         if self._head is None:
             self.usage.is_engine_busy = False
-            self.judge(is_failure=True)
+            self.report_result(is_failure=True)
             raise BadGatewayError("The engine gave no answer. Try again.")
         return self._head
 
@@ -266,7 +266,7 @@ class Relay:
     def _broken(self, error: Exception) -> None:
         """The connection to the agent was lost: tries another one if nothing was answered."""
         self.usage.is_engine_busy = False
-        self.judge(is_failure=True)
+        self.report_result(is_failure=True)
         self.stop()
         if self._call.reply.status:
             raise BadGatewayError("The connection to the machine that runs the model was lost. Try again.") from error

@@ -30,7 +30,6 @@ from modelshare.server.ids import secret_hash
 from modelshare.server.proven import proven
 from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission
-from modelshare.server.router.answering import Asking, parse_path
 from modelshare.server.router.call import Call
 from modelshare.server.router.clients import AsgiClient, Client, Headers
 from modelshare.server.router.forward import PREFIX, Forwarder
@@ -38,6 +37,7 @@ from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter
 from modelshare.server.router.metrics import RouterMetrics
+from modelshare.server.router.request_head import RequestHead, parse_path
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.settings import Settings
@@ -115,7 +115,7 @@ class Router:
         await client.run(self._call(scope, path, client))
 
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
-        call = Call(self, client, Asking(scope, path, self._trusted_proxies), extra)
+        call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
         self._calls.add(call)
         self.metrics.under_way.inc()
         return call
@@ -133,7 +133,7 @@ class Router:
         """The request has ended."""
         self._calls.discard(call)
         self.metrics.under_way.dec()
-        self.metrics.observe(call.asking.metric, status, seconds)
+        self.metrics.observe(call.head.metric, status, seconds)
 
     def tenant(self, project_id: str) -> str:
         """The project's name for agents: the same from every process of this platform, and not reversible."""
@@ -145,21 +145,21 @@ class Router:
             self._tenants[project_id] = name
         return name
 
-    async def caller(self, asking: Asking) -> tuple[Caller | None, KeyUse | SessionUse]:
+    async def caller(self, head: RequestHead) -> tuple[Caller | None, KeyUse | SessionUse]:
         """Who calls, by session or key; None for an unknown key."""
-        token = session_token(asking.http, self._settings) if asking.has_cookie else None
+        token = session_token(head.http, self._settings) if head.has_cookie else None
         if token is not None:
-            person = await self._sessions.authenticate(token, asking.project_id)
-            return person, SessionUse(secret_hash(token), asking.project_id)
-        use = asking.key_use()
+            person = await self._sessions.authenticate(token, head.project_id)
+            return person, SessionUse(secret_hash(token), head.project_id)
+        use = head.key_use()
         return await self.keys.authenticate_hash(use.value_hash, use.address), use
 
     @staticmethod
-    def checked(caller: Caller | None, asking: Asking) -> Caller:
+    def checked(caller: Caller | None, head: RequestHead) -> Caller:
         """Raises UnauthenticatedError if there is none."""
         if caller is None:
             raise UnauthenticatedError
-        proven(asking.scope)
+        proven(head.scope)
         return caller
 
     def running_of(self, use: KeyUse | SessionUse) -> InFlight[Any] | None:
@@ -168,12 +168,12 @@ class Router:
             return None
         return self._running_keys if isinstance(use, KeyUse) else self._running_sessions
 
-    async def find_endpoint(self, asking: Asking, *, is_fresh: bool = False) -> Snapshot | None:
+    async def find_endpoint(self, head: RequestHead, *, is_fresh: bool = False) -> Snapshot | None:
         """The endpoint. `is_fresh`: as it is in the database now."""
-        if not _SLUG.fullmatch(asking.slug):
+        if not _SLUG.fullmatch(head.slug):
             return None
         since = {"since": time.monotonic()} if is_fresh else {}
-        return await self.snapshots.get(asking.project_id, asking.slug, **since)
+        return await self.snapshots.get(head.project_id, head.slug, **since)
 
     async def _sweep(self) -> None:
         now = self.now()

@@ -13,7 +13,7 @@ from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.importing import ImportState
 
 
-class Judged(NamedTuple):
+class VersionOutcome(NamedTuple):
     """The status of an import's version."""
 
     status: str
@@ -42,9 +42,9 @@ async def in_progress(session: AsyncSession, project_id: str) -> list[ImportRow]
     return list(await session.scalars(statement))
 
 
-async def versions(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, Judged]:
+async def versions(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, VersionOutcome]:
     statement = select(VersionRow.id, VersionRow.status, VersionRow.status_reason).where(VersionRow.id.in_(version_ids))
-    return {row.id: Judged(row.status, row.status_reason) for row in await session.execute(statement)}
+    return {row.id: VersionOutcome(row.status, row.status_reason) for row in await session.execute(statement)}
 
 
 async def report(session: AsyncSession, import_id: uuid.UUID, bytes_done: int, *, now: int) -> bool:

@@ -21,7 +21,7 @@ from modelshare.server.jobs import enqueue, enqueue_if_absent
 from modelshare.server.paging import Paging
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.registry.imports import queries
-from modelshare.server.registry.imports.queries import Judged
+from modelshare.server.registry.imports.queries import VersionOutcome
 from modelshare.server.registry.imports.source_client import LIMITS, allows_private
 from modelshare.server.registry.imports.sources import endpoint_of
 from modelshare.server.registry.imports.tables import ImportRow
@@ -136,8 +136,8 @@ async def seal_again(session: AsyncSession, keyring: Keyring) -> int:
     return len(rows)
 
 
-def view(row: ImportRow, judged: Judged | None) -> Import:
-    state, reason = _state(row, judged)
+def view(row: ImportRow, outcome: VersionOutcome | None) -> Import:
+    state, reason = _state(row, outcome)
     return Import(
         id=str(row.id),
         source=row.source,
@@ -158,19 +158,19 @@ def view(row: ImportRow, judged: Judged | None) -> Import:
     )
 
 
-def _state(row: ImportRow, judged: Judged | None) -> tuple[ImportState, str | None]:
+def _state(row: ImportRow, outcome: VersionOutcome | None) -> tuple[ImportState, str | None]:
     if row.state != STORED:
         return ImportState(row.state), row.reason
-    if judged is None:
+    if outcome is None:
         return ImportState.READY, "The version has been deleted since."
-    if judged.status == ModelStatus.FAILED:
-        return ImportState.FAILED, judged.reason
-    return (ImportState.READY if judged.status == ModelStatus.READY else ImportState.PROCESSING), judged.reason
+    if outcome.status == ModelStatus.FAILED:
+        return ImportState.FAILED, outcome.reason
+    return (ImportState.READY if outcome.status == ModelStatus.READY else ImportState.PROCESSING), outcome.reason
 
 
 async def _views(session: AsyncSession, rows: list[ImportRow]) -> list[Import]:
-    judged = await queries.versions(session, [row.version_id for row in rows if row.version_id])
-    return [view(row, judged.get(row.version_id) if row.version_id else None) for row in rows]
+    outcome = await queries.versions(session, [row.version_id for row in rows if row.version_id])
+    return [view(row, outcome.get(row.version_id) if row.version_id else None) for row in rows]
 
 
 async def _find(session: AsyncSession, caller: Caller, import_id: str, *, lock: bool = False) -> ImportRow:

@@ -37,7 +37,7 @@ def parse_path(path: str) -> tuple[str, str, str] | None:
     return None if named is None else (named[1], named[2], named[3])
 
 
-class Asking:
+class RequestHead:
     """A request's path and headers."""
 
     __slots__ = ("_headers", "_scope", "_trusted_proxies", "method", "path", "project_id", "route", "slug")
@@ -112,25 +112,25 @@ class Asking:
             raise PermissionDeniedError(f"This key may only call the endpoint `{caller.endpoint}`.")
 
 
-def checked_endpoint(asking: Asking, endpoint: Snapshot | None, now: float) -> Snapshot:
+def checked_endpoint(head: RequestHead, endpoint: Snapshot | None, now: float) -> Snapshot:
     """Returns the endpoint. Raises an error unless it can serve this route now."""
     if endpoint is None:
         raise NotFoundError(
             "There is no such endpoint in your project. GET /v1/endpoints lists yours.",
             code=ErrorCode.ENDPOINT_NOT_FOUND,
         )
-    method = "GET" if asking.reads_models else _ROUTES.get(asking.route)
+    method = "GET" if head.reads_models else _ROUTES.get(head.route)
     if method is None:
-        raise NotFoundError(f"An endpoint has no route {asking.route}. Use one of {', '.join(_ROUTES)}.")
-    if asking.method != method:
-        raise MethodNotAllowedError(f"{asking.method} is not allowed here. Use {method}.", method)
+        raise NotFoundError(f"An endpoint has no route {head.route}. Use one of {', '.join(_ROUTES)}.")
+    if head.method != method:
+        raise MethodNotAllowedError(f"{head.method} is not allowed here. Use {method}.", method)
     if endpoint.ends_at is not None and now >= endpoint.ends_at:
         raise refusals.recalled()
     if not endpoint.targets:
         raise refusals.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
-    if not asking.reads_models and not any(asking.route in target.routes for target in endpoint.targets):
+    if not head.reads_models and not any(head.route in target.routes for target in endpoint.targets):
         served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
-        raise refusals.not_served(asking.route, served)
+        raise refusals.not_served(head.route, served)
     return endpoint
 
 
