@@ -1,9 +1,13 @@
 """Deployments whose answers fail, with a clock that the test turns."""
 
+import uuid
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelshare.server.fleet.service import Target
 from modelshare.server.router.circuits import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Circuits
+from modelshare.server.router.target_selection import circuit_of
 
 
 class Clock:
@@ -44,6 +48,15 @@ def test_failures_in_a_row_start_a_pause_and_one_trial_ends_it() -> None:
     end(circuits, is_failure=False)
     end(circuits, is_failure=True)
     assert not circuits.is_open("a"), "counting starts again"
+
+
+def test_nobody_makes_a_machine_pause_for_another_project() -> None:
+    circuits = Circuits(Clock())
+    target = Target("d", uuid.UUID(int=1), "", frozenset())
+    for _ in range(FAILURES):
+        circuits.end(circuit_of("one", target), is_failure=True, is_trial=False)
+    assert circuits.is_open(circuit_of("one", target))
+    assert not circuits.is_open(circuit_of("other", target))
 
 
 def test_a_success_between_failures_counts_from_the_start() -> None:
