@@ -16,12 +16,12 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, PayloadTooLargeError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
-from modelshare.server.router.errors import database_outages
+from modelshare.server.router.errors import body_too_long, database_outages
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
@@ -180,7 +180,7 @@ class Call:
             self._body.append(data)
             self._size += len(data)
         if max(self._size, announced) > limit:
-            raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
+            raise body_too_long(limit)
         if self._client.complete:
             self._start_relay(self._body[0] if len(self._body) == 1 else b"".join(self._body))
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from modelshare.server import outages
-from modelshare.server.errors import ApiError, unavailable
+from modelshare.server.errors import ApiError, PayloadTooLargeError, unavailable
 from modelshare.wire.errors import ErrorType
 
 
@@ -46,6 +46,10 @@ class GatewayTimeoutError(ApiError):
     """The engine took longer than the tier allows."""
 
     status: ClassVar[int] = 504
+
+
+def body_too_long(limit: int) -> PayloadTooLargeError:
+    return PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
 
 
 class ClientGoneError(Exception):

@@ -25,7 +25,7 @@ from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import AnswerStream, StreamBrokenError
 from modelshare.server.ids import parse_uuid
 from modelshare.server.proven import proven
-from modelshare.server.router.errors import ClientGoneError
+from modelshare.server.router.errors import ClientGoneError, body_too_long
 from modelshare.wire.link import (
     MAX_FRAME,
     MAX_REQUEST_BODY,
@@ -231,7 +231,7 @@ async def read_body(receive: Receive, limit: int, announced: int) -> bytes:
         size += len(parts[-1])
         more = message.get("more_body", False)
     if max(size, announced) > limit:
-        raise PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
+        raise body_too_long(limit)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
