@@ -7,7 +7,7 @@ without a key.
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request, Response
@@ -38,6 +38,17 @@ from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import Project, Scope
 
 
+class KeyLimits(NamedTuple):
+    """What a key may use, beside the limits of each endpoint's tier. None: no limit of its own."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    monthly_token_budget: int | None = None
+
+
+NO_LIMITS: Final = KeyLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who sent the request, according to the key or the session.
@@ -59,6 +70,8 @@ class Caller:
     value_expires_at: int | None = None
     """When the value that was sent ends, after the key was rotated."""
     is_platform: bool = False
+    limits: KeyLimits | None = None
+    """None: the key has none."""
     person_id: uuid.UUID | None = None
     """None for a key."""
 
