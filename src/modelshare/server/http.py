@@ -7,7 +7,7 @@ without a key.
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Path, Request, Response
@@ -35,18 +35,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage.stores import Stores
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Project, Scope
-
-
-class KeyLimits(NamedTuple):
-    """What a key may use, beside the limits of each endpoint's tier. None: no limit of its own."""
-
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    monthly_token_budget: int | None = None
-
-
-NO_LIMITS: Final = KeyLimits()
+from modelshare.wire.keys import KeyLimits, Project, Scope
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, 
 from modelshare.server.accounts.tables import KeyValueRow
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
-from modelshare.server.http import NO_LIMITS, Caller, KeyLimits
+from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
+from modelshare.wire.keys import NO_LIMITS
 
 KEYS_TOPIC = "keys"
 """Notification that a key changed; the subject is its ID."""
@@ -113,7 +114,6 @@ class KeyAuthenticator:
 
 def _known(value: KeyValueRow) -> _Known:
     key = value.key
-    limits = KeyLimits(key.requests_per_minute, key.tokens_per_minute, key.monthly_token_budget)
     caller = Caller(
         key_id=key.id,
         project_id=key.project_id,
@@ -124,6 +124,6 @@ def _known(value: KeyValueRow) -> _Known:
         expires_at=key.expires_at,
         value_expires_at=value.expires_at,
         is_platform=key.project_id is None,
-        limits=None if limits == NO_LIMITS else limits,
+        limits=None if key.limits == NO_LIMITS else key.limits,
     )
     return _Known(caller, key.revoked_at)

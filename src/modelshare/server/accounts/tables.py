@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id, new_project_id
+from modelshare.wire.keys import KeyLimits
 
 
 class ProjectRow(Table):
@@ -52,6 +53,10 @@ class KeyRow(Table):
     monthly_token_budget: Mapped[int | None]
 
     project: Mapped[ProjectRow | None] = relationship(lazy="raise")
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(self.requests_per_minute, self.tokens_per_minute, self.monthly_token_budget)
 
 
 class KeyValueRow(Table):

@@ -10,31 +10,32 @@ Requests per minute may burst by the tier's `burst_percent`. Tokens are charged 
 who overdrew waits until the bucket is full enough again.
 """
 
-import datetime as dt
 import math
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from modelshare.server.background import wait
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.http import KeyLimits
-from modelshare.server.router.allowances import Allowance, Budget, Counted, Slots
+from modelshare.server.router.allowances import Allowance, Counted, Slots
 from modelshare.server.router.ledger import Ledger
 from modelshare.server.router.ledger_rules import Limit
+from modelshare.server.router.stated_limits import StatedLimit, month_of, of_key, of_project, of_tier, slots_of
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import KeyLimits
+from modelshare.wire.limits import LimitKind
 from modelshare.wire.tiers import Tier
 
 _MAX: Final = 100_000
 """Gates kept; the least recently used are dropped."""
 _MINUTE: Final = 60
+_HEADERS: Final = ((b"requests", LimitKind.REQUESTS_PER_MINUTE), (b"tokens", LimitKind.TOKENS_PER_MINUTE))
 _ATTEMPTS: Final = 10
 """How often the database is asked for one request, while other processes may have something that they do not use."""
 _AGAIN_SECONDS: Final = 0.03
-_MILLION: Final = 1_000_000
 _REFUSED_SECONDS: Final = 0.5
 """How long it is known, without asking, that a budget is used up: it may be raised at any time."""
 _FULL_SECONDS: Final = 0.05
@@ -52,15 +53,10 @@ class Payer(NamedTuple):
 
 
 class _Rule(NamedTuple):
-    """A limit of a gate, and how it is told."""
+    """A limit of a gate, and what this process knows of it."""
 
+    stated: StatedLimit
     allowance: Allowance
-    kind: bytes
-    """`requests`, `tokens` or, for a budget, nothing."""
-    message: str
-    """Why a request is refused."""
-    weight: float = 0
-    """What one token costs."""
 
 
 class _Limits:
@@ -80,13 +76,20 @@ class _Limits:
             self._counted[subject] = found
         return found
 
-    def allowance(self, subject: str, limit: Limit, *, least: int = 1, budget: Budget | None = None) -> Allowance:
+    def rule(self, stated: StatedLimit) -> _Rule:
+        subject, limit, budget = stated.subject, stated.limit, stated.budget
         found = self._known(subject, limit)
         if not isinstance(found, Allowance):
             is_alone = self._is_alone if budget is None else self.ledger is None
+            least = 0 if stated.token_weight and limit.per_minute else 1
             found = Allowance(subject, limit, self.clock(), is_alone=is_alone, least=least, budget=budget)
             self._counted[subject] = found
-        return found
+        return _Rule(stated, found)
+
+    def used_alone(self, subject: str) -> float | None:
+        """What is used of a limit that this process counts by itself; None for others."""
+        found = self._counted.get(subject)
+        return None if found is None or not found.is_alone else found.used_now(self.clock())
 
     def _known(self, subject: str, limit: Limit) -> Counted | None:
         found = self._counted.get(subject)
@@ -98,7 +101,7 @@ class _Limits:
 class Gate:
     """The limits of the requests of one endpoint; of one key at it, if the key or the project has some of its own."""
 
-    __slots__ = ("_clock", "_ledger", "_per_request", "_rules", "_slots", "ends_at", "payer", "tier")
+    __slots__ = ("_allowances", "_clock", "_ledger", "_per_request", "_rules", "_slots", "ends_at", "payer", "tier")
 
     def __init__(
         self,
@@ -110,22 +113,24 @@ class Gate:
     ) -> None:
         """`clock` is monotonic, in seconds. Without `limits` it counts alone."""
         limits = limits or _Limits(clock, None)
-        name = f"endpoint/{endpoint_id}"
         self.tier = tier
         self.payer = payer
         self.ends_at = math.inf
         """When the month of a budget ends, in Unix seconds: then another gate is needed."""
         self._clock = clock
         self._ledger = limits.ledger
-        self._slots = limits.slots(f"{name}/slots", tier.max_concurrent_requests)
-        self._rules = tuple(_rules_of_tier(limits, name, tier))
+        self._slots = limits.slots(slots_of(endpoint_id), tier.max_concurrent_requests)
+        stated = [*of_tier(endpoint_id, tier)]
         if payer is not None and self._ledger is not None:
-            month = _month(self._ledger.clock())
-            self._rules += tuple(_rules_of_payer(limits, payer, tier, month))
-            self.ends_at = min(
-                (each.allowance.budget.ends_at for each in self._rules if each.allowance.budget), default=math.inf
-            )
-        self._per_request = tuple(each.allowance for each in self._rules if each.kind == b"requests")
+            month = month_of(self._ledger.clock())
+            stated += of_key(payer.project_id, payer.key_id, payer.key_limits, month)
+            if payer.monthly_budget is not None and tier.price_per_million_tokens:
+                stated.append(of_project(payer.project_id, payer.monthly_budget, month, tier.price_per_million_tokens))
+            if any(each.budget for each in stated):
+                self.ends_at = month.ends_at
+        self._rules = tuple(map(limits.rule, stated))
+        self._allowances = tuple(each.allowance for each in self._rules)
+        self._per_request = tuple(each.allowance for each in self._rules if not each.stated.token_weight)
 
     @property
     def busy(self) -> int:
@@ -140,8 +145,8 @@ class Gate:
         now = self._clock()
         if not self._slots.is_ready(now):
             return self._refuse_known(now)
-        for rule in self._rules:
-            if not rule.allowance.is_ready(now):
+        for allowance in self._allowances:
+            if not allowance.is_ready(now):
                 return self._refuse_known(now)
         for allowance in self._per_request:
             allowance.take(1, now)
@@ -193,31 +198,31 @@ class Gate:
         if not tokens:
             return
         now = self._clock()
-        for rule in self._rules:
-            if rule.weight:
-                rule.allowance.take(tokens * rule.weight, now)
-                self._report(rule.allowance)
+        for stated, allowance in self._rules:
+            if stated.token_weight:
+                allowance.take(tokens * stated.token_weight, now)
+                self._report(allowance)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` headers as in OpenAI's API, for what is limited: of the endpoint or the key, whichever has
         less left."""
         found: list[tuple[bytes, bytes]] = []
         now = self._clock()
-        for kind in (b"requests", b"tokens"):
-            allowances = [each.allowance for each in self._rules if each.kind == kind]
+        for name, kind in _HEADERS:
+            allowances = [allowance for stated, allowance in self._rules if stated.kind is kind]
             if allowances:
                 least = min(allowances, key=lambda each: each.level(now))
                 level, (capacity, per_minute) = least.level(now), least.limit
                 left = max(0, min(math.floor(level), round(per_minute)))
                 found += [
-                    (b"x-ratelimit-limit-" + kind, b"%d" % per_minute),
-                    (b"x-ratelimit-remaining-" + kind, b"%d" % left),
-                    (b"x-ratelimit-reset-" + kind, _duration((capacity - level) * _MINUTE / per_minute)),
+                    (b"x-ratelimit-limit-" + name, b"%d" % per_minute),
+                    (b"x-ratelimit-remaining-" + name, b"%d" % left),
+                    (b"x-ratelimit-reset-" + name, _duration((capacity - level) * _MINUTE / per_minute)),
                 ]
         return found
 
     def _lacking(self, now: float) -> list[Counted]:
-        counted: Iterable[Counted] = (self._slots, *(each.allowance for each in self._rules))
+        counted: tuple[Counted, ...] = (self._slots, *self._allowances)
         return [each for each in counted if not each.is_ready(now)]
 
     def _refuse_known(self, now: float) -> bool:
@@ -238,11 +243,11 @@ class Gate:
                 retry_after=1,
             )
         assert isinstance(counted, Allowance)  # noqa: S101 - there is nothing else
-        message = next(each.message for each in self._rules if each.allowance is counted)
+        message = next(stated.refusal for stated, allowance in self._rules if allowance is counted)
         if (budget := counted.budget) is not None:
             assert self._ledger is not None  # noqa: S101 - budgets need it
             counted.refuse(now, _REFUSED_SECONDS)
-            later = max(1, math.ceil(budget.ends_at - self._ledger.clock()))
+            later = max(1, math.ceil(budget.month.ends_at - self._ledger.clock()))
             return RateLimitedError(message, code=ErrorCode.BUDGET_EXCEEDED, retry_after=later)
         seconds = max(counted.wait(now), 0.001)
         counted.refuse(now, seconds)
@@ -281,61 +286,23 @@ class Admission:
             self._gates.move_to_end(name)
         return gate
 
+    def used_alone(self, subject: str) -> float | None:
+        """What is used of a limit that this process counts by itself; None for others."""
+        return self._limits.used_alone(subject)
+
+    async def start(self) -> None:
+        if self._ledger is not None:
+            await self._ledger.start()
+
+    async def stop(self) -> None:
+        """Gives back what was borrowed. Call it when no more requests arrive."""
+        if self._ledger is not None:
+            await self._ledger.stop()
+
     def _fits(self, gate: Gate, tier: Tier, payer: Payer | None) -> bool:
         if (gate.tier is not tier and gate.tier != tier) or gate.payer != payer:
             return False
         return payer is None or self._ledger is None or self._ledger.clock() < gate.ends_at
-
-
-def _rules_of_tier(limits: _Limits, name: str, tier: Tier) -> Iterable[_Rule]:
-    if tier.tokens_per_minute is not None:
-        allowance = limits.allowance(f"{name}/tokens", _per_minute(tier.tokens_per_minute), least=0)
-        said = f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used up."
-        yield _Rule(allowance, b"tokens", said, weight=1)
-    if tier.requests_per_minute is not None:
-        limit = _per_minute(tier.requests_per_minute, 1 + tier.burst_percent / 100)
-        said = f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests per minute."
-        yield _Rule(limits.allowance(f"{name}/requests", limit), b"requests", said)
-
-
-def _rules_of_payer(limits: _Limits, payer: Payer, tier: Tier, month: tuple[str, int]) -> Iterable[_Rule]:
-    own, name = payer.key_limits, f"key/{payer.key_id}"
-    if own.tokens_per_minute is not None:
-        allowance = limits.allowance(f"{name}/tokens", _per_minute(own.tokens_per_minute), least=0)
-        said = f"This key may use {own.tokens_per_minute} tokens per minute, and they are used up."
-        yield _Rule(allowance, b"tokens", said, weight=1)
-    if own.requests_per_minute is not None:
-        said = f"This key may send {own.requests_per_minute} requests per minute."
-        yield _Rule(limits.allowance(f"{name}/requests", _per_minute(own.requests_per_minute)), b"requests", said)
-    if own.monthly_token_budget is not None:
-        budget = Budget(payer.project_id, payer.key_id, *month)
-        limit = Limit(own.monthly_token_budget)
-        said = (
-            f"This key has used its {own.monthly_token_budget} tokens of {month[0]}. An owner of the project, or a key "
-            "with the scope `keys`, can raise its budget."
-        )
-        yield _Rule(limits.allowance(f"{name}/{month[0]}", limit, budget=budget), b"", said, weight=1)
-    if payer.monthly_budget is not None and tier.price_per_million_tokens:
-        budget = Budget(payer.project_id, None, *month)
-        allowance = limits.allowance(
-            f"project/{payer.project_id}/{month[0]}", Limit(payer.monthly_budget), budget=budget
-        )
-        said = (
-            f"The project has used its budget of {payer.monthly_budget / _MILLION:g} of {month[0]}. An owner of the "
-            "project, or a key with the scope `keys`, can raise it."
-        )
-        yield _Rule(allowance, b"", said, weight=tier.price_per_million_tokens)
-
-
-def _per_minute(count: int, factor: float = 1) -> Limit:
-    return Limit(count * factor, count)
-
-
-def _month(now: float) -> tuple[str, int]:
-    """The month's name, and when the next one begins."""
-    first = dt.datetime.fromtimestamp(now, dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    following = (first + dt.timedelta(days=31)).replace(day=1)
-    return f"{first:%Y-%m}", int(following.timestamp())
 
 
 def _duration(seconds: float) -> bytes:

@@ -6,10 +6,10 @@ and refills it itself.
 
 import asyncio
 import math
-import uuid
-from typing import Final, NamedTuple
+from typing import Final
 
 from modelshare.server.router.ledger_rules import CAUTION, LEASE_SECONDS, Answer, Ask, Limit
+from modelshare.server.router.stated_limits import Budget
 
 _PORTION: Final = 0.005
 """Of the capacity."""
@@ -21,18 +21,6 @@ _LEASE_SECONDS: Final = LEASE_SECONDS - 1
 """The process counts less than the database, whose clock it does not read."""
 _RENEW_SECONDS: Final = 4.0
 """Before the end of its lease."""
-
-
-class Budget(NamedTuple):
-    """What a project, or one of its keys, may use in a month (UTC)."""
-
-    project_id: str
-    key_id: uuid.UUID | None
-    """None: the project's own, in millionths of the platform's currency; a key's is in tokens."""
-    month: str
-    """Such as `2026-11`."""
-    ends_at: int
-    """When the next month begins."""
 
 
 class Counted:
@@ -61,6 +49,10 @@ class Counted:
 
     def is_ready(self, now: float) -> bool:
         """Whether one more request may be let in without asking the database."""
+        raise NotImplementedError
+
+    def used_now(self, now: float) -> float:
+        """What is used, as far as this process knows."""
         raise NotImplementedError
 
     def is_due(self, now: float) -> bool:
@@ -137,6 +129,9 @@ class Allowance(Counted):
             return self.left
         passed = max(0.0, now - self.since)
         return min(self.limit.capacity, self.left + self.free + passed * self.limit.per_minute / 60)
+
+    def used_now(self, now: float) -> float:
+        return self.limit.capacity - self.level(now)
 
     def wait(self, now: float) -> float:
         """Seconds until one more request may be let in; infinite for a budget that is used up."""
@@ -221,6 +216,9 @@ class Slots(Counted):
 
     def is_ready(self, now: float) -> bool:
         return self.busy < self.held and now < self.lease_ends
+
+    def used_now(self, now: float) -> float:  # noqa: ARG002 - as for an allowance
+        return self.busy
 
     def take(self) -> None:
         self.busy += 1

@@ -18,7 +18,7 @@ from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
 from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
 from modelshare.server.fleet.service import Target
-from modelshare.server.http import NO_LIMITS, Caller
+from modelshare.server.http import Caller
 from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
@@ -30,6 +30,7 @@ from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
+from modelshare.wire.keys import NO_LIMITS
 
 if TYPE_CHECKING:
     from modelshare.server.router.service import Router

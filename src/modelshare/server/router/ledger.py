@@ -17,8 +17,9 @@ from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.background import Loop, within
 from modelshare.server.db import Database, notify
 from modelshare.server.router import queries
-from modelshare.server.router.allowances import Allowance, Budget, Counted
+from modelshare.server.router.allowances import Allowance, Counted
 from modelshare.server.router.ledger_rules import Answer, Loan, Record, settle, threshold
+from modelshare.server.router.stated_limits import Budget
 from modelshare.server.router.tables import LedgerRow
 
 log = structlog.get_logger()
@@ -217,5 +218,5 @@ def _warn(session: AsyncSession, row: LedgerRow, budget: Budget, used: float, ca
     target = f"key:{budget.key_id}" if budget.key_id else f"project:{budget.project_id}"
     for percent, action in _ACTIONS:
         if row.warned < percent <= reached:
-            audit.done(action, target, month=budget.month, used=round(used), budget=round(capacity))
+            audit.done(action, target, month=budget.month.name, used=round(used), budget=round(capacity))
     row.warned = reached

@@ -9,7 +9,7 @@ from sqlalchemy.orm import joinedload
 
 from modelshare.server.db import for_update, scoped_to, skip_locked, upsert
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
-from modelshare.server.router.allowances import Budget
+from modelshare.server.router.stated_limits import Budget
 from modelshare.server.router.tables import LedgerRow
 
 _HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
@@ -77,6 +77,11 @@ async def lock_ledger(session: AsyncSession, subjects: Sequence[str]) -> dict[st
     return {row.subject: row for row in await session.scalars(for_update(statement))}
 
 
+async def ledger(session: AsyncSession, subjects: Sequence[str]) -> list[LedgerRow]:
+    """Those of the rows that exist."""
+    return list(await session.scalars(select(LedgerRow).where(LedgerRow.subject.in_(subjects))))
+
+
 async def add_to_ledger(session: AsyncSession, used: Sequence[tuple[str, float]], now: float) -> None:
     """Adds rows, unless another process has done so meanwhile. `used`: subjects in order, and what was used."""
     rows = [
@@ -93,7 +98,7 @@ async def tokens_in_month(session: AsyncSession, budget: Budget) -> dict[str, in
         select(tier, func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens))
         .outerjoin(EndpointRow, EndpointRow.id == UsageRow.endpoint_id)
         .where(UsageRow.project_id == budget.project_id)
-        .where(UsageRow.day.between(f"{budget.month}-01", f"{budget.month}-31"))
+        .where(UsageRow.day.between(f"{budget.month.name}-01", f"{budget.month.name}-31"))
         .group_by(tier)
     )
     if budget.key_id is not None:

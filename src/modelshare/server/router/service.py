@@ -35,7 +35,6 @@ from modelshare.server.router.clients import AsgiClient, Client, Headers
 from modelshare.server.router.forward import PREFIX, Forwarder
 from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
-from modelshare.server.router.ledger import Ledger
 from modelshare.server.router.metering import Meter
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.request_head import RequestHead, parse_path
@@ -56,9 +55,7 @@ class Router:
         settings = parts.settings
         self.keys = parts.keys
         self.clock = parts.clock
-        prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in parts.tiers}
-        self._ledger = Ledger(parts.database, parts.clock, prices=prices)
-        self.admission = Admission(ledger=self._ledger)
+        self.admission = parts.admission
         self.metrics = RouterMetrics(parts.registry, parts.hits)
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
@@ -83,7 +80,7 @@ class Router:
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
-        await self._ledger.start()
+        await self.admission.start()
         await self.meter.start()
         for loop in self._loops():
             await loop.start()
@@ -91,7 +88,7 @@ class Router:
     async def stop(self) -> None:
         """Writes pending usage. Call it when no more requests arrive."""
         await stop_all(self._loops())
-        await self._ledger.stop()
+        await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
         await self._forwarder.stop()
@@ -201,6 +198,7 @@ class RouterParts:
     links: AgentLinks
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
+    admission: Admission
     registry: CollectorRegistry
     hits: PrefixHits
     clock: Callable[[], float]
