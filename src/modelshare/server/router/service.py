@@ -55,7 +55,7 @@ class Router:
         settings = parts.settings
         self.keys = parts.keys
         self.clock = parts.clock
-        self.admission = Admission()
+        self.admission = parts.admission
         self.metrics = RouterMetrics(parts.registry, parts.hits, in_progress=lambda: len(self._calls))
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
@@ -80,6 +80,7 @@ class Router:
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
+        await self.admission.start()
         await self.meter.start()
         for loop in self._loops():
             await loop.start()
@@ -87,6 +88,7 @@ class Router:
     async def stop(self) -> None:
         """Writes pending usage. Call it when no more requests arrive."""
         await stop_all(self._loops())
+        await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
         await self._forwarder.stop()
@@ -194,6 +196,7 @@ class RouterParts:
     links: AgentLinks
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
+    admission: Admission
     registry: CollectorRegistry
     hits: PrefixHits
     clock: Callable[[], float]
