@@ -1,7 +1,6 @@
 """Agents of one network that pull one model: its bytes leave the owner's storage about once."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import pytest
 
 from agent.direct import Box, Site
 from agent.support import MIB, Storage, some_bytes, wait_until
-from modelshare.wire.agents import Phase
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def site(storage: Storage) -> AsyncIterator[Site]:
+async def site(storage: Storage) -> Site:
     storage.files = {"a.bin": some_bytes(9 * MIB + 7, 1), "b/c.bin": some_bytes(MIB, 2), "empty": b""}
     return Site(storage)
 

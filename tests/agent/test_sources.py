@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from agent.direct import EXPIRES, LOOPBACK, InMemory, listening, source
+from agent.direct import EXPIRES, LOOPBACK, Bytes, InMemory, listening, source
 from agent.support import MIB, Storage, some_bytes
 from modelshare.agent.cache import Cache
 from modelshare.agent.direct.files import RefusedError, ServedFile
@@ -47,7 +47,12 @@ def _files(storage: Storage) -> None:
 
 
 async def pull(
-    storage: Storage, folder: Path, sources: list[DirectSource], allowed: tuple[Network, ...] = LOOPBACK.allowed
+    storage: Storage,
+    folder: Path,
+    sources: list[DirectSource],
+    allowed: tuple[Network, ...] = LOOPBACK.allowed,
+    *,
+    pause: float = 0.01,
 ) -> Pulled:
     pulled = Pulled(storage, Cache(folder / "cache"))
 
@@ -58,7 +63,7 @@ async def pull(
     async def report(what: WrongBytes) -> None:
         pulled.wrong.append(what)
 
-    reader = DirectReader(allowed, report, pause=0.01)
+    reader = DirectReader(allowed, report, pause=pause)
     async with aiohttp.ClientSession() as http:
         puller = Puller(pulled.cache, http, direct=reader, retry_first=0.001)
         try:
@@ -71,7 +76,7 @@ async def pull(
 
 async def test_the_owners_storage_is_not_asked_for_what_an_agent_has(storage: Storage, tmp_path: Path) -> None:
     async with listening(InMemory.of(storage), KEY, tmp_path) as (_, there):
-        pulled = await pull(storage, tmp_path, [source(there, KEY, storage.manifest())])
+        pulled = await pull(storage, tmp_path, [source(there, KEY, storage.manifest())], pause=1)
     assert pulled.is_complete()
     assert (storage.sent.total(), pulled.grants) == (0, 1)
 
@@ -80,7 +85,7 @@ async def test_the_owners_machine_is_asked_before_the_platform(storage: Storage,
     async with listening(InMemory.of(storage), KEY, tmp_path) as (_, there):
         owner = source(there, KEY, storage.manifest(), is_owner=True)
         gone = source(Direct(NOWHERE, "0" * 64), KEY, storage.manifest(), agent_id="gone")
-        pulled = await pull(storage, tmp_path, [gone, owner])
+        pulled = await pull(storage, tmp_path, [gone, owner], pause=0.5)
     assert pulled.is_complete()
     assert storage.sent.total() == 0
 
@@ -99,6 +104,24 @@ async def test_wrong_bytes_are_fetched_again_by_the_url_and_reported(
     assert storage.sent.total() == 9 * MIB
     [report] = pulled.wrong
     assert (report.agents, report.sha256) == (["there"], storage.file("model.bin").sha256)
+
+
+class Slow(Bytes):
+    async def read(self, at: int, most: int) -> bytes:
+        await asyncio.sleep(0.02)
+        return self.data[at : at + min(most, 100)]
+
+
+class SlowFiles(InMemory):
+    async def open(self, sha256: str) -> ServedFile:
+        return Slow(self.files[sha256])
+
+
+async def test_an_agent_that_is_slow_is_not_waited_for(storage: Storage, tmp_path: Path) -> None:
+    async with listening(SlowFiles.of(storage), KEY, tmp_path) as (_, there):
+        pulled = await pull(storage, tmp_path, [source(there, KEY, storage.manifest())])
+    assert pulled.is_complete()
+    assert 8 * MIB < storage.sent.total() <= 9 * MIB
 
 
 @dataclass
@@ -120,7 +143,7 @@ async def test_who_has_nothing_is_waited_for_a_little(storage: Storage, tmp_path
     assert 1 < pulled.grants <= 4, "other agents may have come, but it does not ask forever"
 
 
-Odd = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+Odd = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def _answers(head: str, body: bytes = b"") -> Odd:
@@ -164,10 +187,10 @@ async def test_whatever_another_agent_answers_the_pull_ends_well(storage: Storag
     assert pulled.is_complete()
 
 
-def _quietly(odd: Odd) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]:
+def _quietly(odd: Odd) -> Odd:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await odd(reader, writer)  # type: ignore[misc]
+            await odd(reader, writer)
         except (OSError, EOFError):
             pass
         finally:

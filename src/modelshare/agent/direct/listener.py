@@ -86,17 +86,15 @@ class Listener:
             return
         self._fingerprint = _certify(self._context, data_dir)
         try:
-            family, kind, protocol, _, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-            self._socket = socket.socket(family, kind, protocol)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.setblocking(False)
-            self._socket.bind(where)
-            self._socket.listen()
+            family, _, _, _, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+            self._socket = socket.create_server(where[:2], family=family)
         except OSError as error:
+            reason = (error.strerror or str(error)).partition(" (")[0]
             raise StopError(
-                f"Cannot listen on {address}: {error.strerror or error}. Choose another address or port. If others "
-                "reach this machine at an address that is not its own, give its own with --listen."
+                f"Cannot listen on {address}: {reason}. Choose another address or port. If others reach this machine "
+                "at an address that is not its own, give its own with --listen."
             ) from error
+        self._socket.setblocking(False)
         self._accepting = asyncio.create_task(self._accept(self._socket))
         _log.info("Other agents can fetch files at %s.", self._address(options))
 
@@ -156,7 +154,7 @@ class Listener:
         transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(_STRANGER_SECONDS):
-                transport, _ = await loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._context)
+                transport = await self._secured(connection, protocol)
                 transport.set_write_buffer_limits(_WRITE_BUFFER)
                 writer = asyncio.StreamWriter(transport, protocol, reader, loop)
                 request = await self._request(reader)
@@ -169,6 +167,20 @@ class Listener:
         finally:
             if transport is not None:
                 transport.abort()
+
+    async def _secured(self, connection: socket.socket, protocol: asyncio.StreamReaderProtocol) -> asyncio.Transport:
+        loop = asyncio.get_running_loop()
+        securing = asyncio.create_task(loop.connect_accepted_socket(lambda: protocol, connection, ssl=self._context))
+        try:
+            return (await asyncio.shield(securing))[0]
+        except asyncio.CancelledError:
+            # Cancelled at its beginning, it would leave the connection open: let it fail instead.
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait([securing])
+            if securing.exception() is None:
+                securing.result()[0].abort()
+            raise
 
     async def _serve_known(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: _Request | None

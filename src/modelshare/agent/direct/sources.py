@@ -201,7 +201,11 @@ class Sources(SignedUrls):
             now = self._clock()
             self._progress[source.agent_id] = now
             self._failures.pop(source.agent_id, None)
-            if not source.is_owner and now - begun > _SLOW_SECONDS and count < _SLOWEST * (now - begun):
+            if (
+                not source.is_owner
+                and now - begun > _SLOW_SECONDS * self._direct.pause
+                and count < _SLOWEST * (now - begun)
+            ):
                 self._lose(source, "it is too slow")
                 raise InterruptedTransferError("it is too slow")
 
