@@ -1,6 +1,7 @@
 """Agents of one network in this process: their caches, pulls and listeners, and grants by the server's own rules."""
 
 import hashlib
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import aiohttp
 
 from agent.support import Storage
 from modelshare.agent.cache import Cache
-from modelshare.agent.direct.files import CachedFiles, ServedFile
+from modelshare.agent.direct.files import CachedFiles, ServedFile, ServedFiles
 from modelshare.agent.direct.listener import Listener
 from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.direct.sources import DirectReader
@@ -68,9 +69,14 @@ class InMemory:
 
 @asynccontextmanager
 async def listening(
-    files: object, key: str, data_dir: Path, options: DirectOptions = LOOPBACK
+    files: ServedFiles,
+    key: str,
+    data_dir: Path,
+    options: DirectOptions = LOOPBACK,
+    *,
+    clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[tuple[Listener, Direct]]:
-    listener = Listener(files, lambda: key)  # type: ignore[arg-type]
+    listener = Listener(files, lambda: key, clock=clock)
     listener.start(options, data_dir)
     announced = listener.announced(options)
     assert announced is not None

@@ -200,6 +200,24 @@ async def test_a_reader_that_takes_nothing_costs_little_memory_and_not_for_long(
         assert files.file.reads[-1] < 32 * MIB, "what is in the buffers of two kernels, and no more"
 
 
+async def test_an_answer_ends_with_its_link(files: InMemory, tmp_path: Path) -> None:
+    now = [1.0]
+
+    class Aging(Bytes):
+        async def read(self, at: int, most: int) -> bytes:
+            now[0] += 1
+            return await super().read(at, most)
+
+    class AgingFiles(InMemory):
+        async def open(self, sha256: str) -> ServedFile:
+            return Aging(self.files[sha256])
+
+    aging = AgingFiles(files.files)
+    async with listening(aging, KEY, tmp_path, clock=lambda: now[0]) as (_, where), visiting(where) as visitor:
+        visitor.writer.write(request(target(expires_at=4)))
+        assert 0 < len(await visitor.rest()) < len(DATA)
+
+
 async def test_an_address_in_use_is_named(here: tuple[Listener, Direct], files: InMemory, tmp_path: Path) -> None:
     port = int(here[1].address.rpartition(":")[2])
     with pytest.raises(StopError, match=rf"Cannot listen on 127\.0\.0\.1:{port}: Address already in use\. Choose"):

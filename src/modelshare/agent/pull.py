@@ -34,7 +34,7 @@ class Moved:
         self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Returns after the next change, or after so many seconds."""
+        """Returns after the next change, or after this time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()

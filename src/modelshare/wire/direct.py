@@ -7,7 +7,7 @@ and the agent that has the file know: the one that signs verdicts about it. So t
 
 import hmac
 import re
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import Field
 
@@ -32,15 +32,23 @@ def link(address: str, *, sha256: str, reader: str, expires_at: int, signature: 
     return f"https://{address}/files/{sha256}?reader={reader}&expires={expires_at}&signature={signature}"
 
 
-def check(key: str, target: str, now: float) -> tuple[str, str] | None:
-    """The file's digest and the reader's id, if the target of a request is a link that is valid now."""
+class Link(NamedTuple):
+    """What a valid link allows."""
+
+    sha256: str
+    reader: str
+    expires_at: int
+
+
+def check(key: str, target: str, now: float) -> Link | None:
+    """`target`: of a request. None if it is not a link that is valid now."""
     match = _TARGET.fullmatch(target)
     if match is None or not key:
         return None
     sha256, reader, expires_at, signature = match.groups()
     expected = sign(key, sha256=sha256, reader=reader, expires_at=int(expires_at))
     is_signed = hmac.compare_digest(expected, signature)
-    return (sha256, reader) if is_signed and now < int(expires_at) else None
+    return Link(sha256, reader, int(expires_at)) if is_signed and now < int(expires_at) else None
 
 
 class WrongBytes(Request):

@@ -44,8 +44,8 @@ class ServedFile(Protocol):
         """Up to where, at most `end`, bytes can be read from `at` on. Waits a little if there are none; then `at`."""
         ...
 
-    async def read(self, at: int, most: int) -> bytes:
-        """The next bytes, at most `most`. Raises RefusedError, OSError."""
+    async def read(self, at: int, limit: int) -> bytes:
+        """The next bytes, at most `limit`. Raises RefusedError, OSError."""
         ...
 
     def close(self) -> None: ...
@@ -118,9 +118,9 @@ class _CachedFile:
             await self._puller.moved.wait(left)
         return end
 
-    async def read(self, at: int, most: int) -> bytes:
+    async def read(self, at: int, limit: int) -> bytes:
         """See `ServedFile`."""
-        data = await in_thread(self._readers, os.pread, self._descriptor, min(most, BODY_SLICE), at)
+        data = await in_thread(self._readers, os.pread, self._descriptor, min(limit, BODY_SLICE), at)
         if not data:
             raise OSError("The file was cut off.")  # its digest was wrong, and it is pulled again
         return data

@@ -55,8 +55,7 @@ _NOT_FOUND: Final = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    sha256: str
-    reader: str
+    link: direct.Link
     start: int
     end: int | None
 
@@ -186,7 +185,7 @@ class Listener:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: _Request | None
     ) -> None:
         assert request is not None  # noqa: S101 - the first one was valid
-        who = request.reader
+        who = request.link.reader
         task = asyncio.current_task()
         if task is not None:
             self._strangers.pop(task, None)
@@ -195,7 +194,7 @@ class Listener:
             return
         self._of_readers[who] += 1
         try:
-            while request is not None and request.reader == who:
+            while request is not None and request.link.reader == who:
                 await self._answer(writer, request)
                 async with asyncio.timeout(_IDLE_SECONDS):
                     request = await self._request(reader)
@@ -213,11 +212,11 @@ class Listener:
             return None
         wanted = _RANGE.search(head)
         start, end = (int(wanted[1]), int(wanted[2]) + 1) if wanted is not None else (0, None)
-        return _Request(*link, start, end)
+        return _Request(link, start, end)
 
     async def _answer(self, writer: asyncio.StreamWriter, request: _Request) -> None:
         try:
-            file = await self._files.open(request.sha256)
+            file = await self._files.open(request.link.sha256)
         except RefusedError as refused:
             await self._refuse(writer, refused)
             return
@@ -240,6 +239,8 @@ class Listener:
         fields = f"Content-Length: {end - at}\r\nContent-Range: bytes {at}-{end - 1}/{size}"
         await _write(writer, f"HTTP/1.1 206 Partial Content\r\n{fields}\r\n\r\n".encode())
         while at < end:
+            if self._clock() >= request.link.expires_at:  # it may have been revoked
+                raise ConnectionAbortedError
             try:
                 data = await file.read(at, end - at)
             except RefusedError as refused:  # too late for an answer: the connection ends

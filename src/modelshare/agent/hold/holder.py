@@ -63,9 +63,9 @@ class HeldFile:
         """See `ServedFile`."""
         return end
 
-    async def read(self, at: int, most: int) -> bytes:
+    async def read(self, at: int, limit: int) -> bytes:
         """See `ServedFile`."""
-        return await self._holder.read(self._opened, at, min(most, self.piece))
+        return await self._holder.read(self._opened, at, min(limit, self.piece))
 
     def close(self) -> None:
         self._opened.close()

@@ -64,7 +64,7 @@ async def report_wrong_bytes(session: AsyncSession, agent: AgentRow, report: Wro
         uid = parse_uuid(agent_id)
         if uid is not None and await queries.own_agent(session, agent.project_id, uid) is not None:
             audit = Audit(session, agent.project_id, f"agent:{agent.id}", now)
-            audit.done("agent.wrong_bytes", f"agent:{uid}", sha256=report.sha256)
+            audit.done("agent.report_wrong_bytes", f"agent:{uid}", sha256=report.sha256)
 
 
 async def _of_project(session: AsyncSession, agent: AgentRow, granted: Granted) -> list[Source]:
