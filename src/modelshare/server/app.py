@@ -103,7 +103,14 @@ class Application:
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
-        self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
+        self.links = AgentLinks(
+            self.database,
+            self.clock,
+            address=settings.address,
+            verdicts=self.platform.verdicts,
+            process=self._confirmer.name,
+            handover_seconds=settings.handover_seconds,
+        )
         self._router = Router(
             RouterParts(
                 settings=settings,

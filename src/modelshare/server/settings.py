@@ -49,6 +49,8 @@ class Settings(BaseModel):
     """`postgresql://user:password@host/name`. None: SQLite in the data folder."""
     database_grace_seconds: int = Field(default=30, ge=0, le=3600)
     """How long known keys, sessions and endpoints remain valid while the database is unreachable."""
+    handover_seconds: int = Field(default=5, ge=0, le=60)
+    """How long a request waits for an agent that lost its connection and is expected to connect again."""
     storage_url: str | None = None
     """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or the URL of a plug-in. None: a folder in the data folder."""
     secret: SecretStr | None = None

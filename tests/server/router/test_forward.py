@@ -4,16 +4,17 @@ import asyncio
 import hmac
 from collections.abc import AsyncIterator
 
+import aiohttp
 import httpx
 import pytest
 
 from conftest import Tenant, running
 from factories import make_model
-from link_agent import LinkAgent, answer, enroll, linked
+from link_agent import LinkAgent, answer, enroll, hello_of, linked
 from modelshare.server.app import Application, create_app
 from modelshare.server.router.forward import PREFIX
 from modelshare.server.settings import Settings
-from modelshare.wire.link import Chunk, End, Head, Request
+from modelshare.wire.link import Chunk, CloseCode, End, Head, Request
 from served import free_port, serving, wait_until
 
 # One process has a SQLite database to itself.
@@ -161,6 +162,51 @@ async def test_a_link_moves_to_another_process(
                 return (await client.post("/chat/completions", content=b"{}")).status_code == 200
 
             await wait_until(answered)
+
+
+async def test_an_agent_with_a_link_to_each_process_is_asked_where_the_client_came_in(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient, deployer: Tenant
+) -> None:
+    """One of its links reports, and is enough to make it ready on all."""
+    model_links: list[LinkAgent] = []
+
+    async def say(link: LinkAgent, request: Request, body: bytes) -> None:
+        model_links.append(link)
+        await link.send(answer(request, b"{}"))
+
+    agent.handler = say
+    _, token = await enroll(deployer.http, name="other")
+    await agent.socket.close()
+    run = hello_of("run")
+    async with linked(processes[1], token, handler=say, hello=run) as here:
+        await here.make_ready()
+        name = await wait_until(lambda: named(here))
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with linked(processes[1], token, hello=run, linked_to=name):
+                pass
+        assert refused.value.status == 421
+        async with linked(processes[2], token, handler=say, hello=run, linked_to=name) as there:
+            await there.wanted()
+            assert here.processes == [here.process, there.process] == there.processes
+            for url, expected in zip(processes[1:], (here, there), strict=True):
+                path = f"{url}/{deployer.project.id}/chat/v1/chat/completions"
+
+                async def answered(path: str = path) -> bool:
+                    return (await client.post(path, content=b"{}")).status_code == 200
+
+                await wait_until(answered)
+                assert model_links[-1] is expected
+            await here.socket.close()
+            assert (await client.post("/chat/completions", content=b"{}")).status_code == 200
+            assert model_links[-1] is there
+
+            async with linked(processes[1], token, hello=hello_of("another")) as other:
+                assert (await there.end())[0] == CloseCode.REPLACED
+                assert other.closed is None
+
+
+async def named(link: LinkAgent) -> str:
+    return link.process
 
 
 async def test_every_process_sends_a_conversation_to_the_same_machine(

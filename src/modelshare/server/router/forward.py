@@ -81,21 +81,38 @@ class Forwarder:
         tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
     ) -> AsyncIterator["RemoteStream"]:
-        """Sends the request to the process with the connection. Leaving the block closes it, which cancels the work."""
+        """Sends the request to a process with the connection. Leaving the block closes it, which cancels the work.
+
+        Raises StreamBrokenError if none of them takes it.
+        """
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
         headers = self._signed(path, tenant, timeout, hashlib.sha256(body).hexdigest())
-        try:
-            answer = await self._session().post(target.address + path, data=body, headers=headers)
-        except (_aiohttp().ClientError, TimeoutError, OSError) as error:
-            raise StreamBrokenError(f"{target.address} cannot be reached.") from error
+        answer = await self._answer(target, path, body, headers)
         stream = RemoteStream(answer.content)
         try:
-            if answer.status != 200:  # noqa: PLR2004 - the status itself
-                raise StreamBrokenError(f"{target.address} answered {answer.status}.")
             yield stream
         finally:
             stream.close()
             answer.close()
+
+    async def _answer(
+        self, target: Target, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> "aiohttp.ClientResponse":
+        """The answer of the first process that takes the request."""
+        why = "The agent is not connected to another process."
+        for address in target.addresses:
+            if address == self._links.address:
+                continue
+            try:
+                answer = await self._session().post(address + path, data=body, headers=headers)
+            except (_aiohttp().ClientError, TimeoutError, OSError):
+                why = f"{address} cannot be reached."
+                continue
+            if answer.status == 200:  # noqa: PLR2004 - the status itself
+                return answer
+            answer.close()
+            why = f"{address} answered {answer.status}."
+        raise StreamBrokenError(why)
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers another process. 404 without a valid signature, and if the agent is not connected here."""
