@@ -55,7 +55,15 @@ _WATCH_SECONDS: Final = 0.1
 _MAX_ENCODED: Final = MAX_FRAME + 64
 """Bytes of a frame; joined chunks are no longer than the link's own frames."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
-"""Sent first, so that the other process knows immediately that its request arrived."""
+"""Sent first, and again while there is nothing else, so that the other process knows that this one works on its
+request."""
+_ACCEPT_SECONDS: Final = 2.0
+"""How long a process may take to accept a request, beside the time for its body."""
+_SLOWEST: Final = 4 << 20
+"""Bytes per second between processes."""
+_BEAT_SECONDS: Final = 2.0
+_SILENT_SECONDS: Final = 8.0
+"""A process that has sent nothing for so long hangs."""
 
 
 class Forwarder:
@@ -104,7 +112,8 @@ class Forwarder:
             if address == self._links.address:
                 continue
             try:
-                answer = await self._session().post(address + path, data=body, headers=headers)
+                async with asyncio.timeout(_ACCEPT_SECONDS + len(body) / _SLOWEST):
+                    answer = await self._session().post(address + path, data=body, headers=headers)
             except (_aiohttp().ClientError, TimeoutError, OSError):
                 why = f"{address} cannot be reached."
                 continue
@@ -179,7 +188,12 @@ async def _pass_frames(stream: AnswerStream, send: Send) -> None:
     await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
     more = True
     while more:
-        frame = await stream.next()
+        try:
+            async with asyncio.timeout(_BEAT_SECONDS):
+                frame = await stream.next()
+        except TimeoutError:
+            await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
+            continue
         data = encode(frame)
         more = isinstance(frame, Head | Chunk)
         await send({"type": "http.response.body", "body": _LENGTH.pack(len(data)) + data, "more_body": more})
@@ -214,11 +228,18 @@ class RemoteStream:
         try:
             length = 0
             while not length:
-                (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
+                async with asyncio.timeout(_SILENT_SECONDS):
+                    (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
             if length > _MAX_ENCODED:
                 raise StreamBrokenError("The process that holds the connection sent an invalid frame.")
             frame = decode_answer(await self._content.readexactly(length))
-        except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
+        except (
+            _aiohttp().ClientError,
+            asyncio.IncompleteReadError,
+            msgspec.DecodeError,
+            TimeoutError,
+            OSError,
+        ) as error:
             raise StreamBrokenError("The process that holds the connection closed it.") from error
         return frame
 

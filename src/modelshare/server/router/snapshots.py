@@ -44,6 +44,12 @@ class Snapshot:
     """Deployments that can serve now. Empty unless the endpoint is active."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
+    expected_until: int | None = None
+    """If there are no targets: until when an agent is expected that could answer before."""
+
+    def awaits_agent(self, now: float) -> bool:
+        """Whether a request should wait for an agent that is changing connections."""
+        return not self.targets and self.expected_until is not None and now < self.expected_until
 
 
 class Snapshots:
@@ -106,4 +112,5 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         versions=answering.versions,
         targets=answering.targets,
         ends_at=active[0].ends_at if active else None,
+        expected_until=answering.expected_until,
     )

@@ -44,6 +44,8 @@ class PropagationTracker:
     def __init__(self, database: Database, *, address: str) -> None:
         """`address`: this process's URL for other processes, which is unique."""
         self.name = f"p-{secrets.token_hex(4)}"
+        self.is_leaving = False
+        """Whether this process is about to stop."""
         self._database = database
         self._address = address
         self._started_ms = 0
@@ -77,6 +79,7 @@ class PropagationTracker:
 
     async def leave(self) -> None:
         """Records that this process is about to stop. It still confirms changes until then."""
+        self.is_leaving = True
         async with self._database.write() as session:
             await queries.leave(session, self.name)
             notify(session, PROCESSES_TOPIC, self.name)
