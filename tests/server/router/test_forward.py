@@ -2,7 +2,11 @@
 
 import asyncio
 import hmac
+import socket
+import time
+import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 
 import aiohttp
 import httpx
@@ -12,12 +16,15 @@ from conftest import Tenant, running
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, hello_of, linked
 from modelshare.server.app import Application, create_app
+from modelshare.server.fleet.tables import AgentLinkRow
+from modelshare.server.router import forward
 from modelshare.server.router.forward import PREFIX
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, CloseCode, End, Head, Request
 from served import free_port, serving, wait_until
 
 # One process has a SQLite database to itself.
+FOR_EVER = 60
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 
 
@@ -26,7 +33,8 @@ async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str,
     """The first process, its URL and the second one's."""
     ports = free_port(), free_port()
     first, second = (
-        create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports
+        create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}", "handover_seconds": 1}))
+        for port in ports
     )
     async with running(first), running(second), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
         yield first, one, two
@@ -203,6 +211,58 @@ async def test_an_agent_with_a_link_to_each_process_is_asked_where_the_client_ca
             async with linked(processes[1], token, hello=hello_of("another")) as other:
                 assert (await there.end())[0] == CloseCode.REPLACED
                 assert other.closed is None
+
+
+async def test_a_process_that_is_gone_or_hangs_is_passed_over(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient
+) -> None:
+    """The database does not know yet that two earlier connections of the agent are dead."""
+    agent.handler = _answers
+    app = processes[0]
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        addresses = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        async with app.database.write() as session:
+            for number, address in enumerate(addresses):
+                token, process = uuid.UUID(int=number), f"p-{number}"
+                link = {"token": token, "process": process, "address": address, "seen_at": app.platform.now()}
+                session.add(AgentLinkRow(agent_id=uuid.UUID(agent.agent_id), **link))
+        await wait_until(partial(knows, client, app, addresses))
+        began = time.monotonic()
+        assert (await client.post("/chat/completions", content=b"{}")).status_code == 200
+        assert time.monotonic() < began + 15
+
+
+async def knows(client: httpx.AsyncClient, app: Application, addresses: tuple[str, ...]) -> bool:
+    project, slug = client.base_url.path.strip("/").split("/")[:2]
+    seen = await app._router.snapshots.get(project, slug, since=time.monotonic())
+    return seen is not None and seen.targets[0].addresses[:2] == addresses
+
+
+async def test_a_process_that_hangs_in_an_answer_is_noticed(
+    processes: tuple[Application, str, str],
+    agent: LinkAgent,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(forward, "_BEAT_SECONDS", FOR_EVER)
+    answered = await client.post("/chat/completions", content=b"{}")
+    assert (answered.status_code, "disconnected" in answered.text) == (503, True)
+
+
+async def test_a_process_that_only_waits_for_the_engine_does_not_hang(
+    processes: tuple[Application, str, str],
+    agent: LinkAgent,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "_SILENT_SECONDS", 2)
+    monkeypatch.setattr(forward, "_BEAT_SECONDS", 0.1)
+    asked = asyncio.ensure_future(client.post("/chat/completions", content=b"{}"))
+    request, _ = await agent.request()
+    await asyncio.wait([asked], timeout=3)
+    await agent.send(answer(request, b"{}"))
+    assert (await asked).status_code == 200
 
 
 async def named(link: LinkAgent) -> str:

@@ -62,8 +62,10 @@ _ACCEPT_SECONDS: Final = 2.0
 _SLOWEST: Final = 4 << 20
 """Bytes per second between processes."""
 _BEAT_SECONDS: Final = 2.0
-_SILENT_SECONDS: Final = 8.0
+_SILENT_SECONDS: Final = 6.0
 """A process that has sent nothing for so long hangs."""
+_SKIPPED_SECONDS: Final = 5.0
+"""How long a process that did not accept a request in time is not asked again."""
 
 
 class Forwarder:
@@ -74,6 +76,8 @@ class Forwarder:
         self._secret = hmac.digest(secret, b"modelshare internal streams 1", "sha256")
         self._clock = clock
         self._http: aiohttp.ClientSession | None = None
+        self._skipped: dict[str, float] = {}
+        """Addresses of processes that hang, and until when they are not asked, by the event loop's clock."""
 
     async def stop(self) -> None:
         if self._http is not None:
@@ -108,13 +112,18 @@ class Forwarder:
     ) -> "aiohttp.ClientResponse":
         """The answer of the first process that takes the request."""
         why = "The agent is not connected to another process."
+        now = asyncio.get_running_loop().time
         for address in target.addresses:
-            if address == self._links.address:
+            if address == self._links.address or now() < self._skipped.get(address, 0):
                 continue
             try:
                 async with asyncio.timeout(_ACCEPT_SECONDS + len(body) / _SLOWEST):
                     answer = await self._session().post(address + path, data=body, headers=headers)
-            except (_aiohttp().ClientError, TimeoutError, OSError):
+            except TimeoutError:
+                self._skipped[address] = now() + _SKIPPED_SECONDS
+                why = f"{address} does not answer."
+                continue
+            except (_aiohttp().ClientError, OSError):
                 why = f"{address} cannot be reached."
                 continue
             if answer.status == 200:  # noqa: PLR2004 - the status itself
