@@ -16,14 +16,11 @@ import os
 import signal
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
 from router import CHAT, STREAM, engine, wait_for
 
+from balancer import Balancer, Load
 from modelshare.client import Client
 from modelshare.client.push import push_model
 from modelshare.demo.tiny_model import write_gguf
@@ -35,7 +32,6 @@ from served import free_port
 
 PROCESSES = 3
 AGENTS = 2
-CHECK_SECONDS = 0.5
 FREEZE_SECONDS = 60
 TOKENS, PACE = 60, 20
 """Of each stream."""
@@ -74,7 +70,7 @@ async def measure(folder: Path, database: str, given: argparse.Namespace) -> Non
         answering.cancel()
 
 
-async def rolling(platform: "Platform", load: "Load", rounds: int) -> None:
+async def rolling(platform: "Platform", load: Load, rounds: int) -> None:
     for number in range(rounds):
         async with load.running():
             await asyncio.sleep(3)
@@ -84,7 +80,7 @@ async def rolling(platform: "Platform", load: "Load", rounds: int) -> None:
         print(f"rolling restart {number + 1}: {load.told()}", flush=True)
 
 
-async def kill(platform: "Platform", load: "Load") -> None:
+async def kill(platform: "Platform", load: Load) -> None:
     async with load.running():
         await asyncio.sleep(3)
         platform.servers[0].process.send_signal(signal.SIGKILL)
@@ -95,7 +91,7 @@ async def kill(platform: "Platform", load: "Load") -> None:
     print(f"killed: {load.told()}, the last failure after {max(late, default=0):.2f} s", flush=True)
 
 
-async def freeze(platform: "Platform", load: "Load") -> None:
+async def freeze(platform: "Platform", load: Load) -> None:
     async with load.running():
         await asyncio.sleep(3)
         os.kill(platform.servers[0].process.pid, signal.SIGSTOP)
@@ -137,7 +133,7 @@ class Platform:
         return self._stacks[index].enter_context(started)
 
 
-def prepare(platform: Platform, folder: Path, port: int, engine_port: int) -> "Load":
+def prepare(platform: Platform, folder: Path, port: int, engine_port: int) -> Load:
     """A project with a model, an endpoint, and agents that serve it."""
     project = platform.servers[0].project("bench")
     url = f"http://127.0.0.1:{port}"
@@ -151,137 +147,7 @@ def prepare(platform: Platform, folder: Path, port: int, engine_port: int) -> "L
             platform.stack.enter_context(agent(url, folder / f"agent{number}", key, *external))
         wait_for(lambda: client.endpoints.get("chat").status is EndpointStatus.ACTIVE, 60)
     time.sleep(3)  # until the agents are connected to all processes
-    return Load(f"{url}/{project.id}/chat/v1/chat/completions", project.api_key)
-
-
-class Balancer:
-    """Passes connections to the processes in turn, among those that are ready."""
-
-    def __init__(self, ports: list[int]) -> None:
-        self._ports = ports
-        self._ready = set(ports)
-        self._turn = 0
-        self._connections: dict[int, set[asyncio.StreamWriter]] = {port: set() for port in ports}
-
-    @contextlib.asynccontextmanager
-    async def running(self, port: int) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._pass_on, "127.0.0.1", port, backlog=1024)
-        checks = [asyncio.create_task(self._check(each)) for each in self._ports]
-        try:
-            yield
-        finally:
-            server.close()
-            for check in checks:
-                check.cancel()
-
-    async def _check(self, port: int) -> None:
-        while True:
-            try:
-                timeout = aiohttp.ClientTimeout(total=1)
-                async with (
-                    aiohttp.ClientSession(timeout=timeout) as http,
-                    http.get(f"http://127.0.0.1:{port}/readyz") as answer,
-                ):
-                    is_ready = answer.status == 200
-            except TimeoutError:
-                is_ready = False
-                for each in list(self._connections[port]):
-                    each.transport.abort()
-            except (aiohttp.ClientError, OSError):
-                is_ready = False
-            (self._ready.add if is_ready else self._ready.discard)(port)
-            await asyncio.sleep(CHECK_SECONDS)
-
-    def _next(self) -> Iterator[int]:
-        self._turn += 1
-        for step in range(len(self._ports)):
-            port = self._ports[(self._turn + step) % len(self._ports)]
-            if port in self._ready:
-                yield port
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for port in self._next():
-            with contextlib.suppress(OSError):
-                there, back = await asyncio.open_connection("127.0.0.1", port)
-                self._connections[port] |= {writer, back}
-                await asyncio.gather(_pump(reader, back), _pump(there, writer))
-                self._connections[port] -= {writer, back}
-                return
-        writer.close()
-
-
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(1 << 16):
-            target.write(data)
-            await target.drain()
-    with contextlib.suppress(OSError):
-        target.close()
-
-
-@dataclass
-class Load:
-    """Chats at a steady rate, and streams, one after the other."""
-
-    url: str
-    key: str
-    chats: float = 20
-    streams: int = 50
-    answered: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[float, str]] = field(default_factory=list)
-    longest: float = 0.0
-    _is_over: bool = False
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        self.answered, self.failures, self.longest, self._is_over = Counter(), [], 0.0, False
-        headers = {"Authorization": f"Bearer {self.key}"}
-        connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(headers=headers, connector=connector, timeout=timeout) as http:
-            running = [asyncio.create_task(self._keep_streaming(http)) for _ in range(self.streams)]
-            running.append(asyncio.create_task(self._keep_chatting(http)))
-            try:
-                yield
-            finally:
-                self._is_over = True
-                await asyncio.wait(running, timeout=120)
-
-    def told(self) -> str:
-        why = dict(Counter(why for _, why in self.failures))
-        done = f"{self.answered['chat']} chats, {self.answered['stream']} streams"
-        return f"{done}, {len(self.failures)} failed {why}, longest wait {self.longest:.1f} s"
-
-    async def _keep_chatting(self, http: aiohttp.ClientSession) -> None:
-        asked: set[asyncio.Task[None]] = set()
-        while not self._is_over:
-            asked.add(asyncio.create_task(self._ask(http, "chat", CHAT, 1)))
-            await asyncio.sleep(1 / self.chats)
-        await asyncio.wait(asked)
-
-    async def _keep_streaming(self, http: aiohttp.ClientSession) -> None:
-        while not self._is_over:
-            await self._ask(http, "stream", STREAM % (TOKENS, PACE), TOKENS)
-
-    async def _ask(self, http: aiohttp.ClientSession, kind: str, body: bytes, count: int) -> None:
-        started = last = time.monotonic()
-        seen = 0
-        try:
-            async with http.post(self.url, data=body) as answer:
-                what = "" if answer.status == 200 else f"{answer.status} {(await answer.text())[:200]}"
-                async for data, _ in answer.content.iter_chunks():
-                    now = time.monotonic()
-                    self.longest, last = max(self.longest, now - last), now
-                    seen += data.count(b'"content"')
-            what = what or ("" if seen == count else f"{seen} of {count} parts")
-        except (aiohttp.ClientError, OSError) as error:
-            what = f"{type(error).__name__} {error}"
-        self.longest = max(self.longest, time.monotonic() - last)
-        if not what:
-            self.answered[kind] += 1
-            return
-        self.failures.append((time.monotonic(), f"{kind}: {what}"))
-        if time.monotonic() - started < 1:
-            await asyncio.sleep(0.2)
+    return Load(f"{url}/{project.id}/chat/v1/chat/completions", project.api_key, CHAT, STREAM % (TOKENS, PACE), TOKENS)
 
 
 if __name__ == "__main__":
