@@ -180,7 +180,10 @@ class Sources(SignedUrls):
     async def _open(
         self, source: DirectSource, path: str, url: str, start: int, end: int, size: int
     ) -> AsyncIterator[RangeBody]:
-        self._progress.setdefault(source.agent_id, self._clock())
+        if source.agent_id not in self._progress:
+            self._progress[source.agent_id] = self._clock()
+            who = "the owner's machine" if source.is_owner else f"agent {source.agent_id}"
+            _log.info("Fetching files from %s at %s.", who, source.address)
         try:
             async with self._direct.requests(source.fingerprint)(url, start, end, size) as body:
                 _check_not_empty(body)
