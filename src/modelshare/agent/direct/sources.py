@@ -37,8 +37,8 @@ Grants = Callable[[], Awaitable[Grant]]
 
 _CONNECT_SECONDS: Final = 3.0
 _STALL_SECONDS: Final = 20.0
-_PATIENCE_SECONDS: Final = 30.0
-"""How long another agent may have nothing new: it may still wait for its own turn."""
+_PATIENCE_SECONDS: Final = 75.0
+"""How long another agent may have nothing new. One that waits for the owner's machine asks again within a minute."""
 _PAUSE_SECONDS: Final = 0.2
 _FAILURES: Final = 3
 """In a row without a byte; then a source is not used any more by this pull."""

@@ -137,13 +137,7 @@ class HubSource:
 class RegistrySource:
     """An artifact in an OCI registry, one raw layer for each file."""
 
-    def __init__(
-        self,
-        client: SourceClient,
-        reference: SourceReference,
-        endpoint: str,
-        token: str | None,
-    ) -> None:
+    def __init__(self, client: SourceClient, reference: SourceReference, endpoint: str, token: str | None) -> None:
         self._client = client
         self._reference = reference
         self._token = token
