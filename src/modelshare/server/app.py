@@ -219,7 +219,8 @@ class Application:
             return not self.database.is_sqlite
 
     async def end_streams(self) -> None:
-        """Ends endless streams, which a stopping HTTP server would wait for."""
+        """Ends endless streams, which a stopping HTTP server would wait for, and requests of other processes."""
+        self.links.refuse_requests()
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
@@ -256,8 +257,8 @@ class Application:
                 written = b"/" + written.lstrip(b"/").partition(b"/")[2]
             scope["path"] = model_paths.joined(scope["path"], written, BELOW_MODELS)
             scope["raw_path"] = scope["path"].encode()
-        elif scope["path"] == LINK_PATH:
-            return self.links.asgi
+        else:
+            return self.links.asgi if scope["path"] == LINK_PATH else self._router.forwarder.asgi
         return self._api
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
-_BODY_SECONDS: Final = 2.0  # how long a stop waits for more of a request's body
+_BODY_SECONDS: Final = 2.0  # that a stop waits for more of a request's body
 _LINGER_BYTES: Final = 256 << 20
 """Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
 that is still sending would never see the answer."""
@@ -65,8 +65,7 @@ class Connection(Overdue, asyncio.Protocol):
         """Bytes of the next answer that were sent as a probe."""
         self._is_reading, self._is_blocked = True, False
         self.waking: asyncio.Future[None] | None = None
-        self._flow = asyncio.Event()
-        """Clear while the client reads too slowly."""
+        self._flow = asyncio.Event()  # clear while the client reads too slowly
         self._flow.set()
         self._pace = Pace(front.limits.stalled_seconds)
         self._heard = 0.0
@@ -312,8 +311,8 @@ class Connection(Overdue, asyncio.Protocol):
 
     def is_busy(self, now: float) -> bool:
         """Whether an answer is pending, or a request whose body makes progress."""
-        is_stalled = self._phase is ConnectionPhase.BODY and now - self._heard > _BODY_SECONDS
-        return not is_stalled and (self._exchange is not None or self._transport.get_write_buffer_size() > 0)
+        is_pending = self._exchange is not None or self._transport.get_write_buffer_size() > 0
+        return is_pending and (self._phase is not ConnectionPhase.BODY or now <= self._heard + _BODY_SECONDS)
 
     def end(self) -> None:
         """Stops accepting requests, since the process stops."""
@@ -324,7 +323,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._transport.abort()
 
     def refuse(self, error: ApiError) -> None:
-        """Closes the connection to free capacity, with an error if the client has sent something."""
+        """Closes the connection at once, with an error if the client has sent something."""
         says = self._phase is ConnectionPhase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
