@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
-_BODY_SECONDS: Final = 2.0  # that a stop waits for more of a request's body
 _LINGER_BYTES: Final = 256 << 20
 """Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
 that is still sending would never see the answer."""
@@ -65,11 +64,13 @@ class Connection(Overdue, asyncio.Protocol):
         """Bytes of the next answer that were sent as a probe."""
         self._is_reading, self._is_blocked = True, False
         self.waking: asyncio.Future[None] | None = None
-        self._flow = asyncio.Event()  # clear while the client reads too slowly
+        self._flow = asyncio.Event()
+        """Clear while the client reads too slowly."""
         self._flow.set()
         self._pace = Pace(front.limits.stalled_seconds)
         self._heard = 0.0
         self._received = self._sent_of_files = 0
+        self._answered_at = self._now()
 
     # Called by the transport.
 
@@ -278,7 +279,8 @@ class Connection(Overdue, asyncio.Protocol):
         if self._is_proxy:  # the next request may be from another client
             self._seat.is_known, self._seat.address = False, None
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
-        if not exchange.keep_alive or is_last or self._front.is_stopping:
+        self._answered_at = self._now()
+        if not exchange.keep_alive or is_last or (self._front.is_stopping and not self._front.is_leaving):
             self._close(lingers=not exchange.complete)
         elif self._is_blocked:
             self._is_draining = True
@@ -308,16 +310,6 @@ class Connection(Overdue, asyncio.Protocol):
             self._answer(refusals.stopping() if self._front.is_stopping else refusals.unexpected())
 
     # Called by the server.
-
-    def is_busy(self, now: float) -> bool:
-        """Whether an answer is pending, or a request whose body makes progress."""
-        is_pending = self._exchange is not None or self._transport.get_write_buffer_size() > 0
-        return is_pending and (self._phase is not ConnectionPhase.BODY or now <= self._heard + _BODY_SECONDS)
-
-    def end(self) -> None:
-        """Stops accepting requests, since the process stops."""
-        if self._exchange is None:
-            self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()
