@@ -40,8 +40,7 @@ BATCH_PROTOCOL: Final = 3
 """The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
 LINKED_HEADER: Final = "X-Modelshare-Linked"
-"""Of the handshake: the names of the processes that the agent is linked to, separated by commas. One of these answers
-421, so that the agent tries again and a load balancer chooses another."""
+"""In the handshake: the names of the processes that the agent is linked to, separated by commas. These answer 421."""
 MAX_LINKS: Final = 8
 """Links of one agent, each to another process."""
 MAX_PROCESSES: Final = 256
@@ -104,6 +103,9 @@ ProcessName = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{0,64}\Z")]
 """Empty if the other side does not say."""
 Processes = Annotated[list[ProcessName], Meta(max_length=MAX_PROCESSES)]
 VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
+HostAndPort = Annotated[str, Meta(pattern=r"^(?:\[[0-9a-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):[1-9][0-9]{0,4}\Z")]
+Network = Annotated[str, Meta(pattern=r"^[0-9a-f.:]{2,45}/[0-9]{1,3}\Z")]
+"""An IP network with the length of its prefix."""
 
 
 def close_reason(text: str) -> str:
@@ -178,6 +180,16 @@ class DesiredDeployment(msgspec.Struct, frozen=True):
     """None if the version is not signed, or if an older server does not send it."""
 
 
+class Direct(msgspec.Struct, frozen=True):
+    """Where other agents can fetch files from this one (`modelshare.wire.direct`)."""
+
+    address: HostAndPort
+    fingerprint: Sha256
+    """Of the TLS certificate that it presents."""
+    networks: Annotated[list[Network], Meta(max_length=16)] = []
+    """Where it fetches files from other agents of its project."""
+
+
 # --- agent to server ---------------------------------------------------------------------------------------------
 
 
@@ -193,6 +205,8 @@ class Hello(Frame, frozen=True, tag="hello"):
     disk_free_bytes: Figure
     newest_protocol: Version = 0
     """The newest version that the agent understands. 0 means that `protocol` is the only one."""
+    direct: Direct | None = None
+    """None if no other agent may fetch files from it."""
     instance: ProcessName = ""
     """Identifies this run of the agent's program, whose links exist side by side."""
 
@@ -332,7 +346,7 @@ class Ping(Frame, frozen=True, tag="ping"):
 
     processes: Processes = []
     """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
-    it is not among them; empty means "not said"."""
+    it is not among them. Empty: not said."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

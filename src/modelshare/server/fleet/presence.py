@@ -87,6 +87,9 @@ async def connect(session: AsyncSession, link: LinkInfo, hello: Hello, *, now: i
             "memory_bytes": hello.memory_bytes,
             "disk_free_bytes": hello.disk_free_bytes,
             "agent_version": hello.agent_version,
+            "direct_address": hello.direct.address if hello.direct else "",
+            "direct_fingerprint": hello.direct.fingerprint if hello.direct else "",
+            "direct_networks": hello.direct.networks if hello.direct else [],
         }
     ).model_dump()
     row.expected_until = None if is_same else now + expected
