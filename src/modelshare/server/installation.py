@@ -17,6 +17,8 @@ from modelshare.server.settings import Settings, SettingsError
 
 _PURPOSE: Final = b"modelshare secret fingerprint 1"
 _ONLY: Final = 1
+UNFINISHED_RESTORE: Final = ".restoring"
+"""A folder in the data folder while a backup is restored there."""
 ANEW: Final = "`modelshare admin replace-secret`"
 
 
@@ -41,6 +43,14 @@ async def require_secret(settings: Settings, database: Database) -> None:
             f"{file} is missing, and the database is in use. Restore the file from a backup, or set the setting "
             f"`secret` to its content. If it is lost, {ANEW} starts with a new one: existing download links "
             "stop working, and webhooks get new signing secrets."
+        )
+
+
+def require_finished_restore(settings: Settings) -> None:
+    """Raises SettingsError if the data folder holds half a platform."""
+    if (settings.data_dir / UNFINISHED_RESTORE).exists():
+        raise SettingsError(
+            f"A backup was only partly restored into {settings.data_dir}. Run the same `modelshare restore` again."
         )
 
 

@@ -103,7 +103,10 @@ ARGUMENTS = {
     "projects quota": ["acme", "5GB"],
     "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
+OFFLINE = {
+    *("serve", "demo", "db", "admin", "secrets", "backup", "restore", "doctor"),
+    *("agent", "hold", "push", "login", "keys hf-token"),
+}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
 
 
