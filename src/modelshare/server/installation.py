@@ -70,6 +70,13 @@ async def check_secret(settings: Settings, database: Database) -> None:
         )
 
 
+async def fits(settings: Settings, database: Database) -> bool:
+    """Whether the database was used with the secret of these settings, or with none yet. Changes nothing."""
+    async with database.read() as session:
+        known = await session.scalar(select(SecretRow.fingerprint))
+    return known in {None, _fingerprint(settings)}
+
+
 async def replace_secret(settings: Settings, database: Database) -> None:
     """Makes the secret of these settings the only one for the database."""
     async with database.write() as session:
