@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from conftest import ON_SQLITE, Tenant, client_of, running
 from modelshare.server import startup
 from modelshare.server.app import Application
-from modelshare.server.backup import making, restoring
+from modelshare.server.backup import making, remote, restoring
 from modelshare.server.backup.layout import BackupError, Manifest
 from modelshare.server.db import Database, Table
 from modelshare.server.jobs import JobRow
@@ -27,6 +27,7 @@ from modelshare.server.registry.blobs.queries import end_hold, hold_deletions
 from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.settings import Settings, SettingsError
 from postgres import run_sql
+from storage_servers import S3Server
 from uploading import open_upload, push, pushed, send, stored_files, tiny_model, wait_until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
@@ -315,3 +316,27 @@ async def test_another_platforms_settings_are_refused(settings: Settings, elsewh
     (tmp_path / "backup/backup.json").write_text(newer.model_dump_json())
     with pytest.raises(BackupError, match=r"newer modelshare, 9\.9"):
         await restore(elsewhere, tmp_path / "backup")
+
+
+@ON_SQLITE
+async def test_a_backup_in_a_bucket(
+    owner: Tenant,
+    settings: Settings,
+    elsewhere: Settings,
+    server: S3Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    url = f"s3://{server.bucket}/backups/{secrets.token_hex(4)}?endpoint={server.endpoint}"
+    model = await pushed(owner.http, tiny_model())
+    with pytest.raises(BackupError, match="no complete backup at"):
+        await remote.restore(elsewhere, url, progress=Quiet())
+    made = await remote.make(settings, url, with_weights=True, progress=Quiet())
+    assert (made.files, list((settings.data_dir / "scratch").iterdir())) == (3, [])
+    with pytest.raises(BackupError, match="There is a complete backup"):
+        await remote.make(settings, url, with_weights=True, progress=Quiet())
+    await remote.restore(elsewhere, url, progress=Quiet())
+    async with startup.started(elsewhere) as again, client_of(again, owner.project.api_key) as http:
+        assert await downloaded(http, model) == tiny_model()

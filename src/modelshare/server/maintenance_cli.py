@@ -16,8 +16,9 @@ from modelshare.cli.formatting import size, when
 from modelshare.cli.output import Json, print_json, print_message, print_text
 from modelshare.cli.progress import TransferProgress
 from modelshare.server.admin_cli import DatabaseUrl, DataDir, load_settings, settings_errors
-from modelshare.server.backup import making, restoring
+from modelshare.server.backup import making, remote, restoring
 from modelshare.server.backup.layout import SETTINGS, BackupError
+from modelshare.server.backup.remote import SCHEME
 from modelshare.server.doctor.checks import Finding, Level, examine
 from modelshare.server.storage_errors import StorageError
 
@@ -29,7 +30,14 @@ Result = TypeVar("Result")
 
 @backup.command("backup")
 def _backup(
-    target: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder, outside the data folder.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR|S3_URL",
+            help="A new or empty folder outside the data folder, or s3://BUCKET/PREFIX?endpoint=URL, with keys from "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY as for the setting `storage_url`.",
+        ),
+    ],
     without_weights: Annotated[
         bool, typer.Option("--without-weights", help="Leave out the weights: only the database, keys and settings.")
     ] = False,
@@ -43,10 +51,14 @@ def _backup(
     """
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     with TransferProgress("Copying weights") as progress:
-        made = _run(making.make(settings, target, with_weights=not without_weights, progress=progress))
+        if target.startswith(SCHEME):
+            making_it = remote.make(settings, target, with_weights=not without_weights, progress=progress)
+        else:
+            making_it = making.make(settings, Path(target), with_weights=not without_weights, progress=progress)
+        made = _run(making_it)
     if json:
         print_json(
-            {"folder": made.folder, "weights": made.weights, "files": made.files, "bytes": made.bytes,
+            {"backup": target, "weights": made.weights, "files": made.files, "bytes": made.bytes,
              "damaged": made.damaged}
         )  # fmt: skip
     else:
@@ -55,9 +67,9 @@ def _backup(
             "left_out": "no weights: they were left out.",
             "in_bucket": "no weights: they stay in the bucket, which needs a backup of its own.",
         }
-        print_message(f"Backed up to {made.folder}: the database, the keys, and {weights[made.weights]}")
+        print_message(f"Backed up to {target}: the database, the keys, and {weights[made.weights]}")
         print_message("The backup contains the platform's secrets: anyone who has it can act as the platform.")
-        if made.linked:
+        if made.linked and not target.startswith(SCHEME):
             print_message("The weights are hard links, on the same disk: copy the folder to another machine.")
     if made.damaged:
         raise CommandError(
@@ -68,7 +80,7 @@ def _backup(
 
 @restore.command("restore")
 def _restore(
-    source: Annotated[Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="The backup.")],
+    source: Annotated[str, typer.Argument(metavar="DIR|S3_URL", help="The backup: a folder, or where it is in S3.")],
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
@@ -80,13 +92,16 @@ def _restore(
     """
     settings = load_settings(data_dir=data_dir, database_url=database_url)
     with TransferProgress("Restoring weights") as progress:
-        restored = _run(restoring.restore(settings, source, progress=progress))
+        if source.startswith(SCHEME):
+            restored = _run(remote.restore(settings, source, progress=progress))
+        else:
+            restored = _run(restoring.restore(settings, Path(source), progress=progress))
     manifest = restored.manifest
     if json:
         print_json({**manifest.model_dump(exclude={"parts"}), "files": restored.files, "damaged": restored.damaged})
     else:
         print_message(f"Restored the platform of {when(manifest.made_at)} UTC into {settings.data_dir}.")
-        print_message(f"{source / SETTINGS} has the settings of that time. Start the server: `modelshare serve`.")
+        print_message(f"Its {SETTINGS} has the settings of that time. Start the server: `modelshare serve`.")
     if restored.damaged:
         raise CommandError(
             f"{len(restored.damaged)} file(s) of weights are missing or damaged in the backup. Everything else is "

@@ -16,9 +16,11 @@ It is written under another name and renamed when it is complete.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from modelshare.server.storage.base import check_key
 
 MANIFEST: Final = "backup.json"
 SIGNING: Final = "secret.key"
@@ -57,7 +59,7 @@ class Part(BaseModel):
 class StoredFile(Part):
     """A file of weights that the database names."""
 
-    key: str
+    key: Annotated[str, AfterValidator(check_key)]
 
 
 class StoredFiles(BaseModel):
@@ -75,23 +77,28 @@ class Manifest(BaseModel):
     weights: Literal["copied", "left_out", "in_bucket"]
     damaged: list[str] = []
     """Keys of files of weights that were missing or damaged, and are left out."""
-    parts: dict[str, Part]
+    parts: dict[Annotated[str, StringConstraints(pattern=r"^[a-z]+\.[a-z]+$")], Part]
 
 
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a complete backup, whose parts but the weights are as they were written. Raises BackupError."""
+    manifest = parse_manifest(folder)
+    for name, part in manifest.parts.items():
+        if not (folder / name).is_file() or part_of(folder / name) != part:
+            raise BackupError(f"{folder / name} is missing or damaged. Choose another backup.")
+    return manifest
+
+
+def parse_manifest(folder: Path) -> Manifest:
+    """The manifest alone. Raises BackupError."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise BackupError(f"{folder} is not a complete backup: {MANIFEST} is missing. Choose another.") from error
     except ValidationError as error:
         raise BackupError(
             f"{folder / MANIFEST} is damaged, or from a newer modelshare. Choose another backup, or update modelshare."
         ) from error
-    for name, part in manifest.parts.items():
-        if not (folder / name).is_file() or part_of(folder / name) != part:
-            raise BackupError(f"{folder / name} is missing or damaged. Choose another backup.")
-    return manifest
 
 
 def read_weights(folder: Path) -> list[StoredFile]:

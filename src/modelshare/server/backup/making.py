@@ -49,6 +49,12 @@ class Made:
     damaged: list[str]
 
 
+class NoProgress(Progress):
+    def started(self, total: int) -> None: ...
+
+    def moved(self, size: int) -> None: ...
+
+
 async def make(settings: Settings, target: Path, *, with_weights: bool, progress: Progress) -> Made:
     """Backs up the platform to `target`, which must be empty or not exist. Raises BackupError, SettingsError.
 
@@ -61,6 +67,11 @@ async def make(settings: Settings, target: Path, *, with_weights: bool, progress
         raise BackupError(f"{target} is a mount point. Choose a folder below it, such as {target / 'backup'}.")
     if target.is_relative_to(settings.data_dir.absolute()):
         raise BackupError(f"{target} is in the data folder. Choose a folder elsewhere, if possible on another disk.")
+    return await make_in(settings, target, with_weights=with_weights, progress=progress)
+
+
+async def make_in(settings: Settings, target: Path, *, with_weights: bool, progress: Progress) -> Made:
+    """As `make`, in any folder."""
     async with opened(settings) as database:
         if database.is_sqlite and not Path(database.url.database or "").exists():
             raise BackupError(

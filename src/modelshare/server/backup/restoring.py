@@ -39,17 +39,18 @@ class Restored:
 async def restore(settings: Settings, source: Path, *, progress: Progress) -> Restored:
     """Raises BackupError, SettingsError; nothing is overwritten."""
     manifest = await asyncio.to_thread(layout.read_manifest, source)
+    count = len(layout.read_weights(source))
     _require_fit(settings, source, manifest)
     unfinished = settings.data_dir / UNFINISHED_RESTORE
     if not unfinished.exists():
-        _require_empty(settings.data_dir)
+        require_empty(settings.data_dir)
     async with opened(settings) as database:
         _require_kind(database, manifest)
         async with _sole_restore(settings, database, unfinished) as marker:
             damaged = await _restore_weights(settings, source, manifest, progress)
             await _restore_database(database, source, manifest, damaged, marker)
             _restore_keys(settings, source)
-    return Restored(manifest, len(layout.read_weights(source)), damaged)
+    return Restored(manifest, count, damaged)
 
 
 def _require_fit(settings: Settings, source: Path, manifest: Manifest) -> None:
@@ -81,7 +82,8 @@ def _require_kind(database: Database, manifest: Manifest) -> None:
         raise BackupError(f"This backup is of {manifest.database}. Set `database_url` to {wanted}.")
 
 
-def _require_empty(folder: Path) -> None:
+def require_empty(folder: Path) -> None:
+    """Raises BackupError unless the data folder is empty or does not exist."""
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - _NOT_COUNTED):
         raise BackupError(f"{folder} is not empty. Set --data-dir to an empty or a new folder.")
 
