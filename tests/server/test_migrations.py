@@ -16,7 +16,7 @@ from modelshare.server.app import create_app
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow, ProcessRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.fleet.tables import WeightDeletionRow
+from modelshare.server.fleet.tables import AgentLinkRow, WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
@@ -32,6 +32,7 @@ from modelshare.server.registry.tables import (
     SignerRow,
     StagedFileRow,
 )
+from modelshare.server.router.tables import LedgerRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -88,6 +89,7 @@ async def add_what_is_new(database: Database) -> None:
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),
                 ProcessRow(name="p", address="http://p", version="0.1.0", started_ms=1, seen_ms=2),
                 ConfirmationRow(audit_id=uid(50), process="p", at_ms=3),
+                AgentLinkRow(token=uid(98), agent_id=uid(41), process="p", address="http://p", seen_at=9),
                 WeightDeletionRow(
                     deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
                 ),
@@ -113,6 +115,7 @@ async def add_what_is_new(database: Database) -> None:
                     bytes_total=1,
                     created_at=9,
                 ),
+                LedgerRow(subject="s", used=1, updated_at=9, loans={}, warned=0, expires_at=LATER),
                 ImportRow(
                     project_id="proj_acme",
                     actor="key:k",

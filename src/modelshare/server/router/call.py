@@ -16,9 +16,10 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
+from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
 from modelshare.server.router.errors import body_too_long, database_outages
@@ -29,9 +30,9 @@ from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
+from modelshare.wire.keys import NO_LIMITS
 
 if TYPE_CHECKING:
-    from modelshare.server.router.admission import Gate
     from modelshare.server.router.service import Router
 
 log = structlog.get_logger()
@@ -74,6 +75,8 @@ class Call:
         self._endpoint: Snapshot
         self._gate: Gate | None = None
         """Of the endpoint's tier, once the request was let in."""
+        self._gives_up_at: float | None = None
+        """Until when it waits for an agent, once it does."""
         self._turns = 1
         self._body: list[bytes] = []
         self._size = 0
@@ -157,22 +160,54 @@ class Call:
     def _admit(self, found: Snapshot | None) -> None:
         router, head = self._router, self.head
         head.check(self._caller)
+        if found is not None and found.awaits_agent(router.clock()) and self.may_wait:
+            self.later(self._admit_with_agent())
+            return
         endpoint = self._endpoint = checked_endpoint(head, found, router.clock())
         if head.reads_models:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
-        gate = router.admission.gate(endpoint.id, endpoint.tier)
+        gate = router.admission.gate(endpoint.id, endpoint.tier, self._payer())
         try:
-            gate.enter()
-        finally:
-            self.reply.headers = [*self.reply.headers, *gate.headers()]
-        self._gate = gate
+            has_entered = gate.enter()
+        except RateLimitedError:
+            self._show_limits(gate)
+            raise
+        if has_entered:
+            self._entered(gate)
+        else:
+            self.later(self._enter_later(gate))
+
+    def _payer(self) -> Payer | None:
+        endpoint, caller = self._endpoint, self._caller
+        if caller.limits is None and endpoint.monthly_budget is None:
+            return None
+        return Payer(endpoint.project_id, caller.id, caller.limits or NO_LIMITS, endpoint.monthly_budget)
+
+    async def _enter_later(self, gate: Gate) -> None:
+        """Enters with what the database can lend."""
+        try:
+            await gate.enter_later()
+        except RateLimitedError:
+            self._show_limits(gate)
+            raise
+        self._entered(gate)
+
+    def _show_limits(self, gate: Gate) -> None:
+        self.reply.headers = [*self.reply.headers, *gate.headers()]
+
+    def _entered(self, gate: Gate) -> None:
+        self._gate, router, endpoint, head = gate, self._router, self._endpoint, self.head
+        self._show_limits(gate)
         self._track(router.running_endpoints, endpoint.id)
         self.deadline = router.now() + endpoint.tier.request_timeout_seconds
         check_encoding(head.header(b"content-encoding"))
         self._state = _State.READING
         self._read()
+
+    async def _admit_with_agent(self) -> None:
+        self._admit(await self._await_agent())
 
     def _read(self) -> None:
         limit, announced = self._router.max_body_bytes, self.head.content_length
@@ -208,11 +243,25 @@ class Call:
         """A part of a stream has arrived: the next one has as much time again."""
         self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
 
-    async def fresh_targets(self) -> Sequence[Target]:
-        """The endpoint's targets as they are in the database now."""
+    @property
+    def may_wait(self) -> bool:
+        """Whether the request may wait for an agent: not if it has waited long enough."""
+        return self._gives_up_at is None or self._router.now() < self._gives_up_at
+
+    async def fresh_targets(self, *, is_patient: bool = False) -> Sequence[Target]:
+        """The endpoint's targets as they are in the database now. `is_patient`: after the next change of them."""
         with database_outages():
-            fresh = await self._router.find_endpoint(self.head, is_fresh=True)
+            fresh = None if is_patient else await self._router.find_endpoint(self.head, is_fresh=True)
+        if is_patient or (fresh is not None and fresh.awaits_agent(self._router.clock()) and self.may_wait):
+            fresh = await self._await_agent()
         return checked_endpoint(self.head, fresh, self._router.clock()).targets
+
+    async def _await_agent(self) -> Snapshot | None:
+        """The endpoint, once its agent is connected again or the request has waited long enough."""
+        if self._gives_up_at is None:
+            self._gives_up_at = self._router.now() + self._router.handover_seconds
+        with database_outages():
+            return await self._router.await_agent(self.head, self._gives_up_at)
 
     def guard(self, step: Callable[[], None]) -> None:
         """Takes the step, unless the request is over; an error ends the request."""

@@ -42,8 +42,18 @@ class Snapshot:
     """IDs of the versions that may serve."""
     targets: tuple[Target, ...]
     """Deployments that can serve now. Empty unless the endpoint is active."""
+    routes: frozenset[str]
+    """What they serve."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
+    monthly_budget: int | None = None
+    """The project's, in millionths of the platform's currency."""
+    expected_until: int | None = None
+    """If there are no targets: until when an agent is expected that could answer before."""
+
+    def awaits_agent(self, now: float) -> bool:
+        """Whether a request should wait for an agent that is changing connections."""
+        return not self.targets and self.expected_until is not None and now < self.expected_until
 
 
 class Snapshots:
@@ -105,5 +115,8 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         progress=progress_of(row),
         versions=answering.versions,
         targets=answering.targets,
+        routes=frozenset[str]().union(*(target.routes for target in answering.targets)),
+        monthly_budget=row.project.monthly_budget,
         ends_at=active[0].ends_at if active else None,
+        expected_until=answering.expected_until,
     )
