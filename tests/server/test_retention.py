@@ -79,7 +79,7 @@ async def test_the_database_stays_as_large_as_it_is(app: Application, owner: Ten
     for _ in range(14):
         await a_day(owner, model)
         clock.now += DAY
-        await app.chores.do_all()
+        await Retention(app.platform).sweep()
         seen.append(await sizes(app))
     assert seen[1]["audit_log"] < seen[4]["audit_log"]
     steady = {name: [each[name] for each in seen[6:]] for name in metadata.tables}
