@@ -12,6 +12,7 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.formatting import moment
 from modelshare.cli.output import Json, print_json, print_message
 from modelshare.server import migrations, recovery, settings
 from modelshare.server.db import Database
@@ -110,6 +111,25 @@ def replace_secret(data_dir: DataDir = None, database_url: DatabaseUrl = None, j
     else:
         print_message("The database now uses the new secret: start the server. Webhooks now sign with new secrets;")
         print_message("projects get them by deleting their webhooks and creating them again.")
+
+
+@admin.command()
+def export_audit(
+    before: Annotated[
+        int, typer.Option(parser=moment, metavar="DATE", help="Only entries from before this date, such as 2027-01-31.")
+    ],
+    output: Annotated[Path, typer.Option(dir_okay=False, help="A new file.")],
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Write audit entries of all projects to a file, oldest first, one JSON object per line."""
+    loaded = load_settings(data_dir=data_dir, database_url=database_url)
+    count = _run(recovery.export_audit(loaded, output, before=before))
+    if json:
+        print_json({"entries": count})
+    else:
+        print_message(f"Wrote {count} audit entries to {output}.")
 
 
 def load_settings(**given: Any) -> settings.Settings:

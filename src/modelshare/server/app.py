@@ -55,6 +55,7 @@ from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.retention.sweep import Retention
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.ledger import Ledger, forget_unused
 from modelshare.server.router.service import Router, RouterParts
@@ -354,4 +355,5 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
     yield Chore("forget limits that are not used", writing(forget_unused))
+    yield Chore("forget old records", Retention(platform).sweep)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))

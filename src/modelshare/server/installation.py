@@ -17,6 +17,8 @@ from modelshare.server.settings import Settings, SettingsError
 
 _PURPOSE: Final = b"modelshare secret fingerprint 1"
 _ONLY: Final = 1
+UNFINISHED_RESTORE: Final = ".restoring"
+"""A folder in the data folder while a backup is restored there."""
 ANEW: Final = "`modelshare admin replace-secret`"
 
 
@@ -44,6 +46,14 @@ async def require_secret(settings: Settings, database: Database) -> None:
         )
 
 
+def require_finished_restore(settings: Settings) -> None:
+    """Raises SettingsError if the data folder holds half a platform."""
+    if (settings.data_dir / UNFINISHED_RESTORE).exists():
+        raise SettingsError(
+            f"A backup was only partly restored into {settings.data_dir}. Run the same `modelshare restore` again."
+        )
+
+
 async def check_secret(settings: Settings, database: Database) -> None:
     """Raises SettingsError if the database was used with another secret. Stores the fingerprint of the first one."""
     own = _fingerprint(settings)
@@ -58,6 +68,13 @@ async def check_secret(settings: Settings, database: Database) -> None:
             "(MODELSHARE_SECRET or MODELSHARE_SECRET_FILE) to it. To change it on purpose, stop all of them and "
             f"run {ANEW} with the new one."
         )
+
+
+async def fits(settings: Settings, database: Database) -> bool:
+    """Whether the database was used with the secret of these settings, or with none yet. Changes nothing."""
+    async with database.read() as session:
+        known = await session.scalar(select(SecretRow.fingerprint))
+    return known in {None, _fingerprint(settings)}
 
 
 async def replace_secret(settings: Settings, database: Database) -> None:

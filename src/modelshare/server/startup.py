@@ -20,6 +20,7 @@ async def started(settings: Settings) -> AsyncIterator[Application]:
     """The running platform. Raises SettingsError if its folder is in use, or its database or storage is unavailable."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_sole_user(settings))
+        installation.require_finished_restore(settings)
         async with opened(settings) as database:
             await installation.require_secret(settings, database)
         try:

@@ -105,7 +105,10 @@ ARGUMENTS = {
     "keys update": ["k", "--requests-per-minute", "9"],
     "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
+OFFLINE = {
+    *("serve", "demo", "db", "admin", "secrets", "backup", "restore", "doctor"),
+    *("agent", "hold", "push", "login", "keys hf-token"),
+}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
 
 
