@@ -25,6 +25,8 @@ class Outage(StrEnum):
     DATABASE_READ_ONLY = "database_read_only"
     DATABASE_UNFIT = "database_unfit"
     """A table, a column or a permission is missing."""
+    SCHEMA_CHANGED = "schema_changed"
+    """The schema was upgraded or downgraded under a running process, which no longer fits it."""
     DISK_FULL = "disk_full"
     """The disk of the database or of the storage."""
     STORAGE_AWAY = "storage_away"
@@ -78,6 +80,7 @@ _SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
 _SENTENCES: Final = {
     Outage.DATABASE_AWAY: "the database is unreachable: check that it runs, and that `database_url` is right",
     Outage.DATABASE_READ_ONLY: "the database rejects writes: make it writable, or set `database_url` to the primary",
+    Outage.SCHEMA_CHANGED: "this process and the database's schema are of different versions: nothing is written",
     Outage.DISK_FULL: "a disk is full, the database's or the storage's: free some space",
     Outage.STORAGE_AWAY: "the storage is unavailable: check that its folder or bucket exists and is writable",
 }
