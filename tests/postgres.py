@@ -25,7 +25,10 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ('{PIDS}');
 DO $$ DECLARE name text; BEGIN
     SET LOCAL session_replication_role = replica; -- no foreign keys: any order will do
-    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+    FOR name IN
+        SELECT tablename FROM pg_tables
+        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'schema_compatibility')
+    LOOP
         EXECUTE format('DELETE FROM %I', name);
     END LOOP;
 END $$;

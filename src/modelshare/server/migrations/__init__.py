@@ -5,9 +5,8 @@ that is still supported uses: it says so in `unused_since`, and processes that a
 (`docs/decisions/0056-upgrades.md`).
 """
 
-import asyncio
 import importlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +16,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
+from modelshare.server.background import retry
 from modelshare.server.db import CHANNEL, Database
 from modelshare.server.migrations import queries
 from modelshare.server.migrations.rules import Fit, Schema, fit_of
@@ -27,9 +27,6 @@ log = structlog.get_logger()
 
 HEAD = "0032"
 """The newest revision; a test compares it with the files."""
-LAST_RELEASE = "0026"
-"""`HEAD` of the version before this one. Its processes may run beside this version's, so migrations after it only
-add."""
 OLDEST_COMPATIBLE = "0026"
 """The oldest `HEAD` of processes that may use a database at this one: the newest `unused_since`; a test compares."""
 SCHEMA_TOPIC = "schema"
@@ -37,7 +34,6 @@ SCHEMA_TOPIC = "schema"
 _LOCK = 0x6D6F64656C  # "model": the advisory lock under which one process migrates and the others wait
 _LOCK_TIMEOUT: Final = text("SET LOCAL lock_timeout = '800ms'")
 """Less than PostgreSQL's deadlock_timeout: a migration gives way to requests and is tried again."""
-_ATTEMPTS: Final = 30
 _GAVE_WAY: Final = {"55P03", "40P01"}
 """lock_not_available, deadlock_detected."""
 
@@ -97,7 +93,7 @@ class SchemaGuard:
                     f"This process runs a newer version than the database: it needs revision {HEAD}, and the database "
                     f"is at {revision}. Nothing can be changed here until the operator upgrades the database."
                 )
-        log.info("the database was upgraded by a newer version; this process goes on", revision=revision)
+        log.info("the database was upgraded by a newer version; this process keeps serving", revision=revision)
         self._accepted.add(revision)
 
     async def _changed(self, _: str) -> None:
@@ -129,21 +125,24 @@ async def schema_of(database: Database) -> Schema:
         return await connection.run_sync(queries.schema)
 
 
-async def _migrate(database: Database, work: Any, *arguments: Any) -> None:
-    """In one transaction; again if others used the tables."""
-    for attempt in range(_ATTEMPTS):
+async def _migrate(database: Database, work: Callable[..., bool], *arguments: Any) -> None:
+    """In one transaction; again while others use the tables. The first argument is the revision."""
+
+    async def attempt() -> Exception | None:
         try:
             async with _transaction(database) as connection:
                 if await connection.run_sync(work, *arguments) and not database.is_sqlite:
                     told = {"channel": CHANNEL, "payload": f"{SCHEMA_TOPIC}:{arguments[0]}"}
                     await connection.execute(text("SELECT pg_notify(:channel, :payload)"), told)
-        except DBAPIError as error:
-            if getattr(error.orig, "sqlstate", None) not in _GAVE_WAY or attempt == _ATTEMPTS - 1:
+        except Exception as error:
+            if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _GAVE_WAY:
                 raise
-            log.info("the tables are in use; the migration is tried again")
-            await asyncio.sleep(0.2)
-        else:
-            return
+            return error
+        return None
+
+    error = await retry("migrate the database while its tables are in use", attempt, longest=1.0)
+    if error is not None:
+        raise error
 
 
 @asynccontextmanager
