@@ -94,6 +94,14 @@ class EmptyDatabases:
         database.empty(self._kept())
         self._free.append(database)
 
+    @contextlib.contextmanager
+    def new(self) -> Iterator[str]:
+        """The URL of one without tables, of which nothing is kept."""
+        name = "untouched"
+        run_sql(f"{self._server}/postgres", f"CREATE DATABASE {name}")
+        yield f"{self._server}/{name}"
+        run_sql(f"{self._server}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
     def close(self) -> None:
         for database in self._all:
             database.close()

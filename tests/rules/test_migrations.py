@@ -52,34 +52,27 @@ class Migration:
         table = next((name for match in [_ON_NEW.match(statement)] if match for name in match.groups() if name), None)
         if table in self.new_tables or self._is_about_the_schema(statement):
             return True
+        of_new_columns = bool(self.new_columns & set(re.findall(r"\w+", statement.partition("(")[2])))
         match statement.split("(", maxsplit=1)[0].split():
             case ["SELECT" | "WITH" | "SET", *_] | ["CREATE", "INDEX", *_] | ["DROP", "INDEX", *_]:
-                return "INDEX uq_" not in statement
-            case ["CREATE", "UNIQUE", "INDEX", *_]:
-                return self._is_about_new_columns(statement)
+                adds = "INDEX uq_" not in statement
             case ["INSERT", "INTO", into, *_]:
-                return into in self.new_tables
+                adds = into in self.new_tables
             case ["UPDATE", _, "SET", column, *_]:
-                return column in self.new_columns
+                adds = column in self.new_columns
             case ["ALTER", "TABLE", _, "ADD", "COLUMN", *_]:
-                return "NOT NULL" not in statement or "DEFAULT" in statement
+                adds = "NOT NULL" not in statement or "DEFAULT" in statement
             case ["ALTER", "TABLE", _, "ADD", "CONSTRAINT", name, *_]:
-                if name in self.dropped_checks:  # made wider, which older processes do not notice
-                    self.dropped_checks.remove(name)
-                    return True
-                return self._is_about_new_columns(statement)
+                adds = of_new_columns or name in self.dropped_checks  # made wider, which older processes do not notice
+                self.dropped_checks.discard(name)
             case ["ALTER", "TABLE", _, "ALTER", "COLUMN", *_]:
-                return statement.endswith("DROP NOT NULL") or "SET STATISTICS" in statement
-        return False
+                adds = statement.endswith("DROP NOT NULL") or "SET STATISTICS" in statement
+            case _:
+                adds = statement.startswith("CREATE UNIQUE INDEX") and of_new_columns
+        return adds
 
     def _is_about_the_schema(self, statement: str) -> bool:
-        return (
-            re.match(r"(UPDATE|INSERT INTO|DELETE FROM) (alembic_version|schema_compatibility)\b", statement)
-            is not None
-        )
-
-    def _is_about_new_columns(self, statement: str) -> bool:
-        return bool(self.new_columns & set(re.findall(r"\w+", statement.partition("(")[2])))
+        return bool(re.match(r"(UPDATE|INSERT INTO|DELETE FROM) (alembic_version|schema_compatibility)\b", statement))
 
 
 def newer(than: str) -> Iterator[ModuleType]:
