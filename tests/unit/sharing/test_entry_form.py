@@ -41,6 +41,6 @@ def test_the_form_of_entries_is_raised_with_every_change() -> None:
     entries = [entry_of(cast("Any", SimpleNamespace(**source)), shown) for source, shown in samples]
     digest = hashlib.sha256(repr([sorted(entry.items()) for entry in entries]).encode()).hexdigest()[:16]
     assert DIGESTS.get(FORM) == digest, (
-        "raise `index.FORM`, replace `tables.BEFORE_FORM` by a migration, add the digest"
+        "raise `index.FORM` (see its docstring), and add the digest"
     )
     assert all(str(entry["terms"]).startswith(f" _form{FORM} ") for entry in entries)

@@ -22,7 +22,9 @@ log = structlog.get_logger()
 FORM: Final = 1
 """The form of entries, raised with every change of `entry_of` or of what it calls; a test notices.
 
-It is a term, and not a column, because a process of another version that rewrites an entry has to overwrite it.
+It is a term, and not a column, so that a process of another version that rewrites an entry overwrites it. A new form
+needs a migration that adds the index of those before it (`tables.BEFORE_FORM`). It only adds terms: the version before
+searches by its own until it is gone.
 """
 _AT_ONCE: Final = 50
 """Models per transaction; their other changes wait for it."""
