@@ -112,8 +112,8 @@ def outage_of(error: BaseException) -> Outage | None:
 
 
 def is_database_away(error: BaseException) -> bool:
-    """Whether the database was unreachable. False if it answered, even with an error."""
-    return outage_of(error) is Outage.DATABASE_AWAY
+    """Whether the database was unreachable, or no longer fits this process. False if it answered with another error."""
+    return outage_of(error) in {Outage.DATABASE_AWAY, Outage.SCHEMA_CHANGED}
 
 
 def report(what: str, error: BaseException, **context: object) -> None:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0032"
-down_revision = "0027"
+down_revision = "0029"
 WITHOUT_FORM = sa.text("substr(terms, 1, 6) <> ' _form'")
 
 
