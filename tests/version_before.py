@@ -6,6 +6,7 @@ import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,13 @@ def unpack(folder: Path) -> Path:
 
 
 def starter(sources: Path) -> Start:
-    """Starts its `modelshare`, as `programs.program` starts this one's."""
+    """Starts its `modelshare`, as `programs.program` starts this one's, without the settings that it does not know."""
+    known = (sources / "modelshare/server/settings.py").read_text(encoding="utf-8")
 
-    def start(words: list[str], *, env: dict[str, str], **others: object) -> "subprocess.Popen[str]":
-        return program(words, env={**env, "PYTHONPATH": str(sources)}, **others)  # type: ignore[arg-type]
+    def start(words: list[str], *, env: dict[str, str], **others: Any) -> "subprocess.Popen[str]":
+        settings = {name for name in env if name.startswith("MODELSHARE_") and words[0] == "serve"}
+        newer = {name for name in settings if f" {name.removeprefix('MODELSHARE_').lower()}: " not in known}
+        kept = {name: value for name, value in env.items() if name not in newer}
+        return program(words, env={**kept, "PYTHONPATH": str(sources)}, **others)
 
     return start

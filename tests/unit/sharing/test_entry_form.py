@@ -40,7 +40,5 @@ def test_the_form_of_entries_is_raised_with_every_change() -> None:
     samples: list[tuple[Any, list[str]]] = [(FULL, []), (BARE, ["proj_borg"]), ({**BARE, "version": None}, [])]
     entries = [entry_of(cast("Any", SimpleNamespace(**source)), shown) for source, shown in samples]
     digest = hashlib.sha256(repr([sorted(entry.items()) for entry in entries]).encode()).hexdigest()[:16]
-    assert DIGESTS.get(FORM) == digest, (
-        "raise `index.FORM` (see its docstring), and add the digest"
-    )
+    assert DIGESTS.get(FORM) == digest, "raise `index.FORM` (see its docstring), and add the digest"
     assert all(str(entry["terms"]).startswith(f" _form{FORM} ") for entry in entries)
