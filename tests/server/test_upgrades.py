@@ -1,5 +1,6 @@
 """An upgrade beside running processes: who may go on, who stops writing, and what older ones leave is rebuilt."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -141,6 +142,25 @@ async def test_a_downgrade_deletes_nothing_without_being_told_to(app: Applicatio
     assert await migrations.schema_of(at_head) == ("0018", None)
     await migrations.upgrade(at_head)
     assert await migrations.schema_of(at_head) == (migrations.HEAD, migrations.OLDEST_COMPATIBLE)
+
+
+@pytest.mark.parametrize("lend", ["postgres"], indirect=True)
+async def test_a_migration_gives_way_to_who_uses_the_tables(at_head: Database) -> None:
+    """So it cannot deadlock with them, and nobody waits behind it for longer than a moment."""
+    await migrations.downgrade(at_head, "0026")
+
+    async def gave_way() -> bool:
+        return any(log["event"].startswith("cannot migrate the database while its tables are in use") for log in logs)
+
+    with structlog.testing.capture_logs() as logs:
+        async with at_head.engine.begin() as user:
+            await user.execute(text("SELECT count(*) FROM catalog_entries"))
+            await user.execute(text("LOCK TABLE catalog_entries IN ROW EXCLUSIVE MODE"))
+            upgrading = asyncio.ensure_future(migrations.upgrade(at_head))
+            await wait_until(gave_way)
+            await user.execute(text("DELETE FROM agents"))
+        await upgrading
+    assert (await migrations.schema_of(at_head)).revision == migrations.HEAD
 
 
 @ON_SQLITE
