@@ -36,10 +36,10 @@ from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.fleet import service as fleet
-from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller

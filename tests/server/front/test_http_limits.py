@@ -191,6 +191,6 @@ async def test_a_second_signal_ends_what_is_in_progress(app: App) -> None:
                 busy = await clients.enter_async_context(connected(url))
                 busy.writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
                 await app.began.wait()
-                asyncio.get_running_loop().call_later(0.2, front.hurry)
+                asyncio.get_running_loop().call_later(0.2, front.stop_now)
             await busy.is_closed()
             assert time.monotonic() < began + 30

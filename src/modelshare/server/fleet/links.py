@@ -21,13 +21,14 @@ from modelshare.server.audit.propagation import service as propagation
 from modelshare.server.audit.propagation.service import PROCESSES_TOPIC
 from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
-from modelshare.server.fleet import holding, presence, queries, service, weight_deletions
+from modelshare.server.fleet import holding, presence, queries, service
 from modelshare.server.fleet.link import BROKEN_CODES, AgentLink, Wire, decoded_hello
 from modelshare.server.fleet.presence import LinkInfo
 from modelshare.server.fleet.reports import Reports
 from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.front.websocket import MESSAGES
 from modelshare.server.http import bearer
 from modelshare.wire.agents import AgentState

@@ -12,10 +12,11 @@ from modelshare.server.audit.service import Audit
 from modelshare.server.db import Database, advisory_lock, notify
 from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthenticatedError
-from modelshare.server.fleet import queries, rules, weight_deletions
+from modelshare.server.fleet import queries, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.paging import Paging

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
-_BODY_SECONDS: Final = 2.0  # how long a stop waits for more of a request's body
 _LINGER_BYTES: Final = 256 << 20
-"""Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
-that is still sending would never see the answer."""
+"""Bytes read and discarded after an early answer, which a reset, due to unread bytes, would keep from the client."""
+_BODY_SECONDS: Final = 2.0
+"""How long a stop waits for more of a request's body."""
 
 
 class Connection(Overdue, asyncio.Protocol):
@@ -362,8 +362,7 @@ class Connection(Overdue, asyncio.Protocol):
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()
         self.deadline = NEVER
-        link = WebSocket(self._front, self._transport, scope)
-        self._transport.set_protocol(link)
+        self._transport.set_protocol(link := WebSocket(self._front, self._transport, scope))
         self._front.became(self, link)
         if rest:
             link.data_received(rest)

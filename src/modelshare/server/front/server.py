@@ -61,7 +61,7 @@ class Front:
         self.is_leaving = False
         """Whether clients are asked, with their next answer, to open another connection: the process stops soon."""
         self.is_stopping = False
-        self._is_hurried = False
+        self._stops_now = False
         self._app = app
         self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
@@ -89,9 +89,9 @@ class Front:
         """Asks clients to turn to other processes; requests are still answered."""
         self.is_leaving = True
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Ends answers in progress at once when serving ends."""
-        self._is_hurried = True
+        self._stops_now = True
 
     # Called by connections.
 
@@ -157,7 +157,7 @@ class Front:
     def _is_waited_for(self) -> bool:
         """Whether an answer is in progress, or a request that makes progress."""
         now = self.loop.time()
-        return not self._is_hurried and any(each.is_busy(now) for each in self._connections)
+        return not self._stops_now and any(each.is_busy(now) for each in self._connections)
 
     def _of(self, kind: type[Kind]) -> list[Kind]:
         return [each for each in self._connections if isinstance(each, kind)]

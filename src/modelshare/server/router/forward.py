@@ -121,7 +121,7 @@ class Forwarder:
                     answer = await self._session().post(address + path, data=body, headers=headers)
             except TimeoutError:
                 self._skipped[address] = now() + _SKIPPED_SECONDS
-                why = f"{address} does not answer."
+                why = f"{address} is not responding."
                 continue
             except (_aiohttp().ClientError, OSError):
                 why = f"{address} cannot be reached."
