@@ -99,6 +99,7 @@ class Application:
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
+        migrations.SchemaGuard(self.database)
         self.clock = DatabaseClock(self.database, clock)
         self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform = _platform(settings, self.database, self.clock, self._confirmer)
@@ -197,6 +198,7 @@ class Application:
                 "router": self._router,
                 "links": self.links,
                 "reconciler": reconciler.loop,
+                "rebuilder": search.Rebuilder(self.database).loop,
                 "chores": self.chores,
             }
             for name, part in parts.items():
