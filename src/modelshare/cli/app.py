@@ -71,7 +71,7 @@ ENTRIES = (
         ACCOUNT,
         "Check and store the platform's URL and your API key for the other commands.",
     ),
-    Entry("keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
+    Entry("keys", ACCOUNT, "Create, list, rotate, suspend and revoke your project's API keys."),
     Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
     Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
     Entry("webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),

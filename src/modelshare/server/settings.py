@@ -81,7 +81,7 @@ class Settings(BaseModel):
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key remains valid."""
     keys_cut_streams: bool = True
-    """False: requests in progress may finish when their key is revoked, replaced or expires."""
+    """False: requests in progress may finish when their key is revoked, suspended, replaced or expires."""
     accounts_sign_up: Literal["open", "invite_only"] = "open"
     """`invite_only`: after the first person, only people who were invited into a project can sign up."""
     accounts_projects_per_person: int = Field(default=10, ge=0)

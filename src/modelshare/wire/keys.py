@@ -99,6 +99,8 @@ class Key(Response):
     expires_at: UnixSeconds | None
     revoked_at: UnixSeconds | None
     last_used_at: UnixSeconds | None
+    suspended_at: UnixSeconds | None = None
+    """Since when it is refused, until it is resumed."""
 
 
 class KeyWithValue(Key):

@@ -101,7 +101,8 @@ ARGUMENTS = {
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"],
-    "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
+    "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
+    "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]

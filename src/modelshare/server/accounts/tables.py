@@ -45,6 +45,8 @@ class KeyRow(Table):
     expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
     last_used_at: Mapped[int | None]
+    suspended_at: Mapped[int | None]
+    """None unless it is refused until somebody resumes it."""
 
     project: Mapped[ProjectRow | None] = relationship(lazy="raise")
 

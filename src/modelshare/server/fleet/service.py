@@ -229,6 +229,7 @@ class Target:
     routes: frozenset[str]
     context_length: int | None = None
     """Tokens, if known from the model's files."""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +249,9 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
     for row in await queries.ready_deployments(session, versions):
         agent = row.agent
         if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
-            model = file_selection.find(row.version, row.file)
+            place, model = (str(row.id), agent.id, agent.linked_to or ""), file_selection.find(row.version, row.file)
             context = model.context_length if model else None
-            target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes), context)
+            target = Target(*place, frozenset(row.routes), context, row.version.version)
             found[rules.Content(row.version_id, row.file)].append(target)
     targets = next((found[content] for content in contents if found[content]), [])
     return Answering(frozenset(map(str, versions)), tuple(targets))
@@ -261,12 +262,10 @@ async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[st
     if tier.slug == SELF_HOSTED:
         if await queries.linked_agents(session, caller.project_id):
             return []
-        note = (
-            "No agent of your project is connected, so the endpoint waits for one. Create a join key, on the "
-            "Agents page or with `modelshare join-keys create`, and run `modelshare agent` with it on your "
-            "machine."
-        )
-        return [note]
+        return [
+            "No agent of your project is connected, so the endpoint waits for one. Create a join key, on the Agents "
+            "page or with `modelshare join-keys create`, and run `modelshare agent` with it on your machine."
+        ]
     if any(tier.slug in (agent.tiers or ()) for agent in await queries.linked_agents(session, None)):
         return []
     return [f"No agent of the tier `{tier.slug}` is connected, so the endpoint waits for one."]
