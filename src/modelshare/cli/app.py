@@ -72,7 +72,7 @@ ENTRIES = (
         "Check and store the platform's URL and your API key for the other commands.",
     ),
     Entry("keys", ACCOUNT, "Create, list, rotate, suspend and revoke your project's API keys."),
-    Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
+    Entry("usage", ACCOUNT, "Show requests, tokens and costs by day, endpoint, model, key and tier, or export them."),
     Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
     Entry("webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),
     Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, check it, and move models there or back."),

@@ -82,7 +82,8 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(entry: Entry) -> None
 
 
 ARGUMENTS = {
-    "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
+    "models show": ["m"], "models usage": ["m"], "models rename": ["m", "n"], "share": ["m"],
+    "models edit": ["m", "--license", "mit"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "models unsign": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."],

@@ -95,7 +95,7 @@ class UsageRow(Table):
     __tablename__ = "usage"
     __table_args__ = (
         Index("ix_usage_project_id_day", "project_id", "day"),
-        Index("ix_usage_model_id", "model_id"),
+        Index("ix_usage_model_id_day", "model_id", "day"),
     )
 
     day: Mapped[str] = mapped_column(primary_key=True)

@@ -24,6 +24,8 @@ def upgrade() -> None:
             batch_op.add_column(sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
         batch_op.drop_constraint(batch_op.f("pk_usage"), type_="primary")
         batch_op.create_primary_key(batch_op.f("pk_usage"), [*_KEY, "tier", "version"])
+        batch_op.drop_index("ix_usage_model_id")
+        batch_op.create_index("ix_usage_model_id_day", ["model_id", "day"], unique=False)
 
 
 def downgrade() -> None:
@@ -37,6 +39,8 @@ def downgrade() -> None:
         for name in ("tier", "version", "cost_micros", "cost_rest"):
             batch_op.drop_column(name)
         batch_op.create_primary_key(batch_op.f("pk_usage"), _KEY)
+        batch_op.drop_index("ix_usage_model_id_day")
+        batch_op.create_index("ix_usage_model_id", ["model_id"], unique=False)
     columns = f"{named}, {', '.join(counts)}"
     op.execute(f"INSERT INTO usage ({columns}) SELECT {columns} FROM usage_sums")  # noqa: S608 - as above
     op.drop_table("usage_sums")
