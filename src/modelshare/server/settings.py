@@ -97,6 +97,8 @@ class Settings(BaseModel):
     """Maximum of agents per join key."""
     agents_per_project: int = Field(default=1000, ge=1)
     """Maximum of agents per project."""
+    usage_daily_days: int = Field(default=400, ge=90)
+    """How long usage is kept by day; then it is added up by month."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of proxies whose X-Forwarded-For is trusted."""
     webhooks_allow_private: bool = False

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
@@ -223,6 +223,25 @@ async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit
     limits = {**dict.fromkeys(_COUNTS, limit), UsageRow.cost_micros: cost_limit}
     added = {count.key: least(count, most) + statement.excluded[count.key] for count, most in limits.items()}
     await session.execute(statement.on_conflict_do_update(index_elements=_USAGE_KEY, set_=added))
+
+
+async def days_before(session: AsyncSession, day: str, limit: int) -> list[tuple[str, str]]:
+    """(project ID, day) of rows from before this day, oldest first, without months."""
+    is_day = func.length(UsageRow.day) == len(day)
+    statement = select(any_tenant(UsageRow).project_id, UsageRow.day).where(UsageRow.day < day, is_day)
+    ordered = statement.distinct().order_by(UsageRow.day, UsageRow.project_id).limit(limit)
+    return [(project_id, found) for project_id, found in await session.execute(ordered)]
+
+
+async def take_day(session: AsyncSession, project_id: str, day: str) -> list[dict[str, Any]]:
+    """Deletes and returns a project's rows of a day: of two processes, only one gets each."""
+    taken = delete(UsageRow).where(UsageRow.project_id == project_id, UsageRow.day == day)
+    columns = UsageRow.__table__.columns
+    return [dict(row) for row in (await session.execute(taken.returning(*columns))).mappings()]
+
+
+async def forget_writers(session: AsyncSession, before: int) -> None:
+    await session.execute(delete(UsageWriterRow).where(UsageWriterRow.written_at < before))
 
 
 async def note_tier(session: AsyncSession, tier: str, signers: str | None) -> None:
