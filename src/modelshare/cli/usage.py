@@ -1,6 +1,5 @@
 """`modelshare usage …`."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -71,7 +70,7 @@ def export(
         as_json = json or format is ExportFormat.JSON
         data = client.usage.export(as_json=as_json, first=first and first.date(), last=last and last.date())
     if output is None:
-        sys.stdout.buffer.write(data)
+        typer.echo(data.decode(), nl=False)
         return
     output.write_bytes(data)
     print_message(f"Wrote {output}.")

@@ -102,7 +102,8 @@ ARGUMENTS = {
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"],
-    "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
+    "keys create": ["k"], "keys update": ["k", "--requests-per-minute", "9"],
+    "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
     "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}

@@ -13,6 +13,7 @@ from modelshare.server.db import Database
 from modelshare.server.errors import KeySuspendedError
 from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
+from modelshare.wire.keys import NO_LIMITS
 
 KEYS_TOPIC = "keys"
 """Notification that a key changed; the subject is its ID."""
@@ -136,5 +137,6 @@ def _known(value: KeyValueRow) -> _Known:
         expires_at=key.expires_at,
         value_expires_at=value.expires_at,
         is_platform=key.project_id is None,
+        limits=None if key.limits == NO_LIMITS else key.limits,
     )
     return _Known(caller, key.revoked_at, is_suspended=key.suspended_at is not None)

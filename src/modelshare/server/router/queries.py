@@ -1,15 +1,30 @@
-"""Queries for endpoints and usage."""
+"""Queries for endpoints, usage and the ledger of limits."""
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, SQLColumnExpression, and_, case, func, literal_column, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SQLColumnExpression,
+    and_,
+    case,
+    delete,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import any_tenant, scoped_to
+from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked, upsert
 from modelshare.server.endpoints.tables import EndpointRow, UsageRow
+from modelshare.server.router.stated_limits import Budget
+from modelshare.server.router.tables import LedgerRow
+from modelshare.wire.tiers import PRICE_SCALE
 
 Columns = Mapping[str, SQLColumnExpression[Any]]
 _KEY = (UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id, UsageRow.tier, UsageRow.version)
@@ -52,7 +67,9 @@ Row = tuple[Names, Counts]
 
 
 async def endpoint(session: AsyncSession, project_id: str, slug: str) -> EndpointRow | None:
-    return await session.scalar(scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug))
+    """With its project."""
+    statement = scoped_to(EndpointRow, project_id).where(EndpointRow.slug == slug)
+    return await session.scalar(statement.options(joinedload(EndpointRow.project)))
 
 
 async def usage(
@@ -134,3 +151,43 @@ def _rows(group_by: Sequence[str], found: Iterable[Sequence[Any]]) -> list[Row]:
         counts = Counts(*(int(count or 0) for count in row[len(group_by) :]))
         rows.append((dict(zip(group_by, names, strict=True)), counts))
     return rows
+
+
+async def lock_ledger(session: AsyncSession, subjects: Sequence[str]) -> dict[str, LedgerRow]:
+    """Those of the rows that exist, locked in the order of their subjects."""
+    statement = select(LedgerRow).where(LedgerRow.subject.in_(subjects)).order_by(LedgerRow.subject)
+    return {row.subject: row for row in await session.scalars(for_update(statement))}
+
+
+async def ledger(session: AsyncSession, subjects: Sequence[str]) -> list[LedgerRow]:
+    """Those of the rows that exist."""
+    return list(await session.scalars(select(LedgerRow).where(LedgerRow.subject.in_(subjects))))
+
+
+async def add_to_ledger(session: AsyncSession, used: Sequence[tuple[str, float]], now: float) -> None:
+    """Adds rows, unless another process has done so meanwhile. `used`: subjects in order, and what was used."""
+    rows = [
+        {"subject": subject, "used": before, "updated_at": now, "loans": {}, "warned": 0, "expires_at": int(now)}
+        for subject, before in used
+    ]
+    await session.execute(upsert(session, LedgerRow).values(rows).on_conflict_do_nothing())
+
+
+async def used_in_month(session: AsyncSession, budget: Budget) -> tuple[int, float]:
+    """The tokens of a budget's key or project, and their cost in millionths, as recorded when they were counted."""
+    tokens = func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens)
+    statement = (
+        select(tokens, func.sum(UsageRow.cost_micros), func.sum(UsageRow.cost_rest))
+        .where(UsageRow.project_id == budget.project_id)
+        .where(UsageRow.day.between(f"{budget.month.name}-01", f"{budget.month.name}-31"))
+    )
+    if budget.key_id is not None:
+        statement = statement.where(UsageRow.key_id == budget.key_id)
+    used, micros, rest = (int(total or 0) for total in (await session.execute(statement)).one())
+    return used, micros + rest / PRICE_SCALE
+
+
+async def forget_ledger(session: AsyncSession, now: int) -> None:
+    """Deletes rows that have expired, except those that a process is using."""
+    expired = skip_locked(select(LedgerRow).where(LedgerRow.expires_at < now)).with_only_columns(LedgerRow.subject)
+    await session.execute(delete(LedgerRow).where(LedgerRow.subject.in_(expired)))

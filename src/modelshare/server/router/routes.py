@@ -8,10 +8,20 @@ from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import EndpointsCaller, ModelId, ModelsCaller, PlatformDep, ProjectRoute, ReadSession
+from modelshare.server.http import (
+    EndpointsCaller,
+    ModelId,
+    ModelsCaller,
+    PlatformDep,
+    ProjectRoute,
+    ReadSession,
+    get_platform,
+)
 from modelshare.server.paging import PagingDep
-from modelshare.server.router import export, usage
+from modelshare.server.router import export, remaining, usage
+from modelshare.server.router.remaining import RouterPlatform
 from modelshare.wire.base import Page
+from modelshare.wire.limits import LimitState
 from modelshare.wire.usage import ModelUsageRow, UsageRow
 
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
@@ -105,6 +115,20 @@ async def model_usage(
     Contains nothing of their requests, nor of their endpoints and keys.
     """
     return await usage.model_page(session, caller, model_id, group_by, days, paging)
+
+
+@router.get("/v1/usage/limits")
+async def list_limits(
+    caller: EndpointsCaller,
+    session: ReadSession,
+    platform: Annotated[RouterPlatform, Depends(get_platform)],
+    paging: PagingDep,
+) -> Page[LimitState]:
+    """Returns what is left now of the limits of endpoints and keys and of the month's budgets.
+
+    Endpoints are listed newest first, inactive ones left out; the first page has budgets and keys as well.
+    """
+    return await remaining.page(session, platform, caller, paging)
 
 
 @public.get("/metrics", response_class=Response)
