@@ -155,6 +155,8 @@ def old_part(content: Dump) -> Dump:
             "keys.suspended_at",
             "agents.join_key_id",
             "agents.is_holder",
+            "agents.instance",
+            "agents.expected_until",
             "model_versions.digests",
             "blobs.proven_at",
             "uploads.digests",
