@@ -307,7 +307,6 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in book}
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -330,7 +329,7 @@ def _platform(
             weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
-        admission=Admission(ledger=Ledger(database, clock, prices=prices)),
+        admission=Admission(ledger=Ledger(database, clock)),
         keys=keys,
         sessions=sessions,
         sign_in=SignIn(database, settings, clock),
@@ -359,3 +358,4 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget limits that are not used", writing(forget_unused))
     yield Chore("forget old records", Retention(platform).sweep)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))
+    yield Chore("roll up usage", functools.partial(endpoints_jobs.roll_up_usage, platform))

@@ -96,6 +96,13 @@ class UnauthenticatedError(ApiError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class KeySuspendedError(UnauthenticatedError):
+    def __init__(self) -> None:
+        super().__init__(
+            "This key is suspended. Its project can resume it with `modelshare keys resume`; else use another."
+        )
+
+
 class PermissionDeniedError(ApiError):
     status = 403
     type = ErrorType.PERMISSION
