@@ -26,6 +26,7 @@ from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import (
     DeletedVersionRow,
+    DeletionHoldRow,
     ModelRow,
     RegisteredFileRow,
     SignatureRow,
@@ -83,6 +84,7 @@ async def add_what_is_new(database: Database) -> None:
         session.add_all(
             [
                 ShareRow(model_id=PRIVATE, role="deployable", audience="targeted", shared_at=9, **counts),
+                DeletionHoldRow(until=9),
                 RecallRow(model_id=SHARED, deadline=LATER, reason="Licence.", created_at=9),
                 WebhookRow(id=uid(90), project_id="proj_acme", url="https://example.org", events=[], created_at=9),
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),

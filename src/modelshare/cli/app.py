@@ -78,6 +78,9 @@ ENTRIES = (
     Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, check it, and move models there or back."),
     Entry("serve", OPERATE, "Run the platform: API, pages and router in one process."),
     Entry("demo", OPERATE, "Run the platform with two projects and a tiny model, to try it out."),
+    Entry("backup", OPERATE, "Back up the platform: database, weights, keys and settings."),
+    Entry("restore", OPERATE, "Restore a backup into an empty data folder."),
+    Entry("doctor", OPERATE, "Examine the platform, and say what to do."),
     Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),
     Entry(
         "projects",

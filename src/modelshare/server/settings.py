@@ -90,6 +90,16 @@ class Settings(BaseModel):
     """Maximum of projects that a person may create. Admins of the platform may create any number."""
     accounts_session_days: int = Field(default=30, ge=1, le=3650)
     """How long people stay signed in."""
+    audit_days: int = Field(default=400, ge=1, le=36500)
+    """How long entries of the audit log are kept."""
+    audit_archive_dir: Path | None = None
+    """Folder to which entries are written before they are deleted, one JSON object per line. None: nowhere."""
+    audit_confirmations_days: int = Field(default=90, ge=1, le=36500)
+    """How long the audit log shows which processes confirmed a change, and when."""
+    deletions_days: int = Field(default=400, ge=1, le=36500)
+    """How long confirmed deletions of weights are kept."""
+    records_days: int = Field(default=90, ge=1, le=36500)
+    """How long records of what has ended are kept: revoked keys, removed agents, uploads, imports, moves."""
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per client address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)

@@ -106,7 +106,10 @@ ARGUMENTS = {
     "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
     "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
+OFFLINE = {
+    *("serve", "demo", "db", "admin", "secrets", "backup", "restore", "doctor"),
+    *("agent", "hold", "push", "login", "keys hf-token"),
+}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
 
 
