@@ -8,17 +8,21 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.limits import budget, limits
 from modelshare.cli.output import Json, print_json, print_table
 from modelshare.client import Client
 from modelshare.client.usage import ALL_COLUMNS
 from modelshare.wire.base import PAGE_LIMIT_MAX
 
 app = typer.Typer(add_completion=False)
+app.command()(limits)
+app.command()(budget)
 DAY = "%Y-%m-%d"
 
 
-@app.command()
+@app.callback(invoke_without_command=True)
 def usage(
+    context: typer.Context,
     by: Annotated[
         str, typer.Option(help=f"Columns to group by, separated by commas: {', '.join(ALL_COLUMNS)}.")
     ] = "day,endpoint",
@@ -28,6 +32,8 @@ def usage(
     json: Json = False,
 ) -> None:
     """Show requests and tokens by day, endpoint, model and key."""
+    if context.invoked_subcommand is not None:
+        return
     wanted = {part.strip() for part in by.split(",")}
     if unknown := wanted - set(ALL_COLUMNS):
         raise CommandError(
