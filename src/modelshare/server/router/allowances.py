@@ -73,10 +73,12 @@ class Counted:
         self.is_alone, self.free, self.since = False, answer.free, now
         self.turn, self.others_turn = answer.turn, answer.others_turn
         self.lease_ends = self.asked_at + _LEASE_SECONDS
+        if answer.free >= 1:
+            self.refused_until = -math.inf
 
     def refuse(self, now: float, seconds: float) -> None:
         """There is nothing for so long."""
-        if now >= self.refused_until:
+        if not self.is_alone and now >= self.refused_until:
             self.refused_until = now + seconds
 
     def go_alone(self, now: float) -> None:
