@@ -56,7 +56,7 @@ class Router:
         self.keys = parts.keys
         self.clock = parts.clock
         self.admission = parts.admission
-        self.metrics = RouterMetrics(parts.registry, parts.hits)
+        self.metrics = RouterMetrics(parts.registry, parts.hits, in_progress=lambda: len(self._calls))
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
@@ -119,7 +119,6 @@ class Router:
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
         call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
         self._calls.add(call)
-        self.metrics.under_way.inc()
         return call
 
     # Used by calls.
@@ -134,7 +133,6 @@ class Router:
     def over(self, call: Call, status: int, seconds: float) -> None:
         """The request has ended."""
         self._calls.discard(call)
-        self.metrics.under_way.dec()
         self.metrics.observe(call.head.metric, status, seconds)
 
     def tenant(self, project_id: str) -> str:
