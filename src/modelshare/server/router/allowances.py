@@ -194,9 +194,11 @@ class Allowance(Counted):
         return max(1, math.floor(self.limit.capacity * _PORTION))
 
     def _refill(self, now: float) -> None:
-        passed = max(0.0, now - self.since)
-        self.left = min(self.limit.capacity, self.left + passed * self.limit.per_minute / 60)
-        self.since = now
+        passed = now - self.since
+        if passed > 0:
+            capacity, per_minute = self.limit
+            self.left = min(capacity, self.left + passed * per_minute / 60)
+            self.since = now
 
 
 class Slots(Counted):
