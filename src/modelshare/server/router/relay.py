@@ -115,6 +115,8 @@ class Relay:
                 return
         if self._searches < _SEARCHES:
             self._call.later(self._search_again())
+        elif not self._refused and self._call.may_wait:
+            self._call.later(self._search_again(is_patient=True))
         elif self._refused:
             raise UnavailableError(
                 "The model is being loaded on its machine; try again in a moment.",
@@ -146,8 +148,8 @@ class Relay:
         self._is_trial = self._selector.circuits.start(self._circuit)
         return True
 
-    async def _search_again(self) -> None:
-        self.start(await self._call.fresh_targets())
+    async def _search_again(self, *, is_patient: bool = False) -> None:
+        self.start(await self._call.fresh_targets(is_patient=is_patient))
 
     async def _ask_elsewhere(self, target: Target) -> None:
         """Asks through the process that the agent is connected to."""

@@ -105,6 +105,6 @@ class TargetSelector:
         link = self._links.get(target.agent_id)
         if link is not None:
             return link.busy, False
-        if target.address in {"", self._links.address}:
+        if not set(target.addresses) - {self._links.address}:
             return None  # its connection ended, but the database has not been updated yet
         return self._forwarded[target.deployment_id], True
