@@ -10,6 +10,7 @@ Requests per minute may burst by the tier's `burst_percent`. Tokens are charged 
 who overdrew waits until the bucket is full enough again.
 """
 
+import asyncio
 import math
 import time
 import uuid
@@ -36,8 +37,8 @@ _HEADERS: Final = tuple(
     (kind, tuple(b"x-ratelimit-%b-%b" % (what, of) for what in (b"limit", b"remaining", b"reset")))
     for kind, of in ((LimitKind.REQUESTS_PER_MINUTE, b"requests"), (LimitKind.TOKENS_PER_MINUTE, b"tokens"))
 )
-_ATTEMPTS: Final = 10
-"""How often the database is asked for one request, while other processes may have something that they do not use."""
+_PATIENCE_SECONDS: Final = 0.3
+"""How long a request waits for what other processes have and may not use."""
 _AGAIN_SECONDS: Final = 0.03
 _REFUSED_SECONDS: Final = 0.5
 """How long it is known, without asking, that a budget is used up: it may be raised at any time."""
@@ -176,20 +177,20 @@ class Gate:
         """As `enter`, with what can be borrowed from the database. Raises RateLimitedError if nothing can be."""
         assert self._ledger is not None  # noqa: S101 - without it `enter` always knows
         asked: dict[Counted, int] = {}
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self._slots.freed.clear()
-                await wait(self._slots.freed, _AGAIN_SECONDS)
-                if self.enter():
-                    return
-            await self._borrow(is_wanted=attempt == 0)
+        now = asyncio.get_running_loop().time
+        give_up = now() + _PATIENCE_SECONDS
+        await self._borrow(is_wanted=True)
+        while not self.enter():
+            # Other processes have been told to give back what lies idle; those that have settled since then did.
+            lacking = self._lacking(self._clock())
+            used_up = [each for each in lacking if each.others_turn > asked.setdefault(each, each.turn)]
+            if used_up or (lacking and now() >= give_up):
+                raise self._refusal((used_up or lacking)[0], self._clock())
+            self._slots.freed.clear()
+            await wait(self._slots.freed, _AGAIN_SECONDS)
             if self.enter():
                 return
-            # Other processes have been told to give back what lies idle; those that have settled since then did.
-            lacking = self._lacking(now := self._clock())
-            if used_up := [each for each in lacking if each.others_turn > asked.setdefault(each, each.turn)]:
-                raise self._refusal(used_up[0], now)
-        raise self._refusal(lacking[0], now)
+            await self._borrow(is_wanted=False)
 
     async def _borrow(self, *, is_wanted: bool) -> None:
         assert self._ledger is not None  # noqa: S101 - as above
