@@ -55,10 +55,10 @@ async def serve(settings: Settings, started: Started) -> None:
     """As `run`, on a running event loop."""
     listener = _listener(settings.host, settings.port)
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    stop, hurry = asyncio.Event(), asyncio.Event()
+    stop, stop_now = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
+        (stop_now if stop.is_set() else stop).set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal)
@@ -75,13 +75,13 @@ async def serve(settings: Settings, started: Started) -> None:
                 greeting.cancel()
                 await asyncio.gather(greeting, return_exceptions=True)
                 log.info("stopping; a second signal ends requests in progress")
-                hurrying = asyncio.ensure_future(hurry.wait())
-                hurrying.add_done_callback(lambda _: front.hurry())
+                second_signal = asyncio.ensure_future(stop_now.wait())
+                second_signal.add_done_callback(lambda _: front.stop_now())
                 front.leave()
                 if await application.leave():
-                    await wait(hurry, settings.shutdown_notice_seconds)
+                    await wait(stop_now, settings.shutdown_notice_seconds)
                 await application.end_streams()
-            hurrying.cancel()
+            second_signal.cancel()
 
 
 async def first_credentials(application: Application) -> FirstRun | None:

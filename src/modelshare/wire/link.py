@@ -40,8 +40,7 @@ BATCH_PROTOCOL: Final = 3
 """The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
 LINKED_HEADER: Final = "X-Modelshare-Linked"
-"""Of the handshake: the names of the processes that the agent is linked to, separated by commas. One of these answers
-421, so that the agent tries again and a load balancer chooses another."""
+"""In the handshake: the names of the processes that the agent is linked to, separated by commas. These answer 421."""
 MAX_LINKS: Final = 8
 """Links of one agent, each to another process."""
 MAX_PROCESSES: Final = 256
@@ -347,7 +346,7 @@ class Ping(Frame, frozen=True, tag="ping"):
 
     processes: Processes = []
     """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
-    it is not among them; empty means "not said"."""
+    it is not among them. Empty: not said."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server import outages
 from modelshare.server.background import Loop
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, weight_deletions
+from modelshare.server.fleet import presence
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Report
 

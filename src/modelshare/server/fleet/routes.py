@@ -8,9 +8,10 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.errors import ConflictError, UnauthenticatedError
-from modelshare.server.fleet import direct, grants, holding, service, version_deletion, weight_deletions
+from modelshare.server.fleet import direct, grants, holding, service, version_deletion
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.fleet.verdicts import FleetPlatform
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import (
     BaseUrl,
     Caller,

@@ -61,7 +61,7 @@ class Front:
         self.is_leaving = False
         """Whether clients are asked, with their next answer, to open another connection: the process stops soon."""
         self.is_stopping = False
-        self._is_hurried = False
+        self._stops_now = False
         self._app = app
         self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
@@ -89,9 +89,9 @@ class Front:
         """Asks clients to turn to other processes; requests are still answered."""
         self.is_leaving = True
 
-    def hurry(self) -> None:
+    def stop_now(self) -> None:
         """Ends answers in progress at once when serving ends."""
-        self._is_hurried = True
+        self._stops_now = True
 
     # Called by connections.
 
@@ -108,7 +108,7 @@ class Front:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
-        if self.is_stopping:  # it was accepted just before
+        if self.is_stopping and not self.is_leaving:  # it was accepted just before
             connection.abort()
             return
         if len(self._connections) > self.room.total:
@@ -140,8 +140,6 @@ class Front:
 
     async def _stop(self) -> None:
         self.is_stopping = True
-        for connection in self._of(Connection):
-            connection.end()
         await self._while(self._is_waited_for, self.limits.stop_seconds)
         for connection in self._of(Connection):
             connection.refuse(refusals.stopping())
@@ -155,9 +153,11 @@ class Front:
             link.abort()
 
     def _is_waited_for(self) -> bool:
-        """Whether an answer is in progress, or a request that makes progress."""
+        """Whether an answer is in progress, or a request that makes progress; closes idle connections."""
         now = self.loop.time()
-        return not self._is_hurried and any(each.is_busy(now) for each in self._connections)
+        for connection in self._of(Connection):
+            connection.end(now)
+        return not self._stops_now and any(each.is_busy(now) for each in self._connections)
 
     def _of(self, kind: type[Kind]) -> list[Kind]:
         return [each for each in self._connections if isinstance(each, kind)]
