@@ -101,7 +101,7 @@ ARGUMENTS = {
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
-    "projects quota": ["acme", "5GB"],
+    "projects quota": ["acme", "5GB"], "usage budget": ["49.50"],
     "keys create": ["k"], "keys update": ["k", "--requests-per-minute", "9"],
     "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
     "chat": ["e", "hello"],
