@@ -92,6 +92,9 @@ Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
 Folder = Annotated[str, Meta(max_length=1024, pattern=rf"^\Z|{PLAIN_PATH}")]
 """A `Path`, or empty for the top folder."""
 VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
+HostAndPort = Annotated[str, Meta(pattern=r"^(?:\[[0-9a-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):[1-9][0-9]{0,4}\Z")]
+Network = Annotated[str, Meta(pattern=r"^[0-9a-f.:]{2,45}/[0-9]{1,3}\Z")]
+"""An IP network with the length of its prefix."""
 
 
 def close_reason(text: str) -> str:
@@ -166,6 +169,16 @@ class DesiredDeployment(msgspec.Struct, frozen=True):
     """None if the version is not signed, or if an older server does not send it."""
 
 
+class Direct(msgspec.Struct, frozen=True):
+    """Where other agents can fetch files from this one (`modelshare.wire.direct`)."""
+
+    address: HostAndPort
+    fingerprint: Sha256
+    """Of the TLS certificate that it presents."""
+    networks: Annotated[list[Network], Meta(max_length=16)] = []
+    """Where it fetches files from other agents of its project."""
+
+
 # --- agent to server ---------------------------------------------------------------------------------------------
 
 
@@ -181,6 +194,8 @@ class Hello(Frame, frozen=True, tag="hello"):
     disk_free_bytes: Figure
     newest_protocol: Version = 0
     """The newest version that the agent understands. 0 means that `protocol` is the only one."""
+    direct: Direct | None = None
+    """None if no other agent may fetch files from it."""
 
 
 class Report(Frame, frozen=True, tag="report"):

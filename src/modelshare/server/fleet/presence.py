@@ -73,6 +73,9 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
             "memory_bytes": hello.memory_bytes,
             "disk_free_bytes": hello.disk_free_bytes,
             "agent_version": hello.agent_version,
+            "direct_address": hello.direct.address if hello.direct else "",
+            "direct_fingerprint": hello.direct.fingerprint if hello.direct else "",
+            "direct_networks": hello.direct.networks if hello.direct else [],
         }
     ).model_dump()
     for deployment in await queries.deployments_to_change(session, [row.id]):

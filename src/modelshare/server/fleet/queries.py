@@ -181,6 +181,23 @@ async def deployments_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]
     return list(await session.scalars(statement))
 
 
+async def copies(
+    session: AsyncSession, project_id: str | None, version_id: uuid.UUID, file: str
+) -> list[tuple[DeploymentRow, AgentRow]]:
+    """Deployments of this content on connected agents of a project, or with None on shared ones, oldest first."""
+    connected = _of(AgentRow, project_id).where(AgentRow.state == AgentState.ACTIVE)
+    agents = {row.id: row for row in await session.scalars(connected)}
+    statement = select(DeploymentRow).where(DeploymentRow.version_id == version_id, DeploymentRow.file == file)
+    rows = await session.scalars(statement.where(DeploymentRow.agent_id.in_(agents)).order_by(DeploymentRow.id))
+    return [(row, agents[row.agent_id]) for row in rows]
+
+
+async def linked_by_id(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[AgentRow]:
+    """Those of these agents that are connected."""
+    statement = select(any_tenant(AgentRow)).where(AgentRow.id.in_(agent_ids), AgentRow.state == AgentState.ACTIVE)
+    return list(await session.scalars(statement))
+
+
 async def deployments_to_change(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
     """Deployments of these agents, which must be locked, oldest first; without those of models being deleted."""
     statement = select(DeploymentRow).join(DeploymentRow.version).join(VersionRow.model)

@@ -16,30 +16,32 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Names are in lower case."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+_PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
+"""Most targets: nothing in them needs to be parsed or decoded."""
 _SEPARATORS: Final = len(": \r\n")
 
 
 def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[str, Any]:
     """The request's scope. Raises ApiError for invalid requests that the parser accepts."""
-    if len(target) + sum(len(name) + len(value) + _SEPARATORS for name, value in headers) > refusals.MAX_HEAD:
+    size, hosts, encodings = len(target), [], []
+    for name, value in headers:
+        size += len(name) + len(value) + _SEPARATORS
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            encodings.append(value)
+    if size > refusals.MAX_HEAD:
         raise refusals.head_too_large()
     if version not in _VERSIONS:
         raise refusals.malformed(f"this server does not support HTTP/{version}")
     if method == b"CONNECT":
         raise refusals.malformed("this server is not a proxy")
-    if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in headers):
+    if encodings and any(value.strip().lower() != b"chunked" for value in encodings):
         raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`")
-    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
         raise refusals.malformed("it needs one `Host` header with the name or address of the platform")
-    try:
-        url = httptools.parse_url(target)
-        raw_path: bytes = url.path or b"/"
-        path = raw_path.decode("ascii")
-    except (httptools.HttpParserError, UnicodeDecodeError) as error:
-        raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
-    if not path.startswith("/"):
-        raise refusals.malformed("it has no path")
+    raw_path, query = (target, b"") if _PLAIN_PATH.fullmatch(target) else _parsed(target)
+    path = raw_path.decode("ascii")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -48,11 +50,24 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         "scheme": "http",
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,
-        "query_string": url.query or b"",
+        "query_string": query,
         "root_path": "",
         "headers": headers,
         "extensions": {PATHSEND: {}},
     }
+
+
+def _parsed(target: bytes) -> tuple[bytes, bytes]:
+    """The path, in ASCII, and the query."""
+    try:
+        url = httptools.parse_url(target)
+        path: bytes = url.path or b"/"
+        path.decode("ascii")
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
+    if not path.startswith(b"/"):
+        raise refusals.malformed("it has no path")
+    return path, url.query or b""
 
 
 def forwarded_for(headers: Headers) -> str:

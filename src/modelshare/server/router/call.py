@@ -16,9 +16,10 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
+from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
 from modelshare.server.router.errors import body_too_long, database_outages
@@ -29,9 +30,9 @@ from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
+from modelshare.wire.keys import NO_LIMITS
 
 if TYPE_CHECKING:
-    from modelshare.server.router.admission import Gate
     from modelshare.server.router.service import Router
 
 log = structlog.get_logger()
@@ -162,12 +163,38 @@ class Call:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
-        gate = router.admission.gate(endpoint.id, endpoint.tier)
+        gate = router.admission.gate(endpoint.id, endpoint.tier, self._payer())
         try:
-            gate.enter()
-        finally:
-            self.reply.headers = [*self.reply.headers, *gate.headers()]
-        self._gate = gate
+            has_entered = gate.enter()
+        except RateLimitedError:
+            self._show_limits(gate)
+            raise
+        if has_entered:
+            self._entered(gate)
+        else:
+            self.later(self._enter_later(gate))
+
+    def _payer(self) -> Payer | None:
+        endpoint, caller = self._endpoint, self._caller
+        if caller.limits is None and endpoint.monthly_budget is None:
+            return None
+        return Payer(endpoint.project_id, caller.id, caller.limits or NO_LIMITS, endpoint.monthly_budget)
+
+    async def _enter_later(self, gate: Gate) -> None:
+        """Enters with what the database can lend."""
+        try:
+            await gate.enter_later()
+        except RateLimitedError:
+            self._show_limits(gate)
+            raise
+        self._entered(gate)
+
+    def _show_limits(self, gate: Gate) -> None:
+        self.reply.headers = [*self.reply.headers, *gate.headers()]
+
+    def _entered(self, gate: Gate) -> None:
+        self._gate, router, endpoint, head = gate, self._router, self._endpoint, self.head
+        self._show_limits(gate)
         self._track(router.running_endpoints, endpoint.id)
         self.deadline = router.now() + endpoint.tier.request_timeout_seconds
         check_encoding(head.header(b"content-encoding"))

@@ -55,8 +55,8 @@ class Router:
         settings = parts.settings
         self.keys = parts.keys
         self.clock = parts.clock
-        self.admission = Admission()
-        self.metrics = RouterMetrics(parts.registry, parts.hits)
+        self.admission = parts.admission
+        self.metrics = RouterMetrics(parts.registry, parts.hits, in_progress=lambda: len(self._calls))
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
@@ -80,6 +80,7 @@ class Router:
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
+        await self.admission.start()
         await self.meter.start()
         for loop in self._loops():
             await loop.start()
@@ -87,6 +88,7 @@ class Router:
     async def stop(self) -> None:
         """Writes pending usage. Call it when no more requests arrive."""
         await stop_all(self._loops())
+        await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
         await self._forwarder.stop()
@@ -117,7 +119,6 @@ class Router:
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
         call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
         self._calls.add(call)
-        self.metrics.under_way.inc()
         return call
 
     # Used by calls.
@@ -132,7 +133,6 @@ class Router:
     def over(self, call: Call, status: int, seconds: float) -> None:
         """The request has ended."""
         self._calls.discard(call)
-        self.metrics.under_way.dec()
         self.metrics.observe(call.head.metric, status, seconds)
 
     def tenant(self, project_id: str) -> str:
@@ -196,6 +196,7 @@ class RouterParts:
     links: AgentLinks
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
+    admission: Admission
     registry: CollectorRegistry
     hits: PrefixHits
     clock: Callable[[], float]

@@ -42,8 +42,12 @@ class Snapshot:
     """IDs of the versions that may serve."""
     targets: tuple[Target, ...]
     """Deployments that can serve now. Empty unless the endpoint is active."""
+    routes: frozenset[str]
+    """What they serve."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
+    monthly_budget: int | None = None
+    """The project's, in millionths of the platform's currency."""
 
 
 class Snapshots:
@@ -105,5 +109,7 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         progress=progress_of(row),
         versions=answering.versions,
         targets=answering.targets,
+        routes=frozenset[str]().union(*(target.routes for target in answering.targets)),
+        monthly_budget=row.project.monthly_budget,
         ends_at=active[0].ends_at if active else None,
     )
