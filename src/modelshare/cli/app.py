@@ -80,6 +80,11 @@ ENTRIES = (
     Entry("demo", OPERATE, "Run the platform with two projects and a tiny model, to try it out."),
     Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),
     Entry(
+        "platform",
+        OPERATE,
+        "Manage shared agents and their join keys, projects and featured models. Needs a platform key.",
+    ),
+    Entry(
         "projects",
         OPERATE,
         "List the platform's projects and set their storage quotas. Needs a platform key.",
