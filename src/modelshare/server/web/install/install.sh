@@ -78,6 +78,32 @@ get() {
 
 pip_install() { "$dir/bin/python" -m pip --quiet --disable-pip-version-check install "$@"; }
 
+install_files() {
+  umask 022 # a service reads what root installs
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  trap 'exit 1' HUP INT TERM
+  get "$wheel" "$wheel_sha256"
+  get "requirements-$kind.txt" "$requirements_sha256"
+  # The last line names the wheel by its URL; it is here already.
+  sed '/^modelshare @ /d' "$work/requirements-$kind.txt" >"$work/dependencies.txt"
+
+  mkdir -p "$dir"
+  echo "$kind incomplete" >"$dir/.modelshare"
+  if has uv; then
+    # A Python that uv has to fetch lies beside the environment, where other users of the machine can read it.
+    export UV_PYTHON_INSTALL_DIR="$dir/python"
+    [ -x "$dir/bin/python" ] || uv venv --quiet --allow-existing --python '>=3.11' "$dir"
+    uv pip install --quiet --python "$dir/bin/python" --require-hashes -r "$work/dependencies.txt"
+    uv pip install --quiet --python "$dir/bin/python" --no-deps --reinstall "$work/$wheel"
+  else
+    "$python" -m venv "$dir"
+    pip_install --require-hashes -r "$work/dependencies.txt"
+    pip_install --no-deps --force-reinstall "$work/$wheel"
+  fi
+  echo "$this" >"$dir/.modelshare"
+}
+
 main() {
   kind=client
   dir=
@@ -103,47 +129,31 @@ main() {
   done
   dir=${dir:-${HOME:?}/.local/share/modelshare}
   bin=${bin:-${HOME:?}/.local/bin}
+  case $dir in /*) ;; *) dir=$PWD/$dir ;; esac
+  case $bin in /*) ;; *) bin=$PWD/$bin ;; esac
   link=$bin/modelshare
 
   python=$(find_python)
   [ -n "$python" ] || has uv ||
     fail "Python 3.11 or newer is needed, or uv, which brings one: https://docs.astral.sh/uv. Install one of them."
-  if [ -e "$dir" ] && [ ! -e "$dir/pyvenv.cfg" ] && [ -n "$(ls -A "$dir")" ]; then
+  if [ -e "$dir" ] && [ ! -e "$dir/pyvenv.cfg" ] && [ ! -e "$dir/.modelshare" ] && [ -n "$(ls -A "$dir")" ]; then
     fail "$dir exists and is not a virtual environment. Name another folder with --dir."
   fi
   if [ -e "$link" ] && [ ! -L "$link" ]; then
     fail "$link exists and is not a link. Move it away, or name another folder with --bin."
   fi
 
-  if [ -e "$dir/.agent" ]; then
-    kind=agent # an upgrade keeps what was chosen before
-  fi
-
-  umask 022 # a service reads what root installs
-  work=$(mktemp -d)
-  trap 'rm -rf "$work"' EXIT
-  trap 'exit 1' HUP INT TERM
-  get "$wheel" "$wheel_sha256"
-  case $kind in
-    agent) get requirements-agent.txt "$agent_sha256" ;;
-    client) get requirements-client.txt "$client_sha256" ;;
+  installed=$(cat "$dir/.modelshare" 2>/dev/null) || installed=
+  case $installed in
+    agent*) kind=agent ;; # an upgrade keeps what was chosen before
   esac
-  # The last line names the wheel by its URL; it is here already.
-  sed '/^modelshare @ /d' "$work/requirements-$kind.txt" >"$work/dependencies.txt"
-
-  if has uv; then
-    # A Python that uv has to fetch lies beside the environment, where other users of the machine can read it.
-    export UV_PYTHON_INSTALL_DIR="$dir/python"
-    [ -x "$dir/bin/python" ] || uv venv --quiet --allow-existing --python '>=3.11' "$dir"
-    uv pip install --quiet --python "$dir/bin/python" --require-hashes -r "$work/dependencies.txt"
-    uv pip install --quiet --python "$dir/bin/python" --no-deps --reinstall "$work/$wheel"
-  else
-    "$python" -m venv "$dir"
-    pip_install --require-hashes -r "$work/dependencies.txt"
-    pip_install --no-deps --force-reinstall "$work/$wheel"
-  fi
-  if [ "$kind" = agent ]; then
-    : >"$dir/.agent"
+  case $kind in
+    agent) requirements_sha256=$agent_sha256 ;;
+    client) requirements_sha256=$client_sha256 ;;
+  esac
+  this="$kind $wheel_sha256 $requirements_sha256"
+  if [ "$installed" != "$this" ] || ! "$dir/bin/modelshare" --version >/dev/null 2>&1; then
+    install_files
   fi
   mkdir -p "$bin"
   ln -sf "$dir/bin/modelshare" "$link"
