@@ -34,17 +34,24 @@ class Home:
                 (tools / name).symlink_to(program)
 
     def run(
-        self, script: str, cwd: Path | None = None, more: Mapping[str, str] | None = None
+        self, script: str, cwd: Path | None = None, more: Mapping[str, str] | None = None, stdin: str = ""
     ) -> subprocess.CompletedProcess[str]:
         words = ["bash", "-euo", "pipefail", "-c", script]
         environment = self.environment(more or {})
         return subprocess.run(
-            words, check=False, capture_output=True, text=True, cwd=cwd or self.folder, env=environment, timeout=300
+            words,
+            check=False,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            cwd=cwd or self.folder,
+            env=environment,
+            timeout=300,
         )
 
-    def says(self, script: str, cwd: Path | None = None, more: Mapping[str, str] | None = None) -> str:
+    def says(self, script: str, cwd: Path | None = None, more: Mapping[str, str] | None = None, stdin: str = "") -> str:
         """The output of a script that succeeds."""
-        done = self.run(script, cwd, more)
+        done = self.run(script, cwd, more, stdin)
         assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 

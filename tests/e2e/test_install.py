@@ -1,8 +1,11 @@
 """Installing modelshare from the platform, with the commands that its pages and documents show, into an empty home."""
 
+import contextlib
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from html import unescape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -16,6 +19,7 @@ from modelshare.demo.tiny_model import write_gguf
 from modelshare.server.web.install import commands
 from programs import Server, stop, wait_until
 
+SENTENCE = "Hello from the tiny test model."
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -59,12 +63,14 @@ def test_what_is_installed_already_is_left_as_it_is(home: Home, server: Server) 
 
 @pytest.mark.parametrize("name", ["uv", "pip"])
 def test_the_pages_commands_install_into_the_same_environment(home: Home, server: Server, name: str) -> None:
+    """For pip with half the packages, since it asks the index for each."""
     if name == "uv" and UV is None:
         pytest.skip("uv is not installed")
     (way,) = (way for way in commands.machine(server.url, "msj_x") if way.name == name)
     *install, start = way.commands.splitlines()
     assert start == f"MODELSHARE_JOIN_KEY=msj_x modelshare agent --url {server.url}"
-    home.says("\n".join([*install, "modelshare --version"]))
+    script = "\n".join([*install, "modelshare --version"])
+    home.says(script.replace("-agent.txt", "-client.txt") if name == "pip" else script)
 
 
 def test_the_service_is_installed_by_root_into_folders_that_services_see(server: Server) -> None:
@@ -163,9 +169,7 @@ def test_the_page_on_shared_tiers_works_as_it_stands(home: Home, server: Server,
     environment = on_path(home) | {"MODELSHARE_URL": server.url}
     as_operator = environment | {"MODELSHARE_API_KEY": server.platform_key}
     home.says(operator, tmp_path)
-    script = ["bash", "-euc", machine.replace("MODELSHARE_JOIN_KEY=", "exec env MODELSHARE_JOIN_KEY=")]
-    process = subprocess.Popen(script, cwd=tmp_path, env=home.environment({}), start_new_session=True)
-    try:
+    with running(home, machine.strip(), tmp_path):
         with Client(server.url, server.platform_key) as client:
             wait_until(lambda: [a for a in client.platform.agents.list() if a.state == "active"], "the agent joins")
         listed = home.says(projects, tmp_path, as_operator)
@@ -175,5 +179,82 @@ def test_the_page_on_shared_tiers_works_as_it_stands(home: Home, server: Server,
         ended = home.says(afterwards, tmp_path, as_operator)
         for words in ("acme/my-model is featured", "Agent rack-1 is suspended", "Removed rack-1"):
             assert words in ended
+
+
+def copied(page: httpx.Response, name: str) -> str:
+    """What the button beside these commands copies."""
+    assert page.status_code == 200, page.text
+    found = re.search(rf'<code id="{name}">(.*?)</code>', page.text, re.DOTALL)
+    assert found, f"{name} is not on {page.url}"
+    return unescape(found[1])
+
+
+@contextlib.contextmanager
+def running(home: Home, script: str, folder: Path) -> Iterator[None]:
+    """Runs an agent by the commands that a page or a document shows."""
+    *install, start = script.splitlines()
+    home.says("\n".join(install), folder)
+    words = ["bash", "-euc", f"exec env {start}"]
+    process = subprocess.Popen(words, cwd=folder, env=home.environment(on_path(home)), start_new_session=True)
+    try:
+        yield
     finally:
         stop(process)
+
+
+@contextlib.contextmanager
+def visitor(server: Server) -> Iterator[httpx.Client]:
+    """A person who has just signed up, with the project `labs`."""
+    with httpx.Client(base_url=server.url, headers={"Sec-Fetch-Site": "same-origin"}, timeout=60) as browser:
+        browser.post("/sign-up", data={"name": "Ada", "email": "ada@labs.example", "password": "a quiet walk home"})
+        browser.post("/dashboard/-/new", data={"name": "Labs", "slug": "labs"})
+        yield browser
+
+
+def test_the_commands_on_pages_lead_from_nothing_to_an_answer(home: Home, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "my-model").mkdir()
+    write_gguf(tmp_path / "my-model" / "model.gguf")
+    with visitor(server) as browser:
+        made = browser.post("/dashboard/labs/keys/new", data={"name": "laptop", "reach": "everything"})
+        key = copied(made, "key-value")
+        known = on_path(home) | {"MODELSHARE_API_KEY": key}
+        assert "Logged in to" in home.says(copied(made, "key-login"), tmp_path, stdin=key)
+        pushed = home.says(copied(browser.get("/dashboard/labs/models"), "push-command"), tmp_path, stdin=key)
+        assert "my-model 1.0.0 is ready" in pushed
+        home.says("modelshare share my-model", tmp_path, on_path(home))
+        (model,) = httpx.get(f"{server.url}/v1/catalog/models", params={"q": "labs"}).json()["data"]
+        in_the_catalog = browser.get(f"/models/catalog/{model['id']}")
+        home.says(copied(in_the_catalog, "code-install"), tmp_path)
+        deployed = home.says(copied(in_the_catalog, "code-deploy"), tmp_path, on_path(home), stdin=key)
+        assert "Endpoint my-model is" in deployed
+        joining = browser.post("/dashboard/labs/agents/join-keys", data={"name": "box", "expires_in": "3600"})
+        with running(home, copied(joining, "join-script"), tmp_path):
+            with Client(server.url, key) as client:
+                wait_until(lambda: client.endpoints.get("my-model").status == "active", "the endpoint is served")
+            endpoint = browser.get("/dashboard/labs/endpoints/my-model")
+            assert SENTENCE in home.says(copied(endpoint, "code-curl"), tmp_path, known)
+            assert SENTENCE in home.says(copied(endpoint, "code-cli"), tmp_path, known)
+            program = [sys.executable, "-c", copied(endpoint, "code-openai")]
+            assert SENTENCE in subprocess.run(program, check=True, env=known, capture_output=True, text=True).stdout
+            documents(home, tmp_path, known)
+
+
+def documents(home: Home, folder: Path, known: dict[str, str]) -> None:
+    """Blocks of documents that need a model and an endpoint."""
+    named = {"MODEL[@VERSION]": "my-model", "OWNER/NAME": "labs/my-model", "MODEL": "my-model", "DIR": "out"}
+    pulled = home.says(block("storage.md", "modelshare pull", named), folder, known)
+    assert (folder / "out/model.gguf").read_bytes() == (folder / "my-model/model.gguf").read_bytes(), pulled
+    signed = block("signing.md", "openssl", {"1.2.0": "1.0.0"})
+    assert "Registered release team" in home.says(signed, folder, known)
+    token = home.says(block("hugging-face.md", "modelshare endpoints", {"my-endpoint": "my-model"}), folder, known)
+    assert "hf_" in token
+
+
+def block(document: str, start: str, values: dict[str, str]) -> str:
+    """The first block of commands that starts like this, with values for what a reader would fill in."""
+    found = re.search(rf"```bash\n({re.escape(start)}.*?)```", (DOCS / document).read_text(), re.DOTALL)
+    assert found
+    text = found[1]
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
