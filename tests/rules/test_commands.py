@@ -40,6 +40,7 @@ NOT_RUN = {
         "README.md",
         "make run",
     ): "makes a virtual environment in the checkout; tests/e2e/test_demo.py runs what it starts",
+    ("README.md", "curl -fsSL https://models.example.org/install.sh | sh"): "tests/e2e/test_install.py, one at a time",
     ("README.md", "make test"): "runs the tests",
     ("README.md", "export ACME=ms_acme_…  BOREALIS=ms_borealis_…"): "keys to fill in",
     (
