@@ -151,9 +151,12 @@ def old_part(content: Dump) -> Dump:
         *(
             "shares.audience",
             "audit_log.changed_ms",
-            "usage.estimated",
+            *(f"usage.{name}" for name in ("estimated", "tier", "version", "cost_micros", "cost_rest")),
+            "keys.suspended_at",
             "agents.join_key_id",
             "agents.is_holder",
+            "agents.instance",
+            "agents.expected_until",
             "model_versions.digests",
             "blobs.proven_at",
             "uploads.digests",

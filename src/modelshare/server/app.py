@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelshare.server import installation, jobs, migrations, model_paths
+from modelshare.server import installation, jobs, migrations, model_paths, outages
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
 from modelshare.server.accounts.key_auth import KeyAuthenticator
@@ -27,7 +27,7 @@ from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
-from modelshare.server.background import Chore, Chores, Ending
+from modelshare.server.background import Chore, Chores, Ending, within
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.cors import Cors
 from modelshare.server.db import Database
@@ -36,10 +36,10 @@ from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.fleet import service as fleet
-from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller
@@ -55,6 +55,7 @@ from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.retention.sweep import Retention
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.ledger import Ledger, forget_unused
 from modelshare.server.router.service import Router, RouterParts
@@ -72,6 +73,8 @@ from modelshare.wire.link import LINK_PATH
 
 CHORES_SECONDS = 60
 """How often expired uploads are ended, the use of keys is stored, and so on."""
+_LEAVE_SECONDS: Final = 3.0
+"""How long it may take to tell other processes and agents: the database may be unavailable."""
 STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
@@ -96,6 +99,7 @@ class Application:
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
+        migrations.SchemaGuard(self.database)
         self.clock = DatabaseClock(self.database, clock)
         self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform = _platform(settings, self.database, self.clock, self._confirmer)
@@ -105,7 +109,14 @@ class Application:
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
-        self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
+        self.links = AgentLinks(
+            self.database,
+            self.clock,
+            address=settings.address,
+            verdicts=self.platform.verdicts,
+            process=self._confirmer.name,
+            handover_seconds=settings.handover_seconds,
+        )
         self._router = Router(
             RouterParts(
                 settings=settings,
@@ -187,6 +198,7 @@ class Application:
                 "router": self._router,
                 "links": self.links,
                 "reconciler": reconciler.loop,
+                "rebuilder": search.Rebuilder(self.database).loop,
                 "chores": self.chores,
             }
             for name, part in parts.items():
@@ -195,8 +207,23 @@ class Application:
             at_end("pages", self.end_streams)
             yield self
 
+    async def leave(self) -> bool:
+        """Call it before the end, while requests are still answered: `/readyz` answers 503, and agents connect to other
+        processes. Returns whether there are any, to which clients may turn."""
+
+        async def tell() -> bool:
+            await self._confirmer.leave()
+            return await self.links.leave()
+
+        try:
+            return await within(_LEAVE_SECONDS, tell())
+        except Exception as error:  # noqa: BLE001 - the process stops in any case
+            outages.report("cannot tell the agents that this process stops", error)
+            return not self.database.is_sqlite
+
     async def end_streams(self) -> None:
-        """Ends endless streams, which a stopping HTTP server would wait for."""
+        """Ends endless streams, which a stopping HTTP server would wait for, and requests of other processes."""
+        self.links.refuse_requests()
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
@@ -233,8 +260,8 @@ class Application:
                 written = b"/" + written.lstrip(b"/").partition(b"/")[2]
             scope["path"] = model_paths.joined(scope["path"], written, BELOW_MODELS)
             scope["raw_path"] = scope["path"].encode()
-        elif scope["path"] == LINK_PATH:
-            return self.links.asgi
+        else:
+            return self.links.asgi if scope["path"] == LINK_PATH else self._router.forwarder.asgi
         return self._api
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -280,7 +307,6 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in book}
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -294,7 +320,7 @@ def _platform(
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
         metrics=CollectorRegistry(),
-        why_not_ready=Readiness([confirmer.check, store.check]).reasons,
+        why_not_ready=Readiness([confirmer.check, store.check], is_leaving=lambda: confirmer.is_leaving).reasons,
         tiers=book,
         endpoint_policy=EndpointPolicy(
             book,
@@ -303,7 +329,7 @@ def _platform(
             weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
-        admission=Admission(ledger=Ledger(database, clock, prices=prices)),
+        admission=Admission(ledger=Ledger(database, clock)),
         keys=keys,
         sessions=sessions,
         sign_in=SignIn(database, settings, clock),
@@ -330,4 +356,6 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
     yield Chore("forget limits that are not used", writing(forget_unused))
+    yield Chore("forget old records", Retention(platform).sweep)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))
+    yield Chore("roll up usage", functools.partial(endpoints_jobs.roll_up_usage, platform))

@@ -1,4 +1,4 @@
-"""Frames of the link: the one WebSocket that an agent opens to the server (`GET /v1/agent/link`).
+"""Frames of the link: the WebSocket that an agent opens to each process of the server (`GET /v1/agent/link`).
 
 A WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`), or, since version 3, an
 array of up to `MAX_FRAMES` of them. The types state the bounds of every field, and both sides check them when they
@@ -12,8 +12,10 @@ many body bytes on a stream as it has credit for (`Request.credit` plus every `C
 stream are sent once and are bounded. The other direction needs no credit, since request bodies are bounded by
 `MAX_REQUEST_BODY`.
 
-The server discards what it knew about deployments when a link ends: on a new link every deployment counts as `waiting`
-until the agent reports it. Therefore the agent reports the phase of each one when it receives the first `Desired`.
+An agent that names its run (`Hello.instance`) may have a link to each process. It obeys the `Desired` of one of them
+and reports to that one; requests come over all. A link of another run, or of an agent that names none, replaces all
+earlier ones, and then every deployment counts as `waiting` until the agent reports it. Therefore the agent reports the
+phase of each one when it receives the first `Desired`.
 
 Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and closes the link when it has received
 nothing for `DEAD_AFTER_SECONDS`.
@@ -37,6 +39,12 @@ OLDEST_PROTOCOL: Final = PROTOCOL - 1
 BATCH_PROTOCOL: Final = 3
 """The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
+LINKED_HEADER: Final = "X-Modelshare-Linked"
+"""In the handshake: the names of the processes that the agent is linked to, separated by commas. These answer 421."""
+MAX_LINKS: Final = 8
+"""Links of one agent, each to another process."""
+MAX_PROCESSES: Final = 256
+"""Names of processes in one frame."""
 HEARTBEAT_SECONDS: Final = 5.0
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
@@ -91,6 +99,9 @@ Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
 """A relative path within the model's folder."""
 Folder = Annotated[str, Meta(max_length=1024, pattern=rf"^\Z|{PLAIN_PATH}")]
 """A `Path`, or empty for the top folder."""
+ProcessName = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{0,64}\Z")]
+"""Empty if the other side does not say."""
+Processes = Annotated[list[ProcessName], Meta(max_length=MAX_PROCESSES)]
 VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
 HostAndPort = Annotated[str, Meta(pattern=r"^(?:\[[0-9a-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):[1-9][0-9]{0,4}\Z")]
 Network = Annotated[str, Meta(pattern=r"^[0-9a-f.:]{2,45}/[0-9]{1,3}\Z")]
@@ -196,6 +207,8 @@ class Hello(Frame, frozen=True, tag="hello"):
     """The newest version that the agent understands. 0 means that `protocol` is the only one."""
     direct: Direct | None = None
     """None if no other agent may fetch files from it."""
+    instance: ProcessName = ""
+    """Identifies this run of the agent's program, whose links exist side by side."""
 
 
 class Report(Frame, frozen=True, tag="report"):
@@ -280,6 +293,10 @@ class Welcome(Frame, frozen=True, tag="welcome"):
     name: Name
     verdict_key: VerdictKey = ""
     """Key of the signature on verdicts about this agent, for agents that enrolled before these existed."""
+    process: ProcessName = ""
+    """The process at this end of the link."""
+    processes: Processes = []
+    """As in `Ping`."""
 
 
 class Desired(Frame, frozen=True, tag="desired"):
@@ -326,6 +343,10 @@ class Cancel(Frame, frozen=True, tag="cancel"):
 
 class Ping(Frame, frozen=True, tag="ping"):
     """Keeps the link alive, in both directions."""
+
+    processes: Processes = []
+    """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
+    it is not among them. Empty: not said."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import Audit
 from modelshare.server.fleet import queries, rules
-from modelshare.server.fleet.service import Granted
+from modelshare.server.fleet.grants import Granted
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.fleet.verdicts import Verdicts
 from modelshare.server.ids import parse_uuid

@@ -51,6 +51,8 @@ LINK_CREDIT: Final = 32 << 20
 SMALL_CREDIT: Final = 16 << 10
 BROKEN_CODES: Final = frozenset({1002, 1007, 1009})
 """Close codes for a peer that broke the WebSocket protocol or sent too much at once (RFC 6455 section 7.4.1)."""
+_CUT: Final = 1006
+"""Close code for a connection that ended without a close frame."""
 _HEAD_AND_END: Final = 4096
 """Maximum bytes of a `Head` and an `End` together."""
 _LATE: Final = 1 << 20
@@ -87,8 +89,21 @@ class Wire(Protocol):
 class AgentLink:
     """One agent's connection to this process, after its `Hello`."""
 
-    def __init__(self, wire: Wire, protocol: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        protocol: int,
+        clock: Callable[[], float],
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        dead_after: float = DEAD_AFTER_SECONDS,
+    ) -> None:
         """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds."""
+        self.accepts = True
+        """Whether new requests are accepted."""
+        self._heartbeat = heartbeat
+        self._dead_after = dead_after
+        self._asked_at = clock()
         self._wire = wire
         self._outbox = Outbox(protocol)
         self._clock = clock
@@ -102,6 +117,9 @@ class AgentLink:
         self._control = Bucket(_CONTROL_PER_MINUTE, _CONTROL_BURST, _CONTROL_BURST, clock())
         self._unsent: OrderedDict[int, Iterator[Frame]] = OrderedDict()
         """The rest of requests that wait, since the agent reads too slowly, by stream."""
+        self.said_goodbye = False
+        """Whether the agent closed the connection, which it does when it stops."""
+        self._retires: ClosedError | None = None
         self._on_report: Callable[[Report], None]
         self._on_released: Callable[[Released], None]
 
@@ -109,6 +127,11 @@ class AgentLink:
     def busy(self) -> int:
         """Number of requests in progress."""
         return len(self._requests)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Since the last request was sent."""
+        return self._clock() - self._asked_at
 
     @property
     def is_over(self) -> bool:
@@ -140,17 +163,28 @@ class AgentLink:
         await self._wire.drain()
 
     def ask(
-        self, sink: AnswerSink, deployment_id: str, route: str, body: bytes, *, timeout: float, tenant: str = ""
+        self,
+        sink: AnswerSink,
+        deployment_id: str,
+        route: str,
+        body: bytes,
+        *,
+        timeout: float,
+        tenant: str = "",
+        window: int | None = None,
     ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
-        `timeout`: the agent's time limit, in seconds. The caller has to close what is returned.
+        `timeout`: the agent's time limit, in seconds. `window`: the bytes that may be in transit or waiting, if the
+        caller keeps them. The caller has to close what is returned.
         """
-        if self._end.done() or self._wire.is_closed:
+        if self._end.done() or self._wire.is_closed or not self.accepts:
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
-        window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
+        self._asked_at = self._clock()
+        if window is None:
+            window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
         request = LinkRequest(self, next(self._ids), window, sink)
         self._requests[request.id] = request
@@ -188,6 +222,8 @@ class AgentLink:
         if request.is_sent and not request.ended and not self._end.done():
             self._late = min(LINK_CREDIT, self._late + request.credit + _HEAD_AND_END)
             self.post(Cancel(request.id))
+        if self._retires is not None:
+            self.close_when_idle(self._retires, accepts=self.accepts)
 
     def _slices(
         self, request: LinkRequest, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
@@ -239,6 +275,7 @@ class AgentLink:
         if code in BROKEN_CODES:
             self.close(ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol."))
         else:
+            self.said_goodbye = code != _CUT and not self._end.done()
             self.close(ClosedError(CloseCode.GOING_AWAY, "The agent closed the link."))
 
     def _handle(self, frame: FromAgent) -> None:
@@ -302,14 +339,21 @@ class AgentLink:
         for request in list(self._requests.values()):
             request.break_off(why)
 
+    def close_when_idle(self, why: ClosedError, *, accepts: bool = True) -> None:
+        """Ends the connection once no request is in progress. `accepts`: new ones may come until then."""
+        self.accepts = accepts
+        self._retires = why
+        if not self._requests:
+            self.close(why)
+
     async def _beat(self) -> None:
         while True:
             now = self._clock()
-            if now - self._last_received >= DEAD_AFTER_SECONDS:
-                raise ClosedError(CloseCode.SILENT, f"No frame was received for {DEAD_AFTER_SECONDS:.0f} seconds.")
-            if now - self._last_sent >= HEARTBEAT_SECONDS:
+            if now - self._last_received >= self._dead_after:
+                raise ClosedError(CloseCode.SILENT, f"No frame was received for {self._dead_after:.0f} seconds.")
+            if now - self._last_sent >= self._heartbeat:
                 self.post(Ping())
-            await asyncio.sleep(HEARTBEAT_SECONDS / 5)
+            await asyncio.sleep(self._heartbeat / 5)
 
 
 def decoded_hello(data: bytes) -> FromAgent:

@@ -8,9 +8,10 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.errors import ConflictError, UnauthenticatedError
-from modelshare.server.fleet import direct, holding, service, version_deletion, weight_deletions
+from modelshare.server.fleet import direct, grants, holding, service, version_deletion
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.fleet.verdicts import FleetPlatform
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import (
     BaseUrl,
     Caller,
@@ -96,14 +97,14 @@ async def issue_grant(request: Request, platform: FleetPlatformDep, base_url: Ba
     now, seconds = platform.now(), platform.settings.grants_seconds
     async with platform.database.read() as session:
         agent = await _agent(request, session)
-        wanted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+        wanted = await grants.grant(session, agent, deployment_id, now=now, seconds=seconds)
     urls = await download_urls(platform, wanted.files, expires_at=wanted.expires_at, base_url=base_url)
     async with platform.database.write() as session:
         agent = await _agent(request, session)
-        granted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+        granted = await grants.grant(session, agent, deployment_id, now=now, seconds=seconds)
         if granted != wanted:  # while the storage was asked
             raise ConflictError("The deployment has just changed. Request the grant again.")
-        service.record_grant(session, agent, granted, now=now)
+        grants.record_grant(session, agent, granted, now=now)
         sources = await direct.sources(session, agent, granted)
     return Grant(
         deployment_id=deployment_id,

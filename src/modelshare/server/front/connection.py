@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
-"""Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
-that is still sending would never see the answer."""
+"""Bytes read and discarded after an early answer, which a reset, due to unread bytes, would keep from the client."""
+_BODY_SECONDS: Final = 2.0
+"""How long a stop waits for more of a request's body."""
 
 
 class Connection(Overdue, asyncio.Protocol):
@@ -70,6 +71,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._pace = Pace(front.limits.stalled_seconds)
         self._heard = 0.0
         self._received = self._sent_of_files = 0
+        self._answered_at = self._now()
 
     # Called by the transport.
 
@@ -177,8 +179,8 @@ class Connection(Overdue, asyncio.Protocol):
         if len(self._pipeline) >= _MAX_PIPELINED:
             raise refusals.malformed("too many pipelined requests")
         is_newer = head.version == "1.1"
-        keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
-        self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
+        keep_alive, expects = head.keep_alive and not self._front.is_leaving, request.expects(head.headers)
+        self._pipeline.append(Exchange(self, scope, keep_alive=is_newer and keep_alive, expects=is_newer and expects))
         if self._exchange is None and not self._is_draining:
             self._next()
         else:
@@ -278,7 +280,8 @@ class Connection(Overdue, asyncio.Protocol):
         if self._is_proxy:  # the next request may be from another client
             self._seat.is_known, self._seat.address = False, None
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
-        if not exchange.keep_alive or is_last or self._front.is_stopping:
+        self._answered_at = self._now()
+        if not exchange.keep_alive or is_last or (self._front.is_stopping and not self._front.is_leaving):
             self._close(lingers=not exchange.complete)
         elif self._is_blocked:
             self._is_draining = True
@@ -309,21 +312,11 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Called by the server.
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is pending."""
-        return self._exchange is not None or self._transport.get_write_buffer_size() > 0
-
-    def end(self) -> None:
-        """Stops accepting requests, since the process stops."""
-        if self._exchange is None:
-            self._transport.close()
-
     def abort(self) -> None:
         self._transport.abort()
 
     def refuse(self, error: ApiError) -> None:
-        """Closes the connection to free capacity, with an error if the client has sent something."""
+        """Closes the connection at once, with an error if the client has sent something."""
         says = self._phase is ConnectionPhase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
@@ -361,8 +354,7 @@ class Connection(Overdue, asyncio.Protocol):
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()
         self.deadline = NEVER
-        link = WebSocket(self._front, self._transport, scope)
-        self._transport.set_protocol(link)
+        self._transport.set_protocol(link := WebSocket(self._front, self._transport, scope))
         self._front.became(self, link)
         if rest:
             link.data_received(rest)

@@ -58,7 +58,10 @@ class Front:
         )
         total = settings.connections_total or _max_connections()
         self.room: Room[Connection] = Room(total, settings.connections_per_address)
+        self.is_leaving = False
+        """Whether clients are asked, with their next answer, to open another connection: the process stops soon."""
         self.is_stopping = False
+        self._stops_now = False
         self._app = app
         self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
@@ -82,6 +85,14 @@ class Front:
             await self._stop()
             await sweeping.stop()
 
+    def leave(self) -> None:
+        """Asks clients to turn to other processes; requests are still answered."""
+        self.is_leaving = True
+
+    def stop_now(self) -> None:
+        """Ends answers in progress at once when serving ends."""
+        self._stops_now = True
+
     # Called by connections.
 
     def run(self, asked: Exchange | WebSocket) -> None:
@@ -97,7 +108,7 @@ class Front:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
-        if self.is_stopping:  # it was accepted just before
+        if self.is_stopping and not self.is_leaving:  # it was accepted just before
             connection.abort()
             return
         if len(self._connections) > self.room.total:
@@ -129,11 +140,9 @@ class Front:
 
     async def _stop(self) -> None:
         self.is_stopping = True
+        await self._while(self._is_waited_for, self.limits.stop_seconds)
         for connection in self._of(Connection):
-            connection.end()
-        await self._while(lambda: any(each.is_busy for each in self._connections), self.limits.stop_seconds)
-        for connection in self._of(Connection):
-            connection.abort()
+            connection.refuse(refusals.stopping())
         await self._while(lambda: bool(self._of(Connection)), _LEAVE_SECONDS)
         if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:
             await asyncio.wait(left, timeout=_LEAVE_SECONDS)
@@ -142,6 +151,13 @@ class Front:
         await self._while(lambda: bool(self._connections), CLOSE_SECONDS)
         for link in self._of(WebSocket):
             link.abort()
+
+    def _is_waited_for(self) -> bool:
+        """Whether an answer is in progress, or a request that makes progress; closes idle connections."""
+        now = self.loop.time()
+        for connection in self._of(Connection):
+            connection.end(now)
+        return not self._stops_now and any(each.is_busy(now) for each in self._connections)
 
     def _of(self, kind: type[Kind]) -> list[Kind]:
         return [each for each in self._connections if isinstance(each, kind)]

@@ -5,6 +5,7 @@ Routes: `/{project_id}/{endpoint_slug}/v1/` followed by `chat/completions`, `com
 over ASGI (`asgi`).
 """
 
+import asyncio
 import hmac
 import random
 import re
@@ -19,12 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticator, SessionUse
-from modelshare.server.background import Loop, stop_all
+from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import PrefixHits
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
+from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.http import Caller, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.proven import proven
@@ -32,7 +34,7 @@ from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.call import Call
 from modelshare.server.router.clients import AsgiClient, Client, Headers
-from modelshare.server.router.forward import PREFIX, Forwarder
+from modelshare.server.router.forward import Forwarder
 from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter
@@ -47,6 +49,8 @@ from modelshare.wire.base import SLUG_PATTERN
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _SWEEP_SECONDS: Final = 0.25
 """How late a deadline may be noticed: one sweep over all requests costs less than a timer for each."""
+_POLL_SECONDS: Final = 0.25
+"""How often a waiting request looks for its agent without being told."""
 _TENANTS: Final = 10_000
 
 
@@ -69,11 +73,14 @@ class Router:
         self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, refusals.session_over)
         parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
         parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
+        self.handover_seconds = settings.handover_seconds
+        self._agents_changed = asyncio.Event()
+        parts.database.subscribe(READY_TOPIC, self._wake_waiting)  # after the snapshots, which drop what changed
         secret = settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._tenants: dict[str, str] = {}
-        self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self.selector = TargetSelector(parts.links, self._forwarder, parts.hits)
+        self.forwarder = Forwarder(parts.links, secret, parts.clock)
+        self.selector = TargetSelector(parts.links, self.forwarder, parts.hits)
         self.holders = HolderConnections(parts.database, parts.links, self.selector)
         self._calls: set[Call] = set()
         self._sweeping = Loop("end requests that take too long", self._sweep, every=_SWEEP_SECONDS)
@@ -91,7 +98,7 @@ class Router:
         await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
-        await self._forwarder.stop()
+        await self.forwarder.stop()
 
     def _loops(self) -> list[Loop]:
         running: tuple[InFlight[Any], ...] = (self._running_keys, self._running_sessions, self.running_endpoints)
@@ -100,7 +107,7 @@ class Router:
     @staticmethod
     def matches_path(path: str) -> bool:
         """Whether the path is one of the router's."""
-        return parse_path(path) is not None or path.startswith(PREFIX)
+        return parse_path(path) is not None
 
     def handler(self, scope: Scope, client: Client, extra: Headers) -> Call | None:
         """The handler of a request; None if it does not ask for inference. `extra`: headers of every answer."""
@@ -110,9 +117,7 @@ class Router:
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request over ASGI."""
         path = parse_path(scope["path"])
-        if path is None:
-            await self._forwarder.asgi(scope, receive, send)
-            return
+        assert path is not None  # noqa: S101 - see `matches_path`
         client = AsgiClient(scope, receive, send)
         await client.run(self._call(scope, path, client))
 
@@ -174,6 +179,19 @@ class Router:
             return None
         since = {"since": time.monotonic()} if is_fresh else {}
         return await self.snapshots.get(head.project_id, head.slug, **since)
+
+    async def await_agent(self, head: RequestHead, until: float) -> Snapshot | None:
+        """The endpoint after the next change of agents, and once it has one again, if one is expected. Waits until a
+        time of `now` at most."""
+        while True:
+            await wait(self._agents_changed, min(_POLL_SECONDS, max(0.0, until - self.now())))
+            found = await self.find_endpoint(head)
+            if found is None or not found.awaits_agent(self.clock()) or self.now() >= until:
+                return found
+
+    def _wake_waiting(self, _: str) -> None:
+        self._agents_changed.set()
+        self._agents_changed = asyncio.Event()
 
     async def _sweep(self) -> None:
         now = self.now()
