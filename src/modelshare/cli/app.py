@@ -87,6 +87,11 @@ ENTRIES = (
     Entry("doctor", OPERATE, "Examine the platform, and say what to do."),
     Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),
     Entry(
+        "platform",
+        OPERATE,
+        "Manage shared agents and their join keys, projects and featured models. Needs a platform key.",
+    ),
+    Entry(
         "projects",
         OPERATE,
         "List the platform's projects and set their storage quotas. Needs a platform key.",

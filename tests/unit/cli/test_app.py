@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,18 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.0)
 
 
-GROUPS = {entry.name: command for entry in ENTRIES if isinstance(command := load(entry), TyperGroup)}
-LEAVES: list[tuple[str, ...]] = [(entry.name,) for entry in ENTRIES if entry.name not in GROUPS]
-LEAVES += [(name, leaf) for name, group in GROUPS.items() for leaf in group.commands]
+def groups(prefix: tuple[str, ...], command: object) -> Iterator[tuple[tuple[str, ...], TyperGroup]]:
+    if isinstance(command, TyperGroup):
+        yield prefix, command
+        for name, inner in command.commands.items():
+            yield from groups((*prefix, name), inner)
+
+
+GROUPS = dict(found for entry in ENTRIES for found in groups((entry.name,), load(entry)))
+LEAVES: list[tuple[str, ...]] = [(entry.name,) for entry in ENTRIES if (entry.name,) not in GROUPS]
+LEAVES += [
+    (*prefix, name) for prefix, group in GROUPS.items() for name in group.commands if (*prefix, name) not in GROUPS
+]
 
 
 def test_help_lists_every_command_and_the_exit_codes() -> None:
@@ -65,7 +75,7 @@ def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", [*LEAVES, *((name,) for name in GROUPS)], ids=" ".join)
+@pytest.mark.parametrize("command", [*LEAVES, *GROUPS], ids=" ".join)
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = runner.invoke(app, [*command, "--help"])
     assert result.exit_code == 0, result.output
@@ -102,6 +112,9 @@ ARGUMENTS = {
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"], "usage budget": ["49.50"],
+    "platform projects quota": ["acme", "5GB"], "platform projects create": ["acme"], "platform feature": ["a/m"],
+    "platform join-keys create": ["j", "--tier", "free"], "platform join-keys revoke": ["j"],
+    "platform agents remove": ["a", "-y"], "platform agents suspend": ["a"],
     "keys create": ["k"], "keys update": ["k", "--requests-per-minute", "9"],
     "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
     "chat": ["e", "hello"],

@@ -19,6 +19,7 @@ from modelshare.server.web import storage as storage_pages
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.catalog import routes as catalog_pages
+from modelshare.server.web.install import routes as install
 from modelshare.server.web.models import listing as model_list_pages
 from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
@@ -26,6 +27,7 @@ from modelshare.server.web.platform import routes as platform_pages
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     static_files.router,
+    install.router,
     account_pages.router,
     key_pages.router,
     signer_pages.router,
