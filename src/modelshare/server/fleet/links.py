@@ -132,18 +132,20 @@ class AgentLinks:
         await self._heartbeats.start()
 
     async def leave(self) -> bool:
-        """Tells the agents to connect to other processes, since this one is about to stop, and accepts no new
-        connections. Those that have connections here answer requests until `stop`.
-
-        Returns whether there are other processes.
-        """
+        """Tells the agents to connect to other processes, if there are any, which it returns: this one stops soon."""
         self._is_leaving = True
         await self._look()
-        if self._processes:
-            for linked in self._linked.values():
-                if not linked.instance:  # it has one connection, and does not know of other processes
-                    linked.link.close_when_idle(_LEAVING)
+        self._hand_over(accepts=True)
         return bool(self._processes)
+
+    def refuse_requests(self) -> None:
+        """After `leave`: agents that are connected only here get no more requests, so that they can move."""
+        self._hand_over(accepts=False)
+
+    def _hand_over(self, *, accepts: bool) -> None:
+        for linked in self._linked.values() if self._processes else ():
+            if not linked.instance:  # it has one connection
+                linked.link.close_when_idle(_LEAVING, accepts=accepts)
 
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes a few seconds at most, even in an outage."""
@@ -370,7 +372,7 @@ async def _hello(receive: Receive) -> Hello:
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     """Why the connection served by this task ended."""
     if serving.cancelled():
-        return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
+        return _LEAVING
     if (error := serving.exception()) is None:
         return serving.result()
     outages.report("cannot connect an agent", error)
