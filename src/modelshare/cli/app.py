@@ -71,8 +71,12 @@ ENTRIES = (
         ACCOUNT,
         "Check and store the platform's URL and your API key for the other commands.",
     ),
-    Entry("keys", ACCOUNT, "Create, list, rotate and revoke your project's API keys."),
-    Entry("usage", ACCOUNT, "Show requests and tokens by day, endpoint, model and key."),
+    Entry("keys", ACCOUNT, "Create, list, limit, rotate, suspend and revoke your project's API keys."),
+    Entry(
+        "usage",
+        ACCOUNT,
+        "Show requests, tokens and costs by day, endpoint, model, key and tier, or export them; limits and budgets.",
+    ),
     Entry("audit", ACCOUNT, "Show who did what in your project, newest first."),
     Entry("webhooks", ACCOUNT, "Send events to your own services, and inspect the deliveries."),
     Entry("storage", ACCOUNT, "Keep your models in a bucket of your own, check it, and move models there or back."),
@@ -82,6 +86,11 @@ ENTRIES = (
     Entry("restore", OPERATE, "Restore a backup into an empty data folder."),
     Entry("doctor", OPERATE, "Examine the platform, and say what to do."),
     Entry("secrets", OPERATE, "Rotate the keys that encrypt secrets in the database."),
+    Entry(
+        "platform",
+        OPERATE,
+        "Manage shared agents and their join keys, projects and featured models. Needs a platform key.",
+    ),
     Entry(
         "projects",
         OPERATE,

@@ -83,7 +83,7 @@ class Settings(BaseModel):
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key remains valid."""
     keys_cut_streams: bool = True
-    """False: requests in progress may finish when their key is revoked, replaced or expires."""
+    """False: requests in progress may finish when their key is revoked, suspended, replaced or expires."""
     accounts_sign_up: Literal["open", "invite_only"] = "open"
     """`invite_only`: after the first person, only people who were invited into a project can sign up."""
     accounts_projects_per_person: int = Field(default=10, ge=0)
@@ -109,6 +109,8 @@ class Settings(BaseModel):
     """Maximum of agents per join key."""
     agents_per_project: int = Field(default=1000, ge=1)
     """Maximum of agents per project."""
+    usage_daily_days: int = Field(default=400, ge=90)
+    """How long usage is kept by day; then it is added up by month."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of proxies whose X-Forwarded-For is trusted."""
     webhooks_allow_private: bool = False

@@ -22,9 +22,9 @@ from modelshare.server.backup import layout, snapshot
 from modelshare.server.backup.layout import BackupError, Manifest, Progress, StoredFile, StoredFiles
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
+from modelshare.server.installation import opened
 from modelshare.server.registry.blobs import queries as blobs
 from modelshare.server.settings import Settings
-from modelshare.server.startup import opened
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
@@ -237,8 +237,7 @@ def _unfinished(target: Path) -> Iterator[Path]:
 @contextlib.asynccontextmanager
 async def _deletions_held(database: Database) -> AsyncIterator[None]:
     """Has no process delete bytes from storage; if this one is killed, for some minutes."""
-    async with database.engine.connect() as connection:
-        revision = await connection.run_sync(migrations.current)
+    revision = (await migrations.schema_of(database)).revision
     if revision is None or revision < _HELD_SINCE:
         yield
         return

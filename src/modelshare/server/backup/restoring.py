@@ -18,9 +18,8 @@ from modelshare.server import migrations
 from modelshare.server.backup import layout, queries, snapshot
 from modelshare.server.backup.layout import BackupError, Manifest, Progress, StoredFile
 from modelshare.server.db import Database
-from modelshare.server.installation import UNFINISHED_RESTORE
+from modelshare.server.installation import UNFINISHED_RESTORE, opened
 from modelshare.server.settings import Settings
-from modelshare.server.startup import opened
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
 

@@ -26,12 +26,13 @@ from modelshare.server import installation, migrations, secret
 from modelshare.server.clock import SKEW_SECONDS, DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.doctor import queries
+from modelshare.server.installation import opened
+from modelshare.server.migrations.rules import Fit, fit_of
 from modelshare.server.public_url import is_loopback
 from modelshare.server.registry.storages import credentials
 from modelshare.server.registry.storages.queries import with_credentials
 from modelshare.server.sealing import Keyring, SealedError
 from modelshare.server.settings import Settings, SettingsError
-from modelshare.server.startup import opened
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage.local import KEEP_FREE, FolderStore
 from modelshare.server.storage.stores import open_store
@@ -208,13 +209,13 @@ async def check_storage(settings: Settings, store: BlobStore) -> Finding:
 async def check_schema(database: Database) -> Finding:
     if database.is_sqlite and not Path(database.url.database or "").exists():
         return error("database", "There is no database yet.", "Start the server once, or restore a backup.")
-    async with database.engine.connect() as connection:
-        revision = await connection.run_sync(migrations.current)
-    if revision == migrations.HEAD:
-        return ok("database", f"The database can be reached, and is at revision {revision}.")
-    said = f"The database is at revision {revision or 'none'}, and this modelshare knows {migrations.HEAD}."
-    if revision is not None and revision > migrations.HEAD:
-        return error("database", said, "Install the newer modelshare again.")
+    found = await migrations.schema_of(database)
+    said = f"The database is at revision {found.revision or 'none'}, and this modelshare knows {migrations.HEAD}."
+    match fit_of(found, migrations.HEAD):
+        case Fit.CURRENT | Fit.NEWER:
+            return ok("database", f"The database can be reached, and is at revision {found.revision}.")
+        case Fit.TOO_NEW:
+            return error("database", said, "Install the version that upgraded it, or a newer one.")
     return error("database", f"{said} The rest was not examined.", "Run `modelshare db upgrade`.")
 
 

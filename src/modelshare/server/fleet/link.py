@@ -9,6 +9,7 @@ message that is being read, and a `Head` and an `End` per stream. All other fram
 
 import asyncio
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -89,8 +90,24 @@ class Wire(Protocol):
 class AgentLink:
     """One agent's connection to this process, after its `Hello`."""
 
-    def __init__(self, wire: Wire, protocol: int, clock: Callable[[], float]) -> None:
-        """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds."""
+    def __init__(
+        self,
+        wire: Wire,
+        protocol: int,
+        clock: Callable[[], float],
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        dead_after: float = DEAD_AFTER_SECONDS,
+        unused_after: float = math.inf,
+    ) -> None:
+        """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds. `unused_after`: seconds
+        without a request after which the connection ends."""
+        self.accepts = True
+        """Whether new requests are accepted."""
+        self._heartbeat = heartbeat
+        self._dead_after = dead_after
+        self._unused_after = unused_after
+        self._asked_at = clock()
         self._wire = wire
         self._outbox = Outbox(protocol)
         self._clock = clock
@@ -145,17 +162,28 @@ class AgentLink:
         await self._wire.drain()
 
     def ask(
-        self, sink: AnswerSink, deployment_id: str, route: str, body: bytes, *, timeout: float, tenant: str = ""
+        self,
+        sink: AnswerSink,
+        deployment_id: str,
+        route: str,
+        body: bytes,
+        *,
+        timeout: float,
+        tenant: str = "",
+        window: int | None = None,
     ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
-        `timeout`: the agent's time limit, in seconds. The caller has to close what is returned.
+        `timeout`: the agent's time limit, in seconds. `window`: the bytes that may be in transit or waiting, if the
+        caller keeps them. The caller has to close what is returned.
         """
-        if self._end.done() or self._wire.is_closed:
+        if self._end.done() or self._wire.is_closed or not self.accepts:
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
-        window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
+        self._asked_at = self._clock()
+        if window is None:
+            window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
         request = LinkRequest(self, next(self._ids), window, sink)
         self._requests[request.id] = request
@@ -194,7 +222,7 @@ class AgentLink:
             self._late = min(LINK_CREDIT, self._late + request.credit + _HEAD_AND_END)
             self.post(Cancel(request.id))
         if self._retires is not None:
-            self.close_when_idle(self._retires)
+            self.close_when_idle(self._retires, accepts=self.accepts)
 
     def _slices(
         self, request: LinkRequest, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
@@ -310,8 +338,9 @@ class AgentLink:
         for request in list(self._requests.values()):
             request.break_off(why)
 
-    def close_when_idle(self, why: ClosedError) -> None:
-        """Ends the connection once no request is in progress."""
+    def close_when_idle(self, why: ClosedError, *, accepts: bool = True) -> None:
+        """Ends the connection once no request is in progress. `accepts`: new ones may come until then."""
+        self.accepts = accepts
         self._retires = why
         if not self._requests:
             self.close(why)
@@ -319,11 +348,13 @@ class AgentLink:
     async def _beat(self) -> None:
         while True:
             now = self._clock()
-            if now - self._last_received >= DEAD_AFTER_SECONDS:
-                raise ClosedError(CloseCode.SILENT, f"No frame was received for {DEAD_AFTER_SECONDS:.0f} seconds.")
-            if now - self._last_sent >= HEARTBEAT_SECONDS:
+            if now - self._last_received >= self._dead_after:
+                raise ClosedError(CloseCode.SILENT, f"No frame was received for {self._dead_after:.0f} seconds.")
+            if not self._requests and now - self._asked_at >= self._unused_after:
+                raise ClosedError(CloseCode.GOING_AWAY, "The connection is not used.")
+            if now - self._last_sent >= self._heartbeat:
                 self.post(Ping())
-            await asyncio.sleep(HEARTBEAT_SECONDS / 5)
+            await asyncio.sleep(self._heartbeat / 5)
 
 
 def decoded_hello(data: bytes) -> FromAgent:

@@ -101,6 +101,12 @@ class LinkRequest:
             self.credit += owed
             self._link.post(Credit(self.id, owed))
 
+    def give(self, count: int) -> None:
+        """The agent may send this many bytes more."""
+        if not self.ended:
+            self.credit += count
+            self._link.post(Credit(self.id, count))
+
     def owe(self, count: int) -> None:
         """This many bytes of the answer wait: the agent gets credit for them with the next `taken`."""
         self._owed += count

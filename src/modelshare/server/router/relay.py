@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from modelshare.server.errors import UnavailableError
+from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
@@ -25,6 +26,8 @@ reported by the status; longer answers are sent as they arrive."""
 _DONE: Final = b"data: [DONE]\n\n"
 _RETRY_SECONDS: Final = 2
 _SERVER_ERROR: Final = 500
+_MISDIRECTED: Final = 421
+"""The agent takes no more requests from the process that was asked."""
 _SEARCHES: Final = 3
 """How often the targets are looked up for one request: the version may change again meanwhile."""
 
@@ -131,41 +134,40 @@ class Relay:
     def _ask(self, target: Target) -> bool:
         """Sends the request. Returns False if the connection is down."""
         self._target = target
-        self.usage.context_length = target.context_length
+        self.usage.context_length, self.usage.version = target.context_length, target.version
         link = self._selector.link(target)
         if link is None:
             self._call.later(self._ask_elsewhere(target))
-        else:
-            route, deployment_id = self._call.head.route, target.deployment_id
-            try:
-                self._request = link.ask(
-                    self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
-                )
-            except StreamBrokenError:
-                return False
-            self.usage.is_engine_busy = True
+        elif not self._send(link, target):
+            return False
         self._circuit = circuit_of(self._tenant, target)
         self._is_trial = self._selector.circuits.start(self._circuit)
         return True
 
-    async def _search_again(self, *, is_patient: bool = False) -> None:
-        self.start(await self._call.fresh_targets(is_patient=is_patient))
+    def _send(self, link: AgentLink, target: Target) -> bool:
+        """As `_ask`."""
+        route, deployment_id = self._call.head.route, target.deployment_id
+        try:
+            self._request = link.ask(
+                self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
+            )
+        except StreamBrokenError:
+            return False
+        self.usage.is_engine_busy = True
+        return True
 
     async def _ask_elsewhere(self, target: Target) -> None:
         """Asks through the process that the agent is connected to."""
-        route, body, drain = self._call.head.route, self._body, self._call.drain
         try:
-            async with self._selector.request(
-                target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM
-            ) as stream:
-                is_last, self.usage.is_engine_busy = False, True
-                while self._target is target and not is_last:
-                    frame = await stream.next()
-                    is_last = isinstance(frame, End | Answer)
-                    self._handle(frame)
-                    await drain()
+            link = await self._selector.connect(target)
         except StreamBrokenError as error:
             self._broken(error)
+            return
+        if self._target is target and not self._send(link, target):
+            self._broken(StreamBrokenError("The connection to the other process was lost."))
+
+    async def _search_again(self, *, is_patient: bool = False) -> None:
+        self.start(await self._call.fresh_targets(is_patient=is_patient))
 
     # The answer.
 
@@ -185,6 +187,9 @@ class Relay:
                 raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _pass_answer(self, frame: Answer) -> None:
+        if frame.refused and frame.status == _MISDIRECTED:
+            self._broken(StreamBrokenError("The agent is leaving the process that was asked."))
+            return
         if frame.refused:
             self.usage.is_engine_busy = False
             if self._target is not None:

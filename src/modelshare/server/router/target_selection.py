@@ -2,9 +2,8 @@
 
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from modelshare.server.endpoints.policy import PrefixHits
@@ -42,7 +41,6 @@ class TargetSelector:
         self._conversations = Conversations()
         self._links = links
         self._forwarder = forwarder
-        self._forwarded: Counter[str] = Counter()
 
     def best(
         self,
@@ -74,32 +72,26 @@ class TargetSelector:
         return busy[ids.index(chosen)][1]
 
     def link(self, target: Target) -> AgentLink | None:
-        """The agent's connection, if it is to this process."""
-        return self._links.get(target.agent_id)
+        """The agent's connection, to this process or through another one, if it is open."""
+        return self._links.get(target.agent_id) or self._forwarder.link(target)
 
-    def request(
-        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
-    ) -> AbstractAsyncContextManager[AnswerStream]:
-        link = self._links.get(target.agent_id)
-        if link is not None:
-            return link.request(target.deployment_id, route, body, timeout, tenant)
-        return self._forward(target, route, body, tenant, timeout)
+    async def connect(self, target: Target) -> AgentLink:
+        """The agent's connection through another process. Raises StreamBrokenError."""
+        return await self._forwarder.connect(target)
 
     @asynccontextmanager
-    async def _forward(
+    async def request(
         self,
         target: Target,
         route: str,
         body: bytes,
+        *,
         tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's
     ) -> AsyncIterator[AnswerStream]:
-        self._forwarded[target.deployment_id] += 1
-        try:
-            async with self._forwarder.request(target, route, body, tenant=tenant, timeout=timeout) as stream:
-                yield stream
-        finally:
-            self._forwarded[target.deployment_id] -= 1
+        link = self.link(target) or await self.connect(target)
+        async with link.request(target.deployment_id, route, body, timeout, tenant) as stream:
+            yield stream
 
     def _load(self, target: Target) -> tuple[int, bool] | None:
         link = self._links.get(target.agent_id)
@@ -107,4 +99,5 @@ class TargetSelector:
             return link.busy, False
         if not set(target.addresses) - {self._links.address}:
             return None  # its connection ended, but the database has not been updated yet
-        return self._forwarded[target.deployment_id], True
+        link = self._forwarder.link(target)
+        return link.busy if link is not None else 0, True
