@@ -27,7 +27,7 @@ from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
-from modelshare.server.background import Chore, Chores, Ending, within
+from modelshare.server.background import Chore, Chores, Ending, Loop, within
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.cors import Cors
 from modelshare.server.db import Database
@@ -79,6 +79,8 @@ STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
 """Maximum bytes of a request's body. Opening an upload of 10,000 files, the maximum, takes 12 MB."""
+_OLDER_SECONDS: Final = 2.0
+"""How often the usage that processes of the version before have counted is added."""
 _IMPORTS: Final = 2
 """Imports that a process runs at once."""
 _PROJECT_PATH = re.compile(r"/(proj_[^/]+)(/v1(?:/.*)?)")
@@ -136,6 +138,8 @@ class Application:
         self._inference = Head(self._router.asgi)
         self._cors = Cors(self._enter, settings.cors_origins) if settings.cors_origins else None
         self._entry: ASGIApp = self._cors or self._enter
+        copy_older = functools.partial(endpoints_jobs.copy_older_usage, self.platform)
+        self._older_usage = Loop("add the usage that older processes count", copy_older, every=_OLDER_SECONDS)
         self._running = AsyncExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,6 +203,7 @@ class Application:
                 "links": self.links,
                 "reconciler": reconciler.loop,
                 "rebuilder": search.Rebuilder(self.database).loop,
+                "older usage": self._older_usage,
                 "chores": self.chores,
             }
             for name, part in parts.items():

@@ -17,6 +17,13 @@ _WRITER_SECONDS: Final = 7 * 24 * 3600
 """After this, no process still asks whether a batch of its counts was added."""
 
 
+async def copy_older_usage(platform: EndpointsPlatform) -> None:
+    """Adds what processes of the version before count while they run beside this one."""
+    yesterday = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date() - dt.timedelta(days=1)
+    async with platform.database.write() as session:
+        await queries.copy_older_usage(session, yesterday.isoformat())
+
+
 async def roll_up_usage(platform: EndpointsPlatform) -> None:
     """Adds up days that are old enough to months, a project's day at a time. Forgets processes that have ended.
 

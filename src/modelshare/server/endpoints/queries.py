@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
-from modelshare.server.endpoints.tables import EndpointRow, UsageRow, UsageWriterRow
+from modelshare.server.endpoints.tables import EndpointRow, OlderUsageRow, UsageRow, UsageWriterRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.endpoints import EndpointStatus
@@ -225,6 +225,23 @@ async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit
     await session.execute(statement.on_conflict_do_update(index_elements=_USAGE_KEY, set_=added))
 
 
+async def copy_older_usage(session: AsyncSession, since: str) -> None:
+    """Copies what processes of the version before have counted since this day, where it changed since the last copy."""
+    key = [column.key for column in OlderUsageRow.__table__.primary_key]
+    counts = [count.key for count in _COUNTS if hasattr(OlderUsageRow, count.key)]
+    is_copied = exists().where(
+        *(getattr(any_tenant(UsageRow), name) == getattr(OlderUsageRow, name) for name in [*key, *counts]),
+        UsageRow.tier == "",
+        UsageRow.version == "",
+    )
+    columns = [column.key for column in OlderUsageRow.__table__.columns]
+    changed = select(*(getattr(any_tenant(OlderUsageRow), name) for name in columns))
+    changed = changed.where(OlderUsageRow.day >= since, ~is_copied).order_by(*OlderUsageRow.__table__.primary_key)
+    statement = upsert(session, UsageRow).from_select(columns, changed)
+    copied = {count: statement.excluded[count] for count in counts}
+    await session.execute(statement.on_conflict_do_update(index_elements=_USAGE_KEY, set_=copied))
+
+
 async def days_before(session: AsyncSession, day: str, limit: int) -> list[tuple[str, str]]:
     """(project ID, day) of rows from before this day, oldest first, without months."""
     is_day = func.length(UsageRow.day) == len(day)
@@ -235,6 +252,8 @@ async def days_before(session: AsyncSession, day: str, limit: int) -> list[tuple
 
 async def take_day(session: AsyncSession, project_id: str, day: str) -> list[dict[str, Any]]:
     """Deletes and returns a project's rows of a day: of two processes, only one gets each."""
+    # Or it would be copied again.
+    await session.execute(delete(OlderUsageRow).where(OlderUsageRow.project_id == project_id, OlderUsageRow.day == day))
     taken = delete(UsageRow).where(UsageRow.project_id == project_id, UsageRow.day == day)
     columns = UsageRow.__table__.columns
     return [dict(row) for row in (await session.execute(taken.returning(*columns))).mappings()]

@@ -92,10 +92,10 @@ class UsageRow(Table):
     No foreign keys: usage outlives endpoints and keys.
     """
 
-    __tablename__ = "usage"
+    __tablename__ = "metered_usage"
     __table_args__ = (
-        Index("ix_usage_project_id_day", "project_id", "day"),
-        Index("ix_usage_model_id_day", "model_id", "day"),
+        Index("ix_metered_usage_project_id_day", "project_id", "day"),
+        Index("ix_metered_usage_model_id_day", "model_id", "day"),
     )
 
     day: Mapped[str] = mapped_column(primary_key=True)
@@ -119,6 +119,31 @@ class UsageRow(Table):
     """By the tier's price at the time, in millionths of its unit."""
     cost_rest: Mapped[int] = mapped_column(default=0, server_default="0")
     """What is left of the cost, in millionths of `cost_micros`, so that nothing is lost by rounding."""
+
+
+class OlderUsageRow(Table):
+    """Usage as processes of the version before count it: one row of a day, an endpoint and a key.
+
+    `metered_usage` has the same row, without tier and version.
+    """
+
+    __tablename__ = "usage"
+    __table_args__ = (
+        Index("ix_usage_project_id_day", "project_id", "day"),
+        Index("ix_usage_model_id", "model_id"),
+    )
+
+    day: Mapped[str] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    project_id: Mapped[str]
+    endpoint_slug: Mapped[str]
+    model_id: Mapped[uuid.UUID | None]
+    requests: Mapped[int]
+    errors: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
+    estimated: Mapped[int] = mapped_column(default=0, server_default="0")
 
 
 class UsageWriterRow(Table):

@@ -5,7 +5,8 @@ from alembic import op
 
 revision = "0028"
 down_revision = "0027"
-_KEY = ["day", "endpoint_id", "key_id"]
+_COUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
+_COLUMNS = "day, endpoint_id, key_id, project_id, endpoint_slug, model_id"
 
 
 def upgrade() -> None:
@@ -17,32 +18,38 @@ def upgrade() -> None:
         sa.Column("written_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_usage_writers")),
     )
-    with op.batch_alter_table("usage", schema=None) as batch_op:
-        for name in ("tier", "version"):
-            batch_op.add_column(sa.Column(name, sa.String(), server_default="", nullable=False))
-        for name in ("cost_micros", "cost_rest"):
-            batch_op.add_column(sa.Column(name, sa.BigInteger(), server_default="0", nullable=False))
-        batch_op.drop_constraint(batch_op.f("pk_usage"), type_="primary")
-        batch_op.create_primary_key(batch_op.f("pk_usage"), [*_KEY, "tier", "version"])
-        batch_op.drop_index("ix_usage_model_id")
-        batch_op.create_index("ix_usage_model_id_day", ["model_id", "day"], unique=False)
+    # A table of its own: older processes count in `usage`, by its primary key.
+    op.create_table(
+        "metered_usage",
+        sa.Column("day", sa.String(), nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=False),
+        sa.Column("key_id", sa.Uuid(), nullable=False),
+        sa.Column("project_id", sa.String(), nullable=False),
+        sa.Column("endpoint_slug", sa.String(), nullable=False),
+        sa.Column("model_id", sa.Uuid(), nullable=True),
+        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in _COUNTS[:-1]),
+        sa.Column("estimated", sa.BigInteger(), server_default="0", nullable=False),
+        *(sa.Column(name, sa.String(), server_default="", nullable=False) for name in ("tier", "version")),
+        *(
+            sa.Column(name, sa.BigInteger(), server_default="0", nullable=False)
+            for name in ("cost_micros", "cost_rest")
+        ),
+        sa.PrimaryKeyConstraint("day", "endpoint_id", "key_id", "tier", "version", name=op.f("pk_metered_usage")),
+    )
+    op.create_index("ix_metered_usage_project_id_day", "metered_usage", ["project_id", "day"])
+    op.create_index("ix_metered_usage_model_id_day", "metered_usage", ["model_id", "day"])
+    columns = f"{_COLUMNS}, {', '.join(_COUNTS)}"
+    op.execute(f"INSERT INTO metered_usage ({columns}) SELECT {columns} FROM usage")  # noqa: S608 - names of our own
 
 
 def downgrade() -> None:
-    named = "day, endpoint_id, key_id, project_id, endpoint_slug, model_id"
-    counts = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
-    sums = ", ".join(f"sum({name}) AS {name}" for name in counts)
-    op.execute(f"CREATE TABLE usage_sums AS SELECT {named}, {sums} FROM usage GROUP BY {named}")  # noqa: S608 - names of our own
-    op.execute("DELETE FROM usage")
-    with op.batch_alter_table("usage", schema=None) as batch_op:
-        batch_op.drop_constraint(batch_op.f("pk_usage"), type_="primary")
-        for name in ("tier", "version", "cost_micros", "cost_rest"):
-            batch_op.drop_column(name)
-        batch_op.create_primary_key(batch_op.f("pk_usage"), _KEY)
-        batch_op.drop_index("ix_usage_model_id_day")
-        batch_op.create_index("ix_usage_model_id", ["model_id"], unique=False)
-    columns = f"{named}, {', '.join(counts)}"
-    op.execute(f"INSERT INTO usage ({columns}) SELECT {columns} FROM usage_sums")  # noqa: S608 - as above
-    op.drop_table("usage_sums")
+    columns = f"{_COLUMNS}, {', '.join(_COUNTS)}"
+    sums = ", ".join(f"sum({name})" for name in _COUNTS)
+    changed = ", ".join(f"{name} = excluded.{name}" for name in _COUNTS)
+    op.execute(
+        f"INSERT INTO usage ({columns}) SELECT {_COLUMNS}, {sums} FROM metered_usage WHERE true GROUP BY {_COLUMNS}"  # noqa: S608 - as above
+        f" ON CONFLICT (day, endpoint_id, key_id) DO UPDATE SET {changed}"
+    )
+    op.drop_table("metered_usage")
     op.drop_table("usage_writers")
     op.drop_column("keys", "suspended_at")
