@@ -14,3 +14,7 @@ compile requirements/test.txt pyproject.toml requirements/build.in --constraint 
   --extra server --extra agent --extra s3 --extra demo --extra test --extra lint
 # The library that embeddings are compared with, alone: torch, which it asks for, comes from elsewhere (transformers.in).
 compile requirements/reference.txt --no-deps requirements/reference.in
+# What a platform gives those who install its client or its agent; inside the package, since it serves them.
+served=src/modelshare/server/web/install
+compile "$served/requirements-client.txt" pyproject.toml --constraint requirements/run.txt
+compile "$served/requirements-agent.txt" pyproject.toml --constraint requirements/run.txt --extra agent

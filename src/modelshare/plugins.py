@@ -1,6 +1,6 @@
 """Plug-ins: entry points registered by installed distributions, including our own. See docs/plugins.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
@@ -27,11 +27,8 @@ def load(entry: EntryPoint) -> Any:
     try:
         return entry.load()
     except ModuleNotFoundError as error:
-        extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
-        raise PluginError(
-            f"The plug-in `{entry.name}` of {distribution} needs the module {error.name}: "
-            f"pip install '{distribution}{extras}'."
-        ) from error
+        needs = f"`{entry.name}` of {distribution} needs the module {error.name}"
+        raise PluginError(f"The plug-in {needs}: {_how_to_install(distribution, entry.extras)}") from error
     except (Exception, SystemExit) as error:
         raise PluginError(unusable(entry, f"{type(error).__name__}: {error}")) from error
 
@@ -47,6 +44,16 @@ def unusable(entry: EntryPoint, why: str) -> str:
 def _precedence(entry: EntryPoint) -> tuple[bool, str]:
     distribution = _distribution(entry)
     return distribution != _OURS, distribution
+
+
+def _how_to_install(distribution: str, extras: Sequence[str]) -> str:
+    """Our own package is not named to pip: on a public index, anybody may have taken its name."""
+    if distribution != _OURS:
+        chosen = f"[{','.join(extras)}]" if extras else ""
+        return f"pip install '{distribution}{chosen}'."
+    if list(extras) == ["agent"]:
+        return "run your platform's installer again: curl -fsSL https://YOUR-PLATFORM/install.sh | sh -s -- --agent"
+    return f"install modelshare from its source, with the extra {' and '.join(extras) or 'that has it'}."
 
 
 def _distribution(entry: EntryPoint) -> str:

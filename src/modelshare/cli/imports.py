@@ -39,6 +39,13 @@ def import_model(
         Path | None,
         typer.Option(dir_okay=False, help=f"File with a token for the source. Default: {TOKEN}."),
     ] = None,
+    token_host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST",
+            help="Also send the token to this host: that of the registry's token service, such as auth.docker.io.",
+        ),
+    ] = None,
     ask_token: Annotated[bool, typer.Option("--ask-token", help="Ask for the token.")] = False,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Import files that would otherwise be left out.")
@@ -66,6 +73,7 @@ def import_model(
         file=file,
         endpoint=endpoint,
         token=_token(token_file, ask_token=ask_token),
+        token_host=token_host,
         include=include or None,
         exclude=exclude or None,
     )

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,6 +13,11 @@ from modelshare.client import Client, PermissionDeniedError, config
 
 app = typer.Typer(add_completion=False)
 PLATFORM_KEY = "msp_"
+_OF_PLATFORM: Final = (
+    "This is a platform key. It manages the platform: `modelshare platform`, `modelshare projects` and `modelshare "
+    "jobs`. It cannot push, share, deploy or chat: use a project's key for that, such as the one that `modelshare "
+    "platform projects create` prints."
+)
 
 
 @app.command()
@@ -38,6 +43,8 @@ def login(
         print_json({"url": where, "config": str(path)})
     else:
         print_message(f"Logged in to {where}. The key is stored in {path}.")
+        if key.startswith(PLATFORM_KEY):
+            print_message(_OF_PLATFORM)
 
 
 def _ask(url: str) -> str:

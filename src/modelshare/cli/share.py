@@ -99,6 +99,6 @@ def _who_may_deploy(model: ExtendedModel) -> str:
     if model.catalog_role is CatalogRole.SHARED:
         return "Other projects may deploy it on every tier, because an endpoint on a shared tier runs it."
     return (
-        "Other projects may deploy it on `self_hosted`, on their own machines. The other tiers open to them "
-        "with your own first endpoint on a shared tier."
+        "Other projects may deploy it on `self_hosted`, on their own machines. If the platform promotes "
+        "models (its setting `catalog_promotion`), your own first endpoint on a shared tier opens the others to them."
     )

@@ -55,6 +55,7 @@ from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.retention.sweep import Retention
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.ledger import Ledger, forget_unused
 from modelshare.server.router.service import Router, RouterParts
@@ -98,6 +99,7 @@ class Application:
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
+        migrations.SchemaGuard(self.database)
         self.clock = DatabaseClock(self.database, clock)
         self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform = _platform(settings, self.database, self.clock, self._confirmer)
@@ -196,6 +198,7 @@ class Application:
                 "router": self._router,
                 "links": self.links,
                 "reconciler": reconciler.loop,
+                "rebuilder": search.Rebuilder(self.database).loop,
                 "chores": self.chores,
             }
             for name, part in parts.items():
@@ -304,7 +307,6 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in book}
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -327,7 +329,7 @@ def _platform(
             weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
-        admission=Admission(ledger=Ledger(database, clock, prices=prices)),
+        admission=Admission(ledger=Ledger(database, clock)),
         keys=keys,
         sessions=sessions,
         sign_in=SignIn(database, settings, clock),
@@ -354,4 +356,6 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
     yield Chore("forget limits that are not used", writing(forget_unused))
+    yield Chore("forget old records", Retention(platform).sweep)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))
+    yield Chore("roll up usage", functools.partial(endpoints_jobs.roll_up_usage, platform))

@@ -59,10 +59,16 @@ async def test_requests_tokens_and_errors_are_counted(endpoint: Endpoint, ready:
         "prompt_tokens": 11,
         "completion_tokens": 18,
         "estimated": False,
+        "estimated_requests": 0,
+        "tier": None,
+        "version": None,
+        "cost": 0.0,
     }
     await endpoint.chat()
     (row,) = await usage(endpoint.tenant, 5)
     assert row["prompt_tokens"] == 14
+    (row,) = await usage(endpoint.tenant, 5, group_by="tier,version")
+    assert (row["tier"], row["version"]) == ("self_hosted", "1.0.0")
 
 
 async def test_groups_days_and_pages(endpoint: Endpoint, ready: LinkAgent, anonymous: httpx.AsyncClient) -> None:

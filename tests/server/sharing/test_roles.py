@@ -107,3 +107,11 @@ async def test_with_promotion_off_nothing_assigns_shared(without_promotion: Appl
         model = await shared_model(without_promotion, owner)
         assert await deploy(owner, model, "free") == 201
         assert await role(owner, model) == ("deployable", 1)
+        async with (await new_tenant(without_promotion, "other")).http as other:
+            assert (await other.get(f"/v1/models/{model}")).status_code == 404
+            asked = {"model": str(model), "tier": "free", "slug": "e"}
+            refused = (await other.post("/v1/endpoints", json=asked)).json()["error"]["message"]
+            assert "no model gets the role `shared`" in refused
+            page = (await other.get(f"/models/catalog/{model}", headers={"Accept": "text/html"})).text
+            assert "Its role is" in page
+            assert "deploys it on a shared tier" not in page

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,18 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(retry, "FIRST_PAUSE", 0.0)
 
 
-GROUPS = {entry.name: command for entry in ENTRIES if isinstance(command := load(entry), TyperGroup)}
-LEAVES: list[tuple[str, ...]] = [(entry.name,) for entry in ENTRIES if entry.name not in GROUPS]
-LEAVES += [(name, leaf) for name, group in GROUPS.items() for leaf in group.commands]
+def groups(prefix: tuple[str, ...], command: object) -> Iterator[tuple[tuple[str, ...], TyperGroup]]:
+    if isinstance(command, TyperGroup):
+        yield prefix, command
+        for name, inner in command.commands.items():
+            yield from groups((*prefix, name), inner)
+
+
+GROUPS = dict(found for entry in ENTRIES for found in groups((entry.name,), load(entry)))
+LEAVES: list[tuple[str, ...]] = [(entry.name,) for entry in ENTRIES if (entry.name,) not in GROUPS]
+LEAVES += [
+    (*prefix, name) for prefix, group in GROUPS.items() for name in group.commands if (*prefix, name) not in GROUPS
+]
 
 
 def test_help_lists_every_command_and_the_exit_codes() -> None:
@@ -65,7 +75,7 @@ def test_help_does_not_wait_for_what_it_does_not_need() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", [*LEAVES, *((name,) for name in GROUPS)], ids=" ".join)
+@pytest.mark.parametrize("command", [*LEAVES, *GROUPS], ids=" ".join)
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     result = runner.invoke(app, [*command, "--help"])
     assert result.exit_code == 0, result.output
@@ -82,7 +92,8 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(entry: Entry) -> None
 
 
 ARGUMENTS = {
-    "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
+    "models show": ["m"], "models usage": ["m"], "models rename": ["m", "n"], "share": ["m"],
+    "models edit": ["m", "--license", "mit"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "models unsign": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."],
@@ -100,12 +111,18 @@ ARGUMENTS = {
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
-    "projects quota": ["acme", "5GB"],
-    "keys create": ["k"],
-    "keys update": ["k", "--requests-per-minute", "9"],
-    "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
+    "projects quota": ["acme", "5GB"], "usage budget": ["49.50"],
+    "platform projects quota": ["acme", "5GB"], "platform projects create": ["acme"], "platform feature": ["a/m"],
+    "platform join-keys create": ["j", "--tier", "free"], "platform join-keys revoke": ["j"],
+    "platform agents remove": ["a", "-y"], "platform agents suspend": ["a"],
+    "keys create": ["k"], "keys update": ["k", "--requests-per-minute", "9"],
+    "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
+    "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
+OFFLINE = {
+    *("serve", "demo", "db", "admin", "secrets", "backup", "restore", "doctor"),
+    *("agent", "hold", "push", "login", "keys hf-token"),
+}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
 
 

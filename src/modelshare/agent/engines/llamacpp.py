@@ -27,7 +27,7 @@ class LlamaCpp(EngineType):
     def missing(self) -> str | None:
         if importlib.util.find_spec("xllamacpp"):
             return None
-        return "not installed; run pip install 'modelshare[agent]'."
+        return "not installed; run your platform's installer again, with --agent."
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.PICKLE:

@@ -22,7 +22,7 @@ class Transformers(ProgramType):
     rank = 20
     program = "transformers"
     packages = ("torch", "fastapi", "uvicorn")  # without these it only prints installation instructions
-    install = "pip install 'modelshare[transformers]'"
+    install = "install torch and transformers[serving] into the agent's environment"
 
     def unsuited(self, model: ModelFacts) -> str | None:
         if model.format is Format.GGUF:

@@ -1,7 +1,8 @@
-"""Projects and keys: create, rotate, revoke."""
+"""Projects and keys: create, rotate, suspend, revoke."""
 
 import uuid
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -181,8 +182,7 @@ async def rotate_key(
     """Creates a new value. The previous one stays valid for `grace_seconds`; older ones end now."""
     row = await _own_key(session, caller, key_id)
     _check_reach(caller, _reach(row))
-    if row.revoked_at is not None:
-        raise ConflictError("This key is revoked. Create a new one.")
+    _check_not_revoked(row)
     until = now + grace_seconds
     for value in await queries.values_of(session, row.id):
         if value.expires_at is None:
@@ -196,17 +196,26 @@ async def rotate_key(
     return KeyWithValue(**_view(row).model_dump(), key=secret, old_value_valid_until=until)
 
 
+async def suspend_key(session: AsyncSession, caller: Caller, key_id: str, *, is_suspended: bool, now: int) -> Key:
+    """Suspends a key with all its values, or resumes it. Safe to repeat."""
+    row = await _own_key(session, caller, key_id)
+    _check_not_revoked(row)
+    if (row.suspended_at is not None) != is_suspended:
+        row.suspended_at = now if is_suspended else None
+        _record(session, caller, "key.suspend" if is_suspended else "key.resume", row, now)
+    return _view(row)
+
+
 async def change_key(session: AsyncSession, caller: Caller, key_id: str, request: KeyPatch, *, now: int) -> Key:
     """Sets what the key may use, from now on."""
     row = await _own_key(session, caller, key_id)
-    if row.revoked_at is not None:
-        raise ConflictError("This key is revoked. Create a new one.")
+    _check_not_revoked(row)
     changes = {name: getattr(request, name) for name in request.model_fields_set}
     if all(getattr(row, name) == value for name, value in changes.items()):
         return _view(row)
     for name, value in changes.items():
         setattr(row, name, value)
-    _check_reach(caller, _reach(row))
+    _check_reach(caller, replace(_own_reach(caller), limits=row.limits))
     _record(session, caller, "key.change_limits", row, now, **row.limits._asdict())
     return _view(row)
 
@@ -296,6 +305,11 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     return row
 
 
+def _check_not_revoked(row: KeyRow) -> None:
+    if row.revoked_at is not None:
+        raise ConflictError("This key is revoked. Create a new one.")
+
+
 def _no_project() -> NotFoundError:
     return NotFoundError(
         "There is no such project. GET /v1/platform/projects lists them.", code=ErrorCode.PROJECT_NOT_FOUND
@@ -307,14 +321,17 @@ def _no_key() -> NotFoundError:
 
 
 def _check_reach(caller: Caller, wanted: Reach) -> None:
-    own = Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at, caller.limits or NO_LIMITS)
-    refusal = beyond(own, wanted)
+    refusal = beyond(_own_reach(caller), wanted)
     if refusal is not None:
         raise PermissionDeniedError(refusal)
 
 
 def _end(request: KeyCreate, now: int) -> int | None:
     return now + request.expires_in if request.expires_in else None
+
+
+def _own_reach(caller: Caller) -> Reach:
+    return Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at, caller.limits or NO_LIMITS)
 
 
 def _reach(row: KeyRow) -> Reach:
@@ -341,5 +358,6 @@ def _view(row: KeyRow) -> Key:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        suspended_at=row.suspended_at,
         **row.limits._asdict(),
     )

@@ -311,7 +311,9 @@ async def _assess(
     if wanted is not None:
         size = registry.size_of(wanted, spec.file)
         facts = replace(facts, status=ModelStatus(wanted.status), size_bytes=size)
-    reasons = rules.size_reasons(facts, tier) if keeps_tier else rules.selection_reasons(relation, facts, tier)
+    reasons = rules.size_reasons(facts, tier)
+    if not keeps_tier:
+        reasons = rules.selection_reasons(relation, facts, tier, promotion=terms.promotion)
     if not reasons and wanted is None:
         names = [version.version for version in rules.choosable(ready, shown)]
         has_latest = rules.version_wanted(None, ready, shown) is not None

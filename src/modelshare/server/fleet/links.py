@@ -64,6 +64,7 @@ _EARLY = 1000
 _HEARTBEAT_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
+_REMOVED_HOLDER = ClosedError(CloseCode.REMOVED, "This machine was removed. Run `modelshare hold` to use it again.")
 _LEAVING = ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
 _UNKNOWN = ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
 _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
@@ -321,7 +322,7 @@ class AgentLinks:
             agent = await queries.agent(session, linked.info.agent_id)
             links = await queries.links_of(session, [linked.info.agent_id])
         if agent is None or agent.state == AgentState.REMOVED:
-            return _REMOVED
+            return _REMOVED_HOLDER if agent is not None and agent.is_holder else _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         of_agent = links[linked.info.agent_id]

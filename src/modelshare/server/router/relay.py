@@ -134,7 +134,7 @@ class Relay:
     def _ask(self, target: Target) -> bool:
         """Sends the request. Returns False if the connection is down."""
         self._target = target
-        self.usage.context_length = target.context_length
+        self.usage.context_length, self.usage.version = target.context_length, target.version
         link = self._selector.link(target)
         if link is None:
             self._call.later(self._ask_elsewhere(target))

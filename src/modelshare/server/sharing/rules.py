@@ -251,10 +251,10 @@ def allowed_tiers(role: CatalogRole, tiers: Iterable[Tier]) -> list[str]:
     return [tier.slug for tier in tiers if role is CatalogRole.SHARED or not is_shared_tier(tier.slug)]
 
 
-def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list[Reason]:
+def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier, *, promotion: bool = True) -> list[Reason]:
     """Why this caller cannot select this model for a new endpoint on this tier; empty if it can.
 
-    "New" includes moving an endpoint to another tier and activating it again.
+    "New" includes moving an endpoint to another tier and activating it again. `promotion`: see `role_after_change`.
     """
     if not is_visible(relation, facts):
         return [invisible()]
@@ -270,8 +270,12 @@ def selection_reasons(relation: Relation, facts: ModelFacts, tier: Tier) -> list
                 rule="role",
                 message=f"The model's catalog role is `deployable`: it may be selected on `{SELF_HOSTED}` only, "
                 f"not on `{tier.slug}`.",
-                fix=f"Choose the tier `{SELF_HOSTED}` and run your own agent, or ask the owner to deploy the model "
-                "on a shared tier, which gives it the role `shared`.",
+                fix=f"Choose the tier `{SELF_HOSTED}` and run your own agent"
+                + (
+                    ", or ask the owner to deploy the model on a shared tier, which gives it the role `shared`."
+                    if promotion
+                    else ". On this platform, no model gets the role `shared`."
+                ),
             )
         )
     if facts.status not in SHAREABLE:

@@ -1,4 +1,4 @@
-"""Pages of a project's keys: create, rotate, revoke."""
+"""Pages of a project's keys: create, rotate, suspend, revoke."""
 
 import ipaddress
 from typing import Annotated, Final
@@ -13,7 +13,7 @@ from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, Text
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.keys import Key, KeyCreate, Scope
+from modelshare.wire.keys import Key, KeyCreate, KeyPatch, Scope
 
 router = APIRouter(prefix="/dashboard/{project}/keys", route_class=PageRoute, include_in_schema=False)
 _DAY: Final = 24 * 3600
@@ -85,6 +85,31 @@ async def new_key(
     return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
 
 
+@router.get("/{key_id}/limits")
+async def limits_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    return page.render("dashboard/keys/limits.html", key=key)
+
+
+@router.post("/{key_id}/limits")
+async def change_limits(
+    page: OwnerPage,
+    key_id: str,
+    requests_per_minute: Text = "",
+    tokens_per_minute: Text = "",
+    monthly_token_budget: Text = "",
+) -> Response:
+    given = parse_form(
+        KeyPatch,
+        requests_per_minute=requests_per_minute.strip(),
+        tokens_per_minute=tokens_per_minute.strip(),
+        monthly_token_budget=monthly_token_budget.strip(),
+    )
+    every = KeyPatch(**given.model_dump())  # an empty field takes a limit away
+    key = await accounts.change_key(page.session, page.caller, key_id, every, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"Limits of {key.name} saved.")
+
+
 @router.get("/{key_id}/rotate")
 async def rotate_page(page: OwnerPage, key_id: str) -> Response:
     key = await accounts.get_key(page.session, page.caller, key_id)
@@ -97,6 +122,24 @@ async def rotate(page: OwnerPage, key_id: str) -> Response:
     grace = page.platform.settings.keys_rotation_grace_seconds
     key = await accounts.rotate_key(page.session, page.caller, key_id, now=page.now, grace_seconds=grace)
     return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
+
+
+@router.get("/{key_id}/suspend")
+async def suspend_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    return page.render("dashboard/keys/suspend.html", key=key, cuts_streams=page.platform.settings.keys_cut_streams)
+
+
+@router.post("/{key_id}/suspend")
+async def suspend(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.suspend_key(page.session, page.caller, key_id, is_suspended=True, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"{key.name} is suspended.")
+
+
+@router.post("/{key_id}/resume")
+async def resume(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.suspend_key(page.session, page.caller, key_id, is_suspended=False, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"{key.name} works again.")
 
 
 @router.get("/{key_id}/revoke")
@@ -128,4 +171,6 @@ def _networks(text: str) -> list[str]:
 def _state(key: Key, now: int) -> str:
     if key.revoked_at is not None:
         return "revoked"
-    return "expired" if key.expires_at is not None and now >= key.expires_at else "active"
+    if key.expires_at is not None and now >= key.expires_at:
+        return "expired"
+    return "active" if key.suspended_at is None else "suspended"

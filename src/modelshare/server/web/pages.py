@@ -22,6 +22,7 @@ from structlog.contextvars import get_contextvars
 from modelshare.server.errors import ApiError, answer_with_pages, refusal_of
 from modelshare.server.http import Caller, base_url, check_same_origin, get_platform
 from modelshare.server.web import identicons, markdown, number_format, plots, rejected_forms, static_files
+from modelshare.server.web.install import commands as install_commands
 from modelshare.server.web.messages import humanize_error
 from modelshare.server.web.page_auth import ANONYMOUS, SignInNeededError, Visitor, sign_in_url, visitor_of
 from modelshare.wire.keys import Project, Scope
@@ -202,6 +203,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(
         static=static_files.url,
+        install=install_commands,
         mark=identicons.mark,
         plots=plots,
         refusal=rejected_forms.refusal,
@@ -212,6 +214,7 @@ def _environment() -> Environment:
         size=number_format.size,
         short=number_format.short,
         whole=number_format.whole,
+        cost=number_format.cost,
         parameters=number_format.parameters,
         context=number_format.context,
         date=number_format.date,

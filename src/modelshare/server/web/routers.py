@@ -10,6 +10,7 @@ from modelshare.server.web import audit as audit_pages
 from modelshare.server.web import endpoints as endpoints_pages
 from modelshare.server.web import imports as import_pages
 from modelshare.server.web import keys as key_pages
+from modelshare.server.web import limits as limit_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import signers as signer_pages
@@ -18,6 +19,7 @@ from modelshare.server.web import storage as storage_pages
 from modelshare.server.web import usage as usage_pages
 from modelshare.server.web import webhooks as webhook_pages
 from modelshare.server.web.catalog import routes as catalog_pages
+from modelshare.server.web.install import routes as install
 from modelshare.server.web.models import listing as model_list_pages
 from modelshare.server.web.models import page as model_pages
 from modelshare.server.web.models import sharing as model_sharing_pages
@@ -25,6 +27,7 @@ from modelshare.server.web.platform import routes as platform_pages
 
 ROUTERS: Final[tuple[APIRouter, ...]] = (
     static_files.router,
+    install.router,
     account_pages.router,
     key_pages.router,
     signer_pages.router,
@@ -33,6 +36,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     agents_pages.router,
     playground_pages.router,
     usage_pages.router,
+    limit_pages.router,
     catalog_pages.router,
     import_pages.router,
     model_list_pages.router,

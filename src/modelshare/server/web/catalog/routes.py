@@ -95,6 +95,7 @@ async def model_page(
         deploying=caller,
         owned_as=model.owner if model.owner in dict(viewer.projects) else None,
         chosen={"tier": tier, "slug": slug, "version": version},
+        promotion=page.policy.promotion,
         samples=samples(model, base_url=page.base_url, slug=slug, project_id=caller.project_id if caller else None),
         sign_in=sign_in_url(page.request),
         canonical=f"{page.base_url}{PATH}/{model.id}",

@@ -5,11 +5,13 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Final
 
+from modelshare.server.web.install import commands as install
 from modelshare.wire.models import CatalogModelDetail
 from modelshare.wire.tiers import SELF_HOSTED
 
 _QUESTION: Final = "Hello!"
 _ANY_PROJECT: Final = "YOUR_PROJECT_ID"
+_ANY_JOIN_KEY: Final = "msj_…"
 _EMBEDDED: Final = "answer.data[0].embedding"
 _COMPLETED: Final = "answer.choices[0].text"
 _ANSWERED: Final = "answer.choices[0].message.content"
@@ -19,6 +21,7 @@ _ANSWERED: Final = "answer.choices[0].message.content"
 class Samples:
     """Samples, by purpose."""
 
+    install: str
     deploy: str
     agent: str
     curl: str
@@ -32,10 +35,11 @@ def samples(model: CatalogModelDetail, *, base_url: str, slug: str, project_id: 
     route, body, call, shown = _use(model.task, name)
     sent = shlex.quote(_json(body))
     return Samples(
+        install=install.client(base_url),
         deploy=f"export MODELSHARE_URL={shlex.quote(base_url)}\n"
         f"modelshare login\n"
         f"modelshare deploy {shlex.quote(name)} --tier {SELF_HOSTED} --slug {shlex.quote(slug)}",
-        agent=f"MODELSHARE_JOIN_KEY=msj_… modelshare agent --url {shlex.quote(base_url)}",
+        agent=install.machine(base_url, _ANY_JOIN_KEY)[0].commands,
         curl=f"curl -s {shlex.quote(f'{endpoint}/{route}')} \\\n"
         f'  -H "Authorization: Bearer $MODELSHARE_API_KEY" \\\n'
         f'  -H "Content-Type: application/json" \\\n'

@@ -1,0 +1,1 @@
+"""The platform's own package and its installer, for those who use the platform."""
