@@ -54,6 +54,8 @@ NOT_RUN = {
     ): "on the server's machine: tests/server/test_backup.py",
     ("docs/backup.md", "modelshare doctor"): "on the server's machine: tests/server/test_doctor.py",
     ("docs/backup.md", "modelshare admin export-audit"): "a file of the operator's: tests/server/audit",
+    ("docs/engine-fleets.md", "vllm-router --host"): "tests/agent/engines/test_vllm_router.py, with engines of its own",
+    ("docs/engine-fleets.md", "modelshare agent --url"): "tests/agent/engines/test_vllm_router.py, without a platform",
     ("docs/hugging-face.md", "export HF_ENDPOINT=https://models.example.org/hf"): "tests/e2e/test_hugging_face_pull.py",
     (
         "docs/hugging-face.md",
