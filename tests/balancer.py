@@ -33,17 +33,18 @@ class Balancer:
                 check.cancel()
 
     async def _check(self, port: int) -> None:
+        silent = 0
         while True:
             try:
-                timeout = aiohttp.ClientTimeout(total=1)
+                timeout = aiohttp.ClientTimeout(total=3)
                 async with (
                     aiohttp.ClientSession(timeout=timeout) as http,
                     http.get(f"http://127.0.0.1:{port}/readyz") as answer,
                 ):
-                    is_ready = answer.status == 200
+                    is_ready, silent = answer.status == 200, 0
             except TimeoutError:
-                is_ready = False
-                for each in list(self._connections[port]):
+                is_ready, silent = False, silent + 1
+                for each in list(self._connections[port]) if silent > 1 else ():
                     each.transport.abort()
             except (aiohttp.ClientError, OSError):
                 is_ready = False

@@ -136,6 +136,7 @@ async def test_what_runs(lived: LivedIn, deployer: Tenant, page_for: PageFor) ->
             "agent-remove": f"{root}/agents/{lived.agent}/remove",
             "playground": f"{root}/playground?endpoint=chat",
             "usage": f"{root}/usage",
+            "limits": f"{root}/limits",
             "catalog-deploy": f"/models/catalog/{lived.model}?as=borg",
         },
     )
@@ -148,6 +149,7 @@ async def test_what_owners_look_after(lived: LivedIn, page_for: PageFor) -> None
         {
             "keys": f"{root}/keys",
             "key-new": f"{root}/keys/new",
+            "key-limits": f"{root}/keys/{lived.key}/limits",
             "key-revoke": f"{root}/keys/{lived.key}/revoke",
             "signers": f"{root}/signers",
             "members": f"{root}/members",

@@ -42,7 +42,8 @@ def import_model(
     token_host: Annotated[
         str | None,
         typer.Option(
-            metavar="HOST", help="Send the token also to this host, if the registry's token service is there."
+            metavar="HOST",
+            help="Also send the token to this host: that of the registry's token service, such as auth.docker.io.",
         ),
     ] = None,
     ask_token: Annotated[bool, typer.Option("--ask-token", help="Ask for the token.")] = False,

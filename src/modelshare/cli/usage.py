@@ -11,6 +11,7 @@ import typer
 
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
+from modelshare.cli.limits import budget, limits
 from modelshare.cli.output import Json, print_json, print_message, print_table
 from modelshare.client import Client
 from modelshare.client.usage import ALL_COLUMNS
@@ -18,6 +19,8 @@ from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.usage import UsageCounts, UsageRow
 
 app = typer.Typer(add_completion=False)
+app.command()(limits)
+app.command()(budget)
 Column = TypeVar("Column", bound=str)
 DAY: Final = "%Y-%m-%d"
 First = Annotated[datetime | None, typer.Option("--from", formats=[DAY], help="First day (UTC).")]

@@ -396,5 +396,3 @@ encode = msgspec.msgpack.Encoder().encode
 """Encodes a frame, or a list of several, to bytes."""
 decode_from_agent: Callable[[bytes], FromAgent] = _decoder(FromAgent)
 decode_from_server: Callable[[bytes], FromServer] = _decoder(FromServer)
-decode_answer: Callable[[bytes], AnswerFrame] = _decoder(AnswerFrame)
-"""Used between processes of the server."""

@@ -73,6 +73,9 @@ async def test_a_key_cannot_allow_more_than_it_may_use(app: Application, owner: 
         assert (await http.post("/v1/keys", json=spec)).status_code == 403
         assert (await http.post("/v1/keys", json={**spec, "requests_per_minute": 60})).status_code == 201
         assert (await http.post(f"/v1/keys/{other['id']}/rotate")).status_code == 403
+        wide = await made(owner)
+        less = await http.patch(f"/v1/keys/{wide['id']}", json={"requests_per_minute": 60})
+        assert less.status_code == 200, "it may restrict any key of the project"
     assert (await owner.http.patch(f"/v1/keys/{own['id']}", json={"requests_per_minute": None})).status_code == 200
 
 

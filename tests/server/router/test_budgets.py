@@ -110,20 +110,23 @@ async def test_a_projects_budget_in_money(limits: object, endpoint: Endpoint, re
     refused = await endpoint.chat()
     assert refused.json()["error"]["code"] == "budget_exceeded"
     assert refused.json()["error"]["message"].startswith("The project has used its budget of 4.5 of 20")
-    await wait_until(lambda: _told(endpoint, ["budget.warn", "budget.exhaust"]))
+    await wait_until(lambda: _begins(endpoint, ["budget.warn", "budget.exhaust"]))
     state = (await shown(endpoint))["project", "monthly_budget"]
-    assert (state["limit"], state["used"], state["remaining"]) == (4.5, 5, 0), "with what was used before"
-    await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 7})
+    assert (state["limit"], state["remaining"]) == (4.5, 0)
+    assert state["used"] >= 5, "with what was used before"
+    await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 1.2 * state["used"]})
     await wait_until(lambda: _status(endpoint, 200))
-    await wait_until(lambda: _told(endpoint, ["budget.warn", "budget.exhaust", "budget.warn"]))
+    told_again = ["budget.warn", "budget.exhaust", "budget.warn"]
+    await wait_until(lambda: _begins(endpoint, told_again))
 
 
 async def _status(endpoint: Endpoint, status: int) -> bool:
     return (await endpoint.chat()).status_code == status
 
 
-async def _told(endpoint: Endpoint, actions: list[str]) -> bool:
-    return await told(endpoint) == actions
+async def _begins(endpoint: Endpoint, actions: list[str]) -> bool:
+    """Further ones may follow."""
+    return (await told(endpoint))[: len(actions)] == actions
 
 
 @pytest.mark.parametrize("limits", [{"requests_per_minute": 10, "tokens_per_minute": 1000}], indirect=True)

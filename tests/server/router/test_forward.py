@@ -303,3 +303,34 @@ async def cancelled(agent: LinkAgent, request: Request) -> None:
         return request.stream in agent.cancelled
 
     await wait_until(heard)
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_minute": 20, "max_concurrent_requests": 3}], indirect=True)
+async def test_limits_hold_for_both_processes_together(
+    limits: object, processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient
+) -> None:
+    path = f"{client.base_url.path}chat/completions"
+    urls = [f"{url}{path}" for url in processes[1:]]
+    held = [asyncio.ensure_future(client.post(urls[number % 2], content=b"{}")) for number in range(3)]
+    requests = [await agent.request() for _ in held]
+    for url in urls:
+        refused = await client.post(url, content=b"{}")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "capacity_exceeded")
+    for request, _ in requests:
+        await agent.send(answer(request, b"{}"))
+    assert [(await each).status_code for each in held] == [200] * 3
+
+    async def serve(link: LinkAgent, request: Request, body: bytes) -> None:
+        await link.send(answer(request, b"{}"))
+
+    agent.handler = serve
+    started = asyncio.get_running_loop().time()
+    answers = [await client.post(urls[number % 2], content=b"{}") for number in range(40)]
+    refilled = (asyncio.get_running_loop().time() - started) / 3
+    let_in = [each for each in answers if each.status_code == 200]
+    assert 27 <= len(let_in) <= 27 + 1 + refilled
+    left = [int(each.headers["x-ratelimit-remaining-requests"]) for each in answers]
+    assert all(abs(shown - min(20, 27 - number)) <= 2 + refilled for number, shown in enumerate(left[:27], 1))
+    refused = answers[-1]
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 1 <= int(refused.headers["retry-after"]) <= 3

@@ -7,11 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
+from sqlalchemy import select
 
+from cut_database import proxy_to
+from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import Database
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.router.admission import Admission, Gate
+from modelshare.server.router import queries
+from modelshare.server.router.admission import Admission, Gate, Payer
 from modelshare.server.router.ledger import Ledger
+from modelshare.wire.keys import KeyLimits
 from modelshare.wire.tiers import Tier, TierCategory
 from served import wait_until
 
@@ -96,19 +101,19 @@ async def passes(gate: Gate, *, tokens: int = 0) -> int:
 async def test_requests_of_three_processes_count_together(processes: list[Process], clock: Clock) -> None:
     gates = [each.gate(tier(requests=600)) for each in processes]
     let_in = 0
-    for _ in range(12):
+    for _ in range(3):
         let_in += sum(await asyncio.gather(*map(passes, gates)))
-        clock.now += 5
-    assert 0.98 * (900 + 550) <= let_in <= 900 + 550
+        clock.now += 20
+    assert 0.98 * (900 + 400) <= let_in <= 900 + 400
 
 
 async def test_tokens_of_three_processes_count_together(processes: list[Process], clock: Clock) -> None:
     gates = [each.gate(tier(tokens=30_000)) for each in processes]
     used = 0
-    for _ in range(6):
+    for _ in range(3):
         used += 100 * sum(await asyncio.gather(*(passes(each, tokens=100) for each in gates)))
-        clock.now += 10
-    assert 0.98 * (30_000 + 25_000) <= used <= 1.02 * (30_000 + 25_000)
+        clock.now += 20
+    assert 0.98 * (30_000 + 20_000) <= used <= 1.02 * (30_000 + 20_000)
 
 
 async def test_at_most_so_many_at_once_in_all_processes(processes: list[Process]) -> None:
@@ -204,3 +209,79 @@ async def test_a_raised_limit_counts_at_once(processes: list[Process]) -> None:
     assert await passes(one.gate(tier(requests=6))) == 9
     assert await passes(two.gate(tier(requests=60))) == 81
     assert not await enters(one.gate(tier(requests=60)))
+
+
+@pytest.mark.parametrize("how", ["cut", "stalled"])
+async def test_without_the_database_each_process_goes_on_alone(database_url: str, clock: Clock, how: str) -> None:
+    limits = tier(requests=6, tokens=6000, concurrent=3)
+    async with proxy_to(database_url) as proxy, process(proxy.url, clock) as alone:
+        gate = alone.gate(limits)
+        assert await enters(gate)
+        gate.leave()
+        await (proxy.cut() if how == "cut" else asyncio.to_thread(proxy.stall))
+        assert await passes(gate) == 8, "what was left when it asked last"
+        clock.now += 20
+        assert [await enters(gate) for _ in range(3)] == [True, True, False]
+        gate.charge(9000)
+        gate.leave(2)
+        clock.now += 20
+        assert not await enters(gate), "tokens are owed"
+        await proxy.open()
+
+        async def is_shared_again() -> bool:
+            clock.now += 1
+            return alone.admission.used_alone(f"endpoint/{ENDPOINT}/requests") is None
+
+        await wait_until(is_shared_again, 60)
+        assert 0 < await passes(gate) <= 9
+
+
+async def test_a_budget_counts_what_was_used_without_the_database(database_url: str, clock: Clock) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(proxy_to(database_url))
+        alone, other = [await stack.enter_async_context(process(url, clock)) for url in (proxy.url, database_url)]
+        gate, there = (each.admission.gate(ENDPOINT, tier(), payer) for each in (alone, other))
+        assert await enters(gate)
+        await proxy.cut()
+        gate.charge(400)
+        assert await enters(gate)
+        gate.charge(500)
+        await proxy.open()
+
+        async def is_told() -> bool:
+            clock.now += 1
+            return bool(await used(other, "key/00000000-0000-0000-0000-000000000002/2026-11") == 900)
+
+        await wait_until(is_told, 60)
+        assert await enters(there)
+        there.charge(100)
+        assert not await enters(there)
+
+
+async def used(of: Process, subject: str) -> float:
+    async with of.ledger._database.read() as session:
+        return sum(row.used for row in await queries.ledger(session, [subject]))
+
+
+async def test_a_threshold_is_told_once_whoever_crosses_it(processes: list[Process], clock: Clock) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=10_000), None)
+    gates = [each.admission.gate(ENDPOINT, tier(), payer) for each in processes]
+    spent = 1000 * sum(await asyncio.gather(*(passes(each, tokens=1000) for each in gates)))
+    assert 10_000 <= spent <= 12_000, "at most one request in progress more in each process"
+    async with processes[0].ledger._database.read() as session:
+        told = [(row.action, row.target) for row in await session.scalars(select(AuditRow).order_by(AuditRow.id))]
+        sent = sorted(row.type for row in await session.scalars(select(OutboxRow)))
+    assert told == [(action, f"key:{uuid.UUID(int=2)}") for action in ("budget.warn", "budget.exhaust")]
+    assert sent == ["budget.exhausted", "budget.warning"]
+
+
+async def test_a_month_that_begins_has_all_of_its_budget(processes: list[Process], clock: Clock) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=100), None)
+    one = processes[0].admission
+    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1
+    with pytest.raises(RateLimitedError) as refused:
+        await enter(one.gate(ENDPOINT, tier(), payer))
+    assert refused.value.code == "budget_exceeded"
+    clock.now += refused.value.retry_after or 0
+    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1

@@ -67,6 +67,8 @@ async def test_requests_tokens_and_errors_are_counted(endpoint: Endpoint, ready:
     await endpoint.chat()
     (row,) = await usage(endpoint.tenant, 5)
     assert row["prompt_tokens"] == 14
+    (row,) = await usage(endpoint.tenant, 5, group_by="tier,version")
+    assert (row["tier"], row["version"]) == ("self_hosted", "1.0.0")
 
 
 async def test_groups_days_and_pages(endpoint: Endpoint, ready: LinkAgent, anonymous: httpx.AsyncClient) -> None:

@@ -111,7 +111,7 @@ ARGUMENTS = {
     "webhooks create": ["https://w.example"], "webhooks show": ["w"], "webhooks update": ["w", "--on"],
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
-    "projects quota": ["acme", "5GB"],
+    "projects quota": ["acme", "5GB"], "usage budget": ["49.50"],
     "platform projects quota": ["acme", "5GB"], "platform projects create": ["acme"], "platform feature": ["a/m"],
     "platform join-keys create": ["j", "--tier", "free"], "platform join-keys revoke": ["j"],
     "platform agents remove": ["a", "-y"], "platform agents suspend": ["a"],

@@ -16,7 +16,6 @@ from modelshare.wire.link import (
     End,
     Report,
     close_reason,
-    decode_answer,
     decode_from_agent,
     decode_from_server,
 )
@@ -32,7 +31,7 @@ TIMES = (0, -1.0, math.nan, math.inf, 1e9, "1")
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_a_decode_error(data: bytes) -> None:
-    for decode in (decode_from_agent, decode_from_server, decode_answer):
+    for decode in (decode_from_agent, decode_from_server):
         try:
             decode(data)
         except msgspec.DecodeError:
@@ -99,9 +98,6 @@ def _holds(value: Any) -> None:
 def test_what_an_agent_says_out_of_bounds_is_refused(fields: odd_frames.Fields) -> None:
     with pytest.raises(msgspec.DecodeError):
         decode_from_agent(odd_frames.encode(fields))
-    if fields[0] in {"answer", "head", "end", "chunk"}:
-        with pytest.raises(msgspec.DecodeError):
-            decode_answer(odd_frames.encode(fields))
 
 
 def wanted(**changes: Any) -> odd_frames.Fields:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -214,7 +215,7 @@ async def change_key(session: AsyncSession, caller: Caller, key_id: str, request
         return _view(row)
     for name, value in changes.items():
         setattr(row, name, value)
-    _check_reach(caller, _reach(row))
+    _check_reach(caller, replace(_own_reach(caller), limits=row.limits))
     _record(session, caller, "key.change_limits", row, now, **row.limits._asdict())
     return _view(row)
 
@@ -320,14 +321,17 @@ def _no_key() -> NotFoundError:
 
 
 def _check_reach(caller: Caller, wanted: Reach) -> None:
-    own = Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at, caller.limits or NO_LIMITS)
-    refusal = beyond(own, wanted)
+    refusal = beyond(_own_reach(caller), wanted)
     if refusal is not None:
         raise PermissionDeniedError(refusal)
 
 
 def _end(request: KeyCreate, now: int) -> int | None:
     return now + request.expires_in if request.expires_in else None
+
+
+def _own_reach(caller: Caller) -> Reach:
+    return Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at, caller.limits or NO_LIMITS)
 
 
 def _reach(row: KeyRow) -> Reach:

@@ -9,6 +9,7 @@ message that is being read, and a `Head` and an `End` per stream. All other fram
 
 import asyncio
 import itertools
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
@@ -97,12 +98,15 @@ class AgentLink:
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
+        unused_after: float = math.inf,
     ) -> None:
-        """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds."""
+        """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds. `unused_after`: seconds
+        without a request after which the connection ends."""
         self.accepts = True
         """Whether new requests are accepted."""
         self._heartbeat = heartbeat
         self._dead_after = dead_after
+        self._unused_after = unused_after
         self._asked_at = clock()
         self._wire = wire
         self._outbox = Outbox(protocol)
@@ -127,11 +131,6 @@ class AgentLink:
     def busy(self) -> int:
         """Number of requests in progress."""
         return len(self._requests)
-
-    @property
-    def idle_seconds(self) -> float:
-        """Since the last request was sent."""
-        return self._clock() - self._asked_at
 
     @property
     def is_over(self) -> bool:
@@ -351,6 +350,8 @@ class AgentLink:
             now = self._clock()
             if now - self._last_received >= self._dead_after:
                 raise ClosedError(CloseCode.SILENT, f"No frame was received for {self._dead_after:.0f} seconds.")
+            if not self._requests and now - self._asked_at >= self._unused_after:
+                raise ClosedError(CloseCode.GOING_AWAY, "The connection is not used.")
             if now - self._last_sent >= self._heartbeat:
                 self.post(Ping())
             await asyncio.sleep(self._heartbeat / 5)

@@ -132,8 +132,7 @@ class AgentLinks:
         await self._heartbeats.start()
 
     async def leave(self) -> bool:
-        """Tells the agents to connect to other processes, since this one is about to stop, and accepts no more of them.
-        Connections here are used until `stop`. Returns whether there are other processes."""
+        """Tells the agents to connect to other processes, if there are any, which it returns: this one stops soon."""
         self._is_leaving = True
         await self._look()
         self._hand_over(accepts=True)
@@ -145,7 +144,7 @@ class AgentLinks:
 
     def _hand_over(self, *, accepts: bool) -> None:
         for linked in self._linked.values() if self._processes else ():
-            if not linked.instance:  # it has one connection, and does not know of other processes
+            if not linked.instance:  # it has one connection
                 linked.link.close_when_idle(_LEAVING, accepts=accepts)
 
     async def stop(self) -> None:
@@ -373,7 +372,7 @@ async def _hello(receive: Receive) -> Hello:
 def _result(serving: asyncio.Task[ClosedError]) -> ClosedError:
     """Why the connection served by this task ended."""
     if serving.cancelled():
-        return ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
+        return _LEAVING
     if (error := serving.exception()) is None:
         return serving.result()
     outages.report("cannot connect an agent", error)

@@ -10,6 +10,7 @@ Requests per minute may burst by the tier's `burst_percent`. Tokens are charged 
 who overdrew waits until the bucket is full enough again.
 """
 
+import asyncio
 import math
 import time
 import uuid
@@ -32,9 +33,12 @@ from modelshare.wire.tiers import Tier
 _MAX: Final = 100_000
 """Gates kept; the least recently used are dropped."""
 _MINUTE: Final = 60
-_HEADERS: Final = ((b"requests", LimitKind.REQUESTS_PER_MINUTE), (b"tokens", LimitKind.TOKENS_PER_MINUTE))
-_ATTEMPTS: Final = 10
-"""How often the database is asked for one request, while other processes may have something that they do not use."""
+_HEADERS: Final = tuple(
+    (kind, tuple(b"x-ratelimit-%b-%b" % (what, of) for what in (b"limit", b"remaining", b"reset")))
+    for kind, of in ((LimitKind.REQUESTS_PER_MINUTE, b"requests"), (LimitKind.TOKENS_PER_MINUTE, b"tokens"))
+)
+_PATIENCE_SECONDS: Final = 0.3
+"""How long a request waits for what other processes have and may not use."""
 _AGAIN_SECONDS: Final = 0.03
 _REFUSED_SECONDS: Final = 0.5
 """How long it is known, without asking, that a budget is used up: it may be raised at any time."""
@@ -101,7 +105,19 @@ class _Limits:
 class Gate:
     """The limits of the requests of one endpoint; of one key at it, if the key or the project has some of its own."""
 
-    __slots__ = ("_allowances", "_clock", "_ledger", "_per_request", "_rules", "_slots", "ends_at", "payer", "tier")
+    __slots__ = (
+        "_allowances",
+        "_clock",
+        "_ledger",
+        "_per_request",
+        "_per_token",
+        "_rules",
+        "_shown",
+        "_slots",
+        "ends_at",
+        "payer",
+        "tier",
+    )
 
     def __init__(
         self,
@@ -130,7 +146,10 @@ class Gate:
                 self.ends_at = month.ends_at
         self._rules = tuple(map(limits.rule, stated))
         self._allowances = tuple(each.allowance for each in self._rules)
-        self._per_request = tuple(each.allowance for each in self._rules if not each.stated.token_weight)
+        self._per_request = tuple(each for stated, each in self._rules if not stated.token_weight)
+        self._per_token = tuple((each, stated.token_weight) for stated, each in self._rules if stated.token_weight)
+        shown = [(names, [each for stated, each in self._rules if stated.kind is kind]) for kind, names in _HEADERS]
+        self._shown = tuple((names, allowances) for names, allowances in shown if allowances)
 
     @property
     def busy(self) -> int:
@@ -158,20 +177,20 @@ class Gate:
         """As `enter`, with what can be borrowed from the database. Raises RateLimitedError if nothing can be."""
         assert self._ledger is not None  # noqa: S101 - without it `enter` always knows
         asked: dict[Counted, int] = {}
-        for attempt in range(_ATTEMPTS):
-            if attempt:
-                self._slots.freed.clear()
-                await wait(self._slots.freed, _AGAIN_SECONDS)
-                if self.enter():
-                    return
-            await self._borrow(is_wanted=attempt == 0)
+        now = asyncio.get_running_loop().time
+        give_up = now() + _PATIENCE_SECONDS
+        await self._borrow(is_wanted=True)
+        while not self.enter():
+            # Other processes have been told to give back what lies idle; those that have settled since then did.
+            lacking = self._lacking(self._clock())
+            used_up = [each for each in lacking if each.others_turn > asked.setdefault(each, each.turn)]
+            if used_up or (lacking and now() >= give_up):
+                raise self._refusal((used_up or lacking)[0], self._clock())
+            self._slots.freed.clear()
+            await wait(self._slots.freed, _AGAIN_SECONDS)
             if self.enter():
                 return
-            # Other processes have been told to give back what lies idle; those that have settled since then did.
-            lacking = self._lacking(now := self._clock())
-            if used_up := [each for each in lacking if each.others_turn > asked.setdefault(each, each.turn)]:
-                raise self._refusal(used_up[0], now)
-        raise self._refusal(lacking[0], now)
+            await self._borrow(is_wanted=False)
 
     async def _borrow(self, *, is_wanted: bool) -> None:
         assert self._ledger is not None  # noqa: S101 - as above
@@ -195,30 +214,25 @@ class Gate:
         self._slots.leave(turns)
 
     def charge(self, tokens: int) -> None:
-        if not tokens:
+        if not tokens or not self._per_token:
             return
         now = self._clock()
-        for stated, allowance in self._rules:
-            if stated.token_weight:
-                allowance.take(tokens * stated.token_weight, now)
-                self._report(allowance)
+        for allowance, weight in self._per_token:
+            allowance.take(tokens * weight, now)
+            self._report(allowance)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """`x-ratelimit-*` headers as in OpenAI's API, for what is limited: of the endpoint or the key, whichever has
         less left."""
         found: list[tuple[bytes, bytes]] = []
         now = self._clock()
-        for name, kind in _HEADERS:
-            allowances = [allowance for stated, allowance in self._rules if stated.kind is kind]
-            if allowances:
-                least = min(allowances, key=lambda each: each.level(now))
-                level, (capacity, per_minute) = least.level(now), least.limit
-                left = max(0, min(math.floor(level), round(per_minute)))
-                found += [
-                    (b"x-ratelimit-limit-" + name, b"%d" % per_minute),
-                    (b"x-ratelimit-remaining-" + name, b"%d" % left),
-                    (b"x-ratelimit-reset-" + name, _duration((capacity - level) * _MINUTE / per_minute)),
-                ]
+        for (limit, remaining, reset), allowances in self._shown:
+            level, (capacity, per_minute) = min((each.level(now), each.limit) for each in allowances)
+            found += [
+                (limit, b"%d" % per_minute),
+                (remaining, b"%d" % max(0, min(math.floor(level), round(per_minute)))),
+                (reset, _duration((capacity - level) * _MINUTE / per_minute)),
+            ]
         return found
 
     def _lacking(self, now: float) -> list[Counted]:

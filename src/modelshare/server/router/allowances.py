@@ -73,10 +73,12 @@ class Counted:
         self.is_alone, self.free, self.since = False, answer.free, now
         self.turn, self.others_turn = answer.turn, answer.others_turn
         self.lease_ends = self.asked_at + _LEASE_SECONDS
+        if answer.free >= 1:
+            self.refused_until = -math.inf
 
     def refuse(self, now: float, seconds: float) -> None:
         """There is nothing for so long."""
-        if now >= self.refused_until:
+        if not self.is_alone and now >= self.refused_until:
             self.refused_until = now + seconds
 
     def go_alone(self, now: float) -> None:
@@ -192,9 +194,11 @@ class Allowance(Counted):
         return max(1, math.floor(self.limit.capacity * _PORTION))
 
     def _refill(self, now: float) -> None:
-        passed = max(0.0, now - self.since)
-        self.left = min(self.limit.capacity, self.left + passed * self.limit.per_minute / 60)
-        self.since = now
+        passed = now - self.since
+        if passed > 0:
+            capacity, per_minute = self.limit
+            self.left = min(capacity, self.left + passed * per_minute / 60)
+            self.since = now
 
 
 class Slots(Counted):

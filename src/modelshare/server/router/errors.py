@@ -5,7 +5,6 @@ ApiError
 ├── MethodNotAllowedError 405
 ├── BadGatewayError 502
 └── GatewayTimeoutError 504
-ClientGoneError             the client disconnected
 """
 
 from collections.abc import Iterator
@@ -50,10 +49,6 @@ class GatewayTimeoutError(ApiError):
 
 def body_too_long(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(f"The request body is longer than {limit} bytes, the maximum on this platform.")
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection."""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
-from modelshare.server.fleet.streams import ClosedError, LinkRequest, StreamBrokenError
+from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
 from modelshare.server.front.request import PEER_LINKS
 from modelshare.server.front.websocket import MESSAGES, Listener, WebSocket
 from modelshare.server.ids import parse_uuid
@@ -125,8 +125,14 @@ class Forwarder:
 
     def _start(self, target: Target, socket: "aiohttp.ClientWebSocketResponse") -> AgentLink:
         wire = _PeerWire(socket)
-        clock = asyncio.get_running_loop().time
-        link = AgentLink(wire, PROTOCOL, clock, heartbeat=_BEAT_SECONDS, dead_after=_SILENT_SECONDS)
+        link = AgentLink(
+            wire,
+            PROTOCOL,
+            asyncio.get_running_loop().time,
+            heartbeat=_BEAT_SECONDS,
+            dead_after=_SILENT_SECONDS,
+            unused_after=_IDLE_SECONDS,
+        )
         self._open[target.agent_id] = link
         task = asyncio.create_task(self._run(target, link, wire))
         self._running.add(task)
@@ -135,7 +141,7 @@ class Forwarder:
 
     async def _run(self, target: Target, link: AgentLink, wire: "_PeerWire") -> None:
         try:
-            await link.run(_ignore, _ignore, wire.read(), wire.write(), _until_idle(link))
+            await link.run(_ignore, _ignore, wire.read(), wire.write())
         finally:
             if self._open.get(target.agent_id) is link:
                 del self._open[target.agent_id]
@@ -354,13 +360,6 @@ class _Passed:
     def fail(self, _: Exception) -> None:
         """The agent's connection is over."""
         self._passing.close()
-
-
-async def _until_idle(link: AgentLink) -> None:
-    """Raises ClosedError once the connection has not been used for a while."""
-    while link.busy or link.idle_seconds < _IDLE_SECONDS:  # noqa: ASYNC110 - rather than an event for each request
-        await asyncio.sleep(_IDLE_SECONDS / 4)
-    raise ClosedError(CloseCode.GOING_AWAY, "The connection is not used.")
 
 
 def _ignore(_: object) -> None:

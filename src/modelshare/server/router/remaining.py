@@ -15,7 +15,7 @@ from modelshare.server.http import Caller
 from modelshare.server.paging import Paging
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission
-from modelshare.server.router.ledger_rules import Limit
+from modelshare.server.router.ledger_rules import Limit, threshold
 from modelshare.server.router.stated_limits import Month, StatedLimit, month_of, of_key, of_project, of_tier, slots_of
 from modelshare.wire.base import Page
 from modelshare.wire.keys import MICROS, KeyLimits
@@ -72,6 +72,15 @@ async def page(session: AsyncSession, platform: RouterPlatform, caller: Caller, 
             asked += _of_endpoint(row.id, row.slug, tier)
     used = await _used(session, platform.admission, asked, now)
     return Page.of([each.state(used.get(each.subject, 0), now) for each in asked], cursor)
+
+
+async def strained_budgets(session: AsyncSession, platform: RouterPlatform, caller: Caller) -> list[LimitState]:
+    """Budgets of the project and its keys that are used up, or nearly so."""
+    now = platform.clock()
+    asked = [each for each in await _of_project(session, caller, month_of(now)) if each.ends_at is not None]
+    used = await _used(session, platform.admission, asked, now)
+    found = [(each, used.get(each.subject, 0)) for each in asked]
+    return [each.state(amount, now) for each, amount in found if threshold(amount, each.limit.capacity)]
 
 
 async def _of_project(session: AsyncSession, caller: Caller, month: Month) -> list[_Asked]:

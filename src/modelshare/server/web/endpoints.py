@@ -11,6 +11,7 @@ from modelshare.server.errors import NotFoundError
 from modelshare.server.fleet import service as fleet
 from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
+from modelshare.server.router import remaining
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.tiers import TierRegistry
 from modelshare.server.web.context import EndpointsPage, ProjectContext
@@ -34,7 +35,8 @@ _SLUG_LENGTH: Final = 63
 @router.get(_LIST)
 async def list_page(page: EndpointsPage, after: Cursor = None) -> Response:
     listed = await _listed(page, after)
-    return page.render("dashboard/endpoints/list.html", after=after, **listed)
+    budgets = await remaining.strained_budgets(page.session, page.platform, page.caller)
+    return page.render("dashboard/endpoints/list.html", after=after, budgets=budgets, **listed)
 
 
 @router.get(_LIST + "/-/events")

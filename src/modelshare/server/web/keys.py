@@ -13,7 +13,7 @@ from modelshare.server.web.choices import Choice, Chosen, Field, Option
 from modelshare.server.web.context import OwnerPage, Text
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.base import PAGE_LIMIT_MAX
-from modelshare.wire.keys import Key, KeyCreate, Scope
+from modelshare.wire.keys import Key, KeyCreate, KeyPatch, Scope
 
 router = APIRouter(prefix="/dashboard/{project}/keys", route_class=PageRoute, include_in_schema=False)
 _DAY: Final = 24 * 3600
@@ -83,6 +83,31 @@ async def new_key(
     )
     key = await accounts.create_key(page.session, page.caller, spec, now=page.now)
     return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
+
+
+@router.get("/{key_id}/limits")
+async def limits_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    return page.render("dashboard/keys/limits.html", key=key)
+
+
+@router.post("/{key_id}/limits")
+async def change_limits(
+    page: OwnerPage,
+    key_id: str,
+    requests_per_minute: Text = "",
+    tokens_per_minute: Text = "",
+    monthly_token_budget: Text = "",
+) -> Response:
+    given = parse_form(
+        KeyPatch,
+        requests_per_minute=requests_per_minute.strip(),
+        tokens_per_minute=tokens_per_minute.strip(),
+        monthly_token_budget=monthly_token_budget.strip(),
+    )
+    every = KeyPatch(**given.model_dump())  # an empty field takes a limit away
+    key = await accounts.change_key(page.session, page.caller, key_id, every, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"Limits of {key.name} saved.")
 
 
 @router.get("/{key_id}/rotate")

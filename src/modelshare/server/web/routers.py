@@ -10,6 +10,7 @@ from modelshare.server.web import audit as audit_pages
 from modelshare.server.web import endpoints as endpoints_pages
 from modelshare.server.web import imports as import_pages
 from modelshare.server.web import keys as key_pages
+from modelshare.server.web import limits as limit_pages
 from modelshare.server.web import members as member_pages
 from modelshare.server.web import playground as playground_pages
 from modelshare.server.web import signers as signer_pages
@@ -35,6 +36,7 @@ ROUTERS: Final[tuple[APIRouter, ...]] = (
     agents_pages.router,
     playground_pages.router,
     usage_pages.router,
+    limit_pages.router,
     catalog_pages.router,
     import_pages.router,
     model_list_pages.router,
