@@ -18,6 +18,7 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     LINK_PATH,
+    LOAD_SECONDS,
     MAX_DESIRED,
     OLDEST_PROTOCOL,
     PROTOCOL,
@@ -25,10 +26,12 @@ from modelshare.wire.link import (
     Cancel,
     CloseCode,
     Credit,
+    DeploymentLoad,
     Desired,
     Frame,
     FromServer,
     Hello,
+    Ping,
     Request,
     Welcome,
     close_reason,
@@ -78,14 +81,17 @@ class Link:
         token: str,
         handler: LinkHandler,
         *,
+        loads: Callable[[], list[DeploymentLoad]] = list,
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
         retry_first: float = RETRY_FIRST,
         pauses: Mapping[int, float] = _PAUSES,
     ) -> None:
+        """`loads`: how busy the engines are now."""
         self._url = URL(url.rstrip("/") + LINK_PATH)
         self._headers = {"Authorization": f"Bearer {token}"}
         self._handler = handler
+        self._loads = loads
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._backoff = Backoff(retry_first, RETRY_CAP)
@@ -135,7 +141,12 @@ class Link:
             goodbye = LinkLostError("", CloseCode.GOING_AWAY)
             try:
                 await run_all(
-                    [connection.read(self._receiver(connection, streams)), connection.write(), connection.beat()]
+                    [
+                        connection.read(self._receiver(connection, streams)),
+                        connection.write(),
+                        connection.beat(),
+                        self._report_loads(connection),
+                    ]
                 )
             except BadFrameError as bad:
                 goodbye = bad
@@ -160,6 +171,14 @@ class Link:
                 _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
 
         return receive
+
+    async def _report_loads(self, connection: Connection) -> None:
+        told: list[DeploymentLoad] = []
+        while True:
+            if (loads := self._loads()) != told:
+                connection.post(Ping(loads))
+                told = loads
+            await asyncio.sleep(LOAD_SECONDS)
 
     def _apply(self, desired: Desired) -> None:
         try:

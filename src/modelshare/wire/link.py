@@ -38,6 +38,8 @@ BATCH_PROTOCOL: Final = 3
 """The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
 HEARTBEAT_SECONDS: Final = 5.0
+LOAD_SECONDS: Final = 1.0
+"""How often an agent may say how busy its engines are."""
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
 """Bytes of one message; longer bodies are split into several `Body` or `Chunk` frames."""
@@ -309,8 +311,24 @@ class Cancel(Frame, frozen=True, tag="cancel"):
     stream: Figure
 
 
+class DeploymentLoad(msgspec.Struct, frozen=True):
+    """How busy the engine of a deployment is, with the requests of all server processes together."""
+
+    deployment_id: Id
+    slots: Figure
+    """Sequences that it processes at once."""
+    running: Figure
+    """Sequences in progress."""
+    waiting: Figure
+    """Sequences that wait for a slot."""
+
+
 class Ping(Frame, frozen=True, tag="ping"):
-    """Keeps the link alive, in both directions."""
+    """Keeps the link alive, in both directions. An agent also sends it when its loads have changed, at most once per
+    `LOAD_SECONDS`."""
+
+    loads: Annotated[list[DeploymentLoad], Meta(max_length=MAX_DEPLOYMENTS)] | None = None
+    """Of all deployments that serve now. None if nothing is said about them."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import DecodeError
 
-from modelshare.server.fleet.streams import AnswerSink, ClosedError, LinkRequest, Stream, StreamBrokenError
+from modelshare.server.fleet.streams import AnswerSink, ClosedError, EngineLoad, LinkRequest, Stream, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import (
@@ -32,6 +32,7 @@ from modelshare.wire.link import (
     Cancel,
     Chunk,
     CloseCode,
+    DeploymentLoad,
     Frame,
     FromAgent,
     FromServer,
@@ -84,6 +85,9 @@ class Wire(Protocol):
         ...
 
 
+_UNKNOWN: Final = EngineLoad()
+
+
 class AgentLink:
     """One agent's connection to this process, after its `Hello`."""
 
@@ -94,6 +98,10 @@ class AgentLink:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, LinkRequest] = {}
+        self._loads: dict[str, EngineLoad] = {}
+        """By deployment."""
+        self._elsewhere = 0
+        self._here = 0
         self._ids = itertools.count(1)
         self._last_received = self._last_sent = clock()
         self._end: asyncio.Future[None] = self._loop.create_future()
@@ -107,8 +115,11 @@ class AgentLink:
 
     @property
     def busy(self) -> int:
-        """Number of requests in progress."""
-        return len(self._requests)
+        """Number of sequences in progress or waiting at the agent, as far as it is known."""
+        return self._here + self._elsewhere
+
+    def load(self, deployment_id: str) -> EngineLoad:
+        return self._loads.get(deployment_id, _UNKNOWN)
 
     @property
     def is_over(self) -> bool:
@@ -140,20 +151,32 @@ class AgentLink:
         await self._wire.drain()
 
     def ask(
-        self, sink: AnswerSink, deployment_id: str, route: str, body: bytes, *, timeout: float, tenant: str = ""
+        self,
+        sink: AnswerSink,
+        deployment_id: str,
+        route: str,
+        body: bytes,
+        *,
+        timeout: float,
+        tenant: str = "",
+        sequences: int = 1,
     ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
-        `timeout`: the agent's time limit, in seconds. The caller has to close what is returned.
+        `timeout`: the agent's time limit, in seconds. `sequences`: as which it counts. The caller has to close what is
+        returned.
         """
         if self._end.done() or self._wire.is_closed:
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
+        load = self._loads.setdefault(deployment_id, EngineLoad())
         window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
-        request = LinkRequest(self, next(self._ids), window, sink)
+        request = LinkRequest(self, next(self._ids), window, sink, load, sequences)
         self._requests[request.id] = request
+        self._here += sequences
+        load.here += sequences
         if len(body) <= BODY_SLICE and not self._unsent and not self._wire.is_blocked:
             request.is_sent = True
             self.post(Request(request.id, deployment_id, route, body, False, timeout, window, tenant))
@@ -183,6 +206,8 @@ class AgentLink:
         """The request is over."""
         if self._requests.pop(request.id, None) is None:
             return
+        self._here -= request.sequences
+        request.load.here -= request.sequences
         self._free += request.window
         self._unsent.pop(request.id, None)
         if request.is_sent and not request.ended and not self._end.done():
@@ -257,10 +282,23 @@ class AgentLink:
                 self._on_report(frame)
             case Released():
                 self._on_released(frame)
-            case Ping() | UnknownFrame():
+            case Ping():
+                if frame.loads is not None:
+                    self._take_loads(frame.loads)
+            case UnknownFrame():
                 pass
             case _:
                 raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")
+
+    def _take_loads(self, reported: list[DeploymentLoad]) -> None:
+        loads = {name: load for name, load in self._loads.items() if load.here}
+        for load in loads.values():
+            load.slots = load.elsewhere = 0
+        for each in reported:
+            load = loads.setdefault(each.deployment_id, EngineLoad())
+            load.slots = each.slots
+            load.elsewhere = max(0, each.running + each.waiting - load.here)
+        self._loads, self._elsewhere = loads, sum(load.elsewhere for load in loads.values())
 
     def _take_late(self, frame: AnswerFrame) -> None:
         self._late -= len(frame.data) if isinstance(frame, Chunk) else _HEAD_AND_END // 2

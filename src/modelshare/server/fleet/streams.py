@@ -58,13 +58,47 @@ class RequestLink(Protocol):
     def forget(self, request: "LinkRequest") -> None: ...
 
 
+class EngineLoad:
+    """How busy the engine of a deployment is, in sequences."""
+
+    __slots__ = ("elsewhere", "here", "slots")
+
+    def __init__(self) -> None:
+        self.slots = 0
+        """How many it processes at once; 0 if the agent does not say."""
+        self.here = 0
+        """Asked for over this connection."""
+        self.elsewhere = 0
+        """The others, as the agent last reported."""
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self.slots <= self.here + self.elsewhere
+
+
 class LinkRequest:
     """One request on the link."""
 
-    __slots__ = ("_begun", "_link", "_owed", "credit", "ended", "id", "is_sent", "sink", "window")
+    __slots__ = (
+        "_begun",
+        "_link",
+        "_owed",
+        "credit",
+        "ended",
+        "id",
+        "is_sent",
+        "load",
+        "sequences",
+        "sink",
+        "window",
+    )
 
-    def __init__(self, link: RequestLink, stream_id: int, window: int, sink: AnswerSink) -> None:
+    def __init__(
+        self, link: RequestLink, stream_id: int, window: int, sink: AnswerSink, load: EngineLoad, sequences: int
+    ) -> None:
         self.id = stream_id
+        self.load = load
+        self.sequences = sequences
         self.window = window
         """Bytes that may be in transit or waiting."""
         self.credit = window

@@ -192,6 +192,7 @@ class Call:
             self._gate.count_as(self._turns)
         tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
+        self._relay.sequences = self._turns
         if len(self._endpoint.targets) > 1:
             session = self.head.header(b"x-session-id")
             self._relay.conversation = Conversation.of(self._endpoint.id, self.head.route, body, session)

@@ -36,6 +36,8 @@ class Relay:
         """`tenant`: the project's name for agents."""
         self.usage = usage
         self.conversation: Conversation | None = None
+        self.sequences = 1
+        """As which the request counts."""
         self._call = call
         self._selector = selector
         self._body = body
@@ -137,7 +139,13 @@ class Relay:
             route, deployment_id = self._call.head.route, target.deployment_id
             try:
                 self._request = link.ask(
-                    self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
+                    self,
+                    deployment_id,
+                    route,
+                    self._body,
+                    timeout=LONGEST_STREAM,
+                    tenant=self._tenant,
+                    sequences=self.sequences,
                 )
             except StreamBrokenError:
                 return False
