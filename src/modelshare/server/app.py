@@ -114,6 +114,7 @@ class Application:
                 sessions=self.platform.sessions,
                 registry=self.platform.metrics,
                 hits=self.platform.endpoint_policy.prefix_hits,
+                waiting=self.platform.endpoint_policy.waiting,
                 clock=self.clock,
             )
         )

@@ -8,7 +8,7 @@ request, and the content type of an answer, are parsed.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +16,7 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
 from modelshare.server.router.answer_usage import AnswerUsage
@@ -27,8 +27,10 @@ from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
+from modelshare.server.router.request_queue import Patience, Waiter
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
+from modelshare.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from modelshare.server.router.admission import Gate
@@ -78,6 +80,10 @@ class Call:
         self._body: list[bytes] = []
         self._size = 0
         self._relay: Relay | None = None
+        self._patience: Patience | None = None
+        """If it has to wait, or had to."""
+        self._refusal: RateLimitedError | None = None
+        """Why the endpoint's limits do not let it in."""
 
     # Called by the client's connection.
 
@@ -101,6 +107,9 @@ class Call:
 
     def too_slow(self) -> None:
         """The deadline has passed."""
+        if self._patience is not None and self._patience.is_waiting:
+            self.guard(self._give_up)
+            return
         if self._relay is not None and not self.reply.status:
             self._relay.report_result(is_failure=True)
         self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
@@ -162,23 +171,103 @@ class Call:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
-        gate = router.admission.gate(endpoint.id, endpoint.tier)
-        try:
-            gate.enter()
-        finally:
-            self.reply.headers = [*self.reply.headers, *gate.headers()]
-        self._gate = gate
         self._track(router.running_endpoints, endpoint.id)
-        self.deadline = router.now() + endpoint.tier.request_timeout_seconds
-        check_encoding(head.header(b"content-encoding"))
+        if router.queue and (first := router.queue.first(endpoint.id)) is not None:
+            self._refusal = first.refusal
+            self._wait_behind(router.queue.length(endpoint.id))
+        elif self.try_turn():
+            self._enter_gate()
+        else:
+            self._wait_behind(0)
+
+    def _enter_gate(self) -> None:
+        self._show_limits()
+        if self._gate is None:
+            raise self.refusal
+        self.deadline = self._router.now() + self._endpoint.tier.request_timeout_seconds
+        check_encoding(self.head.header(b"content-encoding"))
         self._state = _State.READING
         self._read()
 
-    def _read(self) -> None:
-        limit, announced = self._router.max_body_bytes, self.head.content_length
-        if announced <= limit and (data := self._client.take()):
+    # Waiting at the endpoint's limits (`request_queue.Waiter`).
+
+    @property
+    def refusal(self) -> RateLimitedError:
+        assert self._refusal is not None  # noqa: S101 - set before it waits
+        return self._refusal
+
+    def try_turn(self) -> bool:
+        """Also returns True if waiting is no use."""
+        endpoint = self._endpoint
+        gate = self._router.admission.gate(endpoint.id, endpoint.tier)
+        try:
+            gate.enter()
+        except RateLimitedError as refusal:
+            self._refusal = refusal
+            seconds = 0 if refusal.code is ErrorCode.CAPACITY_EXCEEDED else refusal.retry_after or 0
+            return not (self.may_wait and self._patient().lasts(seconds))
+        self._gate = gate
+        return True
+
+    def go_on(self) -> None:
+        self.waited()
+        self.guard(self._go_on)
+
+    def _go_on(self) -> None:
+        """Its turn has come: the endpoint may have changed since."""
+        found = self._router.snapshots.known(self.head.project_id, self.head.slug)
+        if found is None:
+            self.later(self._look_again())
+        else:
+            self._endpoint = checked_endpoint(self.head, found[0], self._router.clock())
+            self._enter_gate()
+
+    async def _look_again(self) -> None:
+        with database_outages():
+            found = await self._router.find_endpoint(self.head)
+        self._endpoint = checked_endpoint(self.head, found, self._router.clock())
+        self._enter_gate()
+
+    def _wait_behind(self, others: int) -> None:
+        """Waits at the endpoint's limits, where others wait. Raises RateLimitedError if it would be too long."""
+        self._show_limits()
+        self._patient().check_rate(others, self.refusal)
+        if self.head.header(b"expect"):  # the client may be told to send its body, or it would count as stalled
+            self._take()
+        self.wait(self, (self._endpoint.id,))
+
+    def _give_up(self) -> None:
+        """It has waited in vain."""
+        patience, refusal = self._patient(), (self._relay or self).refusal
+        place = patience.place
+        patience.leave()
+        self._show_limits()
+        self._show(patience.headers(place))
+        raise patience.over(refusal, place)
+
+    def _show_limits(self) -> None:
+        self._show(self._router.admission.gate(self._endpoint.id, self._endpoint.tier).headers())
+
+    def _show(self, headers: Headers) -> None:
+        """Sends them with the answer, in place of those of the same names."""
+        if headers:
+            names = {name for name, _ in headers}
+            self.reply.headers = [*(each for each in self.reply.headers if each[0] not in names), *headers]
+
+    def _patient(self) -> Patience:
+        if self._patience is None:
+            self._patience = Patience(self._router.queue, self._endpoint, self._router.now)
+        return self._patience
+
+    def _take(self) -> None:
+        if data := self._client.take():
             self._body.append(data)
             self._size += len(data)
+
+    def _read(self) -> None:
+        limit, announced = self._router.max_body_bytes, self.head.content_length
+        if announced <= limit:
+            self._take()
         if max(self._size, announced) > limit:
             raise body_too_long(limit)
         if self._client.complete:
@@ -205,9 +294,37 @@ class Call:
         """Whether the client reads too slowly."""
         return self._client.is_blocked
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether the tier has a queue."""
+        return self._endpoint.tier.queue_seconds > 0
+
+    def has_waiting(self, deployment_id: str) -> bool:
+        """Whether others wait for it."""
+        return self._router.queue.length(deployment_id) > 0
+
+    def wait(self, waiter: Waiter, subjects: Sequence[Hashable], size: int = 0, *, is_first: bool = False) -> None:
+        """Waits for one of the subjects; see `Ticket`. Raises RateLimitedError if there is no time or space for it."""
+        patience = self._patient()
+        if not patience.begin(waiter, subjects, size, is_first=is_first):
+            raise waiter.refusal
+        self.deadline = patience.until
+
+    def waited(self) -> None:
+        """It had its turn, if it had to wait for one: now its time begins."""
+        self.deadline = self._router.now() + self._endpoint.tier.request_timeout_seconds
+        if self._patience is not None:
+            self._patience.has_left()
+            self._show(self._patience.headers())
+
     def progress(self) -> None:
         """A part of a stream has arrived: the next one has as much time again."""
         self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
+
+    def known_targets(self) -> Sequence[Target]:
+        """The endpoint's targets, as far as they are in memory."""
+        found = self._router.snapshots.known(self.head.project_id, self.head.slug)
+        return found[0].targets if found and found[0] else ()
 
     async def fresh_targets(self) -> Sequence[Target]:
         """The endpoint's targets as they are in the database now."""
@@ -241,15 +358,21 @@ class Call:
             return
         self._state, self.deadline, self._is_finished = _State.OVER, _NEVER, True
         usage = usage or self._usage()
+        router = self._router
+        if self._patience is not None and self._patience.is_waiting:
+            self._patience.leave()
         if self._relay is not None:
+            if router.queue:
+                router.queue.freed(*self._relay.asked)
             self._relay.close()
             self._relay, self._body = None, []
         for running, subject in self._in_flight:
             running.leave(subject, self)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        router = self._router
         if self._gate is not None:
+            if router.queue:
+                router.queue.freed(self._endpoint.id)
             self._gate.leave(self._turns)
             self._gate.charge(usage.prompt_tokens + usage.completion_tokens)
             router.meter.add(self._endpoint, self._caller.id, usage, failed=is_failure)

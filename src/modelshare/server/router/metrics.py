@@ -31,6 +31,7 @@ class RouterMetrics:
         )
         self._tokens = Counter("modelshare_inference_tokens", "Tokens by kind.", ("kind",), registry=registry)
         self.under_way = Gauge("modelshare_inference_under_way", "Inference requests in progress.", registry=registry)
+        self.waiting = Gauge("modelshare_inference_waiting", "Those that wait for their turn.", registry=registry)
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         """Looking metrics up by their labels takes longer than counting."""
         registry.register(_PrefixCollector(hits))

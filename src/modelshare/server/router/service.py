@@ -5,6 +5,7 @@ Routes: `/{project_id}/{endpoint_slug}/v1/` followed by `chat/completions`, `com
 over ASGI (`asgi`).
 """
 
+import asyncio
 import hmac
 import random
 import re
@@ -22,7 +23,7 @@ from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticat
 from modelshare.server.background import Loop, stop_all
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.policy import PrefixHits
+from modelshare.server.endpoints.policy import PrefixHits, WaitingRequests
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.http import Caller, session_token
@@ -38,6 +39,7 @@ from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.request_head import RequestHead, parse_path
+from modelshare.server.router.request_queue import RequestQueue
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.settings import Settings
@@ -58,6 +60,8 @@ class Router:
         self.admission = Admission()
         self.metrics = RouterMetrics(parts.registry, parts.hits)
         self.meter = Meter(parts.database, parts.clock)
+        self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
+        self.metrics.waiting.set_function(self.queue.__len__)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
         self.max_body_bytes = settings.inference_max_body_bytes
@@ -176,6 +180,7 @@ class Router:
         return await self.snapshots.get(head.project_id, head.slug, **since)
 
     async def _sweep(self) -> None:
+        self.queue.serve_all()
         now = self.now()
         for call in [each for each in self._calls if each.deadline <= now]:
             call.too_slow()
@@ -198,5 +203,6 @@ class RouterParts:
     sessions: SessionAuthenticator
     registry: CollectorRegistry
     hits: PrefixHits
+    waiting: WaitingRequests
     clock: Callable[[], float]
     """Unix seconds."""

@@ -19,6 +19,8 @@ from modelshare.server.router.prefix_routing import Conversations, conversation_
 _USUAL_SLOTS: Final = 8
 """Assumed of agents that do not say how many sequences they process at once."""
 
+_RESTING: Final = 10_000
+
 
 class Conversation(NamedTuple):
     """What a request continues or begins."""
@@ -46,6 +48,8 @@ class TargetSelector:
         self._links = links
         self._forwarder = forwarder
         self._forwarded: Counter[str] = Counter()
+        self._resting: dict[str, float] = {}
+        """Until when, by deployment."""
 
     def best(
         self,
@@ -77,6 +81,24 @@ class TargetSelector:
         if home is not None:
             self._hits.count(conversation.endpoint_id, is_hit=chosen == home)
         return found[ids.index(chosen)].target
+
+    def is_full(self, target: Target) -> bool:
+        """Whether it is known to have no free slot."""
+        link = self._links.get(target.agent_id)
+        is_resting = target.deployment_id in self._resting and self._rests(target.deployment_id)
+        return is_resting or (link is not None and link.load(target.deployment_id).is_full)
+
+    def rest(self, target: Target, seconds: float) -> None:
+        """It said that it has too much to do: for a while it counts as full."""
+        if len(self._resting) >= _RESTING:
+            self._resting.clear()
+        self._resting[target.deployment_id] = time.monotonic() + seconds
+
+    def _rests(self, deployment_id: str) -> bool:
+        if time.monotonic() < self._resting[deployment_id]:
+            return True
+        del self._resting[deployment_id]
+        return False
 
     def link(self, target: Target) -> AgentLink | None:
         """The agent's connection, if it is to this process."""
@@ -113,9 +135,11 @@ class TargetSelector:
     def _candidate(self, target: Target) -> "_Candidate":
         link = self._links.get(target.agent_id)
         if link is None:
-            return _Candidate(target, self._forwarded[target.deployment_id], _USUAL_SLOTS, False, True)
-        load = link.load(target.deployment_id)
-        return _Candidate(target, link.busy, load.slots or _USUAL_SLOTS, load.is_full, False)
+            return _Candidate(
+                target, self._forwarded[target.deployment_id], _USUAL_SLOTS, self.is_full(target), is_forwarded=True
+            )
+        slots = link.load(target.deployment_id).slots or _USUAL_SLOTS
+        return _Candidate(target, link.busy, slots, self.is_full(target), is_forwarded=False)
 
 
 class _Candidate(NamedTuple):
