@@ -15,10 +15,14 @@ from modelshare.server.router.request_queue import (
     MAX_WAITING,
     MAX_WAITING_OF_PROJECT,
     FairQueue,
+    Patience,
     Place,
     RequestQueue,
     Ticket,
 )
+from modelshare.server.router.snapshots import Snapshot
+from modelshare.wire.endpoints import EndpointStatus
+from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier, TierCategory
 
 PROJECTS = "abcd"
@@ -221,3 +225,59 @@ def test_how_many_wait_is_known_by_endpoint() -> None:
     assert figures is not None
     assert (figures.waiting, figures.longest_seconds) == (1, 0)
     assert room.figures.of(ENDPOINT, TIER.model_copy(update={"queue_seconds": 0})) is None
+
+
+def patience(room: Room, **limits: Any) -> Patience:
+    tier = TIER.model_copy(update=limits)
+    endpoint = Snapshot(
+        *(ENDPOINT, "p", "chat", tier, 0, None, None, EndpointStatus.ACTIVE, None, None, frozenset(), (), None)
+    )
+    return Patience(room.queue, endpoint, lambda: room.now)
+
+
+BUSY = RateLimitedError("Too many at once.", code=ErrorCode.CAPACITY_EXCEEDED, retry_after=60)
+OFTEN = RateLimitedError("Too many.", code=ErrorCode.RATE_LIMIT_EXCEEDED, retry_after=2)
+
+
+@pytest.mark.parametrize(
+    ("others", "refusal", "per_minute", "retry_after"),
+    [
+        (0, OFTEN, 60, None),
+        (2, OFTEN, 60, None),
+        (3, OFTEN, 60, 5),
+        (3, OFTEN, 120, None),
+        (100, BUSY, 60, None),
+        (0, RateLimitedError("Later.", code=ErrorCode.RATE_LIMIT_EXCEEDED, retry_after=5), None, 5),
+    ],
+    ids=["soon", "behind two", "behind too many", "behind as many but quicker", "until one has finished", "too late"],
+)
+def test_who_would_wait_too_long_is_told_when_to_come(
+    others: int, refusal: RateLimitedError, per_minute: int | None, retry_after: int | None
+) -> None:
+    waits = patience(Room(), requests_per_minute=per_minute)
+    if retry_after is None:
+        waits.check(others, refusal)
+    else:
+        with pytest.raises(RateLimitedError) as error:
+            waits.check(others, refusal)
+        assert error.value.retry_after == retry_after
+
+
+def test_all_waits_of_a_request_together_have_a_limit() -> None:
+    room = Room()
+    waits = patience(room)
+    assert waits.begin(Waiting("one", []), ["x"])
+    room.now += 4
+    assert waits.place == Place(1, 1)
+    waits.leave()
+    assert waits.begin(Waiting("one", []), ["y"])
+    room.now += 0.5
+    waits.leave()
+    assert waits.headers() == [(b"x-queue-seconds", b"4.500")]
+    room.now += 0.5
+    assert not waits.begin(Waiting("one", []), ["y"])
+
+
+def test_a_tier_without_a_queue_lets_nobody_wait() -> None:
+    with pytest.raises(RateLimitedError, match="at once"):
+        patience(Room(), queue_seconds=0).check(0, BUSY)

@@ -19,7 +19,7 @@ _COUNTED: Final = 10_000
 """Endpoints whose hits are counted, the ones that began last."""
 
 
-class LiveFigures(NamedTuple):
+class LiveCounts(NamedTuple):
     """What the process that answers counts, since its start. None: nothing is counted."""
 
     prefix_cache: PrefixCache | None = None
@@ -116,9 +116,9 @@ class EndpointPolicy:
     prefix_hits: PrefixHits = field(default_factory=PrefixHits)
     waiting: WaitingRequests = field(default_factory=WaitingRequests)
 
-    def live(self, endpoint_id: uuid.UUID, tier: str) -> LiveFigures:
+    def live(self, endpoint_id: uuid.UUID, tier: str) -> LiveCounts:
         """What this process counts of the endpoint's requests."""
-        return LiveFigures(self.prefix_hits.of(endpoint_id), self.waiting.of(endpoint_id, self.tiers.get(tier)))
+        return LiveCounts(self.prefix_hits.of(endpoint_id), self.waiting.of(endpoint_id, self.tiers.get(tier)))
 
     def tier_signers(self, slug: str) -> str | None:
         """Of the tier with this slug; see the function of this name."""

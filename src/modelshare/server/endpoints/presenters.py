@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from modelshare.server.endpoints import version_choice
-from modelshare.server.endpoints.policy import LiveFigures
+from modelshare.server.endpoints.policy import LiveCounts
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.registry import file_selection
 from modelshare.server.registry.file_selection import FileSelection
@@ -15,7 +15,7 @@ from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
 MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
 
 
-def view(row: EndpointRow, base_url: str, live: LiveFigures | None = None) -> Endpoint:
+def view(row: EndpointRow, base_url: str, live: LiveCounts | None = None) -> Endpoint:
     """An endpoint as its project sees it. `base_url`: the platform's URL for this client."""
     version = resolved(row)
     status, reason = EndpointStatus(row.status), row.status_reason or _stays(row, version)

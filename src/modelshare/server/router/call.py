@@ -30,7 +30,6 @@ from modelshare.server.router.request_head import RequestHead, checked_endpoint,
 from modelshare.server.router.request_queue import Patience, Waiter
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
-from modelshare.wire.errors import ErrorCode
 
 if TYPE_CHECKING:
     from modelshare.server.router.admission import Gate
@@ -182,8 +181,6 @@ class Call:
 
     def _enter_gate(self) -> None:
         self._show_limits()
-        if self._gate is None:
-            raise self.refusal
         self.deadline = self._router.now() + self._endpoint.tier.request_timeout_seconds
         check_encoding(self.head.header(b"content-encoding"))
         self._state = _State.READING
@@ -197,15 +194,13 @@ class Call:
         return self._refusal
 
     def try_turn(self) -> bool:
-        """Also returns True if waiting is no use."""
         endpoint = self._endpoint
         gate = self._router.admission.gate(endpoint.id, endpoint.tier)
         try:
             gate.enter()
         except RateLimitedError as refusal:
             self._refusal = refusal
-            seconds = 0 if refusal.code is ErrorCode.CAPACITY_EXCEEDED else refusal.retry_after or 0
-            return not (self.may_wait and self._patient().lasts(seconds))
+            return False
         self._gate = gate
         return True
 
@@ -223,15 +218,13 @@ class Call:
             self._enter_gate()
 
     async def _look_again(self) -> None:
-        with database_outages():
-            found = await self._router.find_endpoint(self.head)
-        self._endpoint = checked_endpoint(self.head, found, self._router.clock())
+        await self._refresh()
         self._enter_gate()
 
     def _wait_behind(self, others: int) -> None:
         """Waits at the endpoint's limits, where others wait. Raises RateLimitedError if it would be too long."""
         self._show_limits()
-        self._patient().check_rate(others, self.refusal)
+        self._patient().check(others, self.refusal)
         if self.head.header(b"expect"):  # the client may be told to send its body, or it would count as stalled
             self._take()
         self.wait(self, (self._endpoint.id,))
@@ -322,9 +315,16 @@ class Call:
         self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
 
     def known_targets(self) -> Sequence[Target]:
-        """The endpoint's targets, as far as they are in memory."""
+        """The endpoint's targets. They are a second old at most, if this is called again and again."""
         found = self._router.snapshots.known(self.head.project_id, self.head.slug)
-        return found[0].targets if found and found[0] else ()
+        if found is None and (self._task is None or self._task.done()):
+            self.later(self._refresh())
+        return found[0].targets if found and found[0] else self._endpoint.targets
+
+    async def _refresh(self) -> None:
+        with database_outages():
+            found = await self._router.find_endpoint(self.head)
+        self._endpoint = checked_endpoint(self.head, found, self._router.clock())
 
     async def fresh_targets(self) -> Sequence[Target]:
         """The endpoint's targets as they are in the database now."""

@@ -152,7 +152,7 @@ class Relay:
         )
 
     def try_turn(self) -> bool:
-        self._targets = self._call.known_targets() or self._targets
+        self._targets = self._call.known_targets()
         target = self._selector.best(self._targets, None, self._tried, self._tenant)
         return target is None or not self._selector.is_full(target)
 

@@ -270,10 +270,6 @@ class Patience:
             found += [(b"x-queue-place", b"%d" % place.number), (b"x-queue-length", b"%d" % place.length)]
         return found
 
-    def lasts(self, seconds: float) -> bool:
-        """Whether it can wait for so long."""
-        return self._clock() + seconds < self.until
-
     def begin(self, waiter: Waiter, subjects: Iterable[Hashable], size: int = 0, *, is_first: bool = False) -> bool:
         """Enters the queue for one of the subjects. Returns False if there is no time or space left."""
         endpoint, now = self._endpoint, self._clock()
@@ -284,19 +280,20 @@ class Patience:
         self._ticket = ticket
         return True
 
-    def check_rate(self, others: int, refusal: RateLimitedError) -> None:
-        """Raises RateLimitedError if `others` that wait already take all the time. `refusal`: why they wait."""
+    def check(self, others: int, refusal: RateLimitedError) -> None:
+        """Raises RateLimitedError if there is not enough time. `others` wait already, and `refusal` says why."""
+        seconds = 0 if refusal.code is ErrorCode.CAPACITY_EXCEEDED else refusal.retry_after or 0
         per_minute = self._endpoint.tier.requests_per_minute
-        if not others or not per_minute or refusal.code is not ErrorCode.RATE_LIMIT_EXCEEDED:
-            return
-        seconds = (refusal.retry_after or 0) + math.ceil(others * 60 / per_minute)
-        if not self.lasts(seconds):
-            raise RateLimitedError(
+        if seconds and others and per_minute:
+            seconds += math.ceil(others * 60 / per_minute)
+            refusal = RateLimitedError(
                 f"{others} requests of this endpoint wait already, and its tier allows {per_minute} per minute. "
                 f"Try again in {seconds} s.",
                 code=refusal.code,
                 retry_after=seconds,
             )
+        if self._clock() + seconds >= self.until:
+            raise refusal
 
     @property
     def place(self) -> Place:
