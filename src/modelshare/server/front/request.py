@@ -16,6 +16,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Names are in lower case."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
+_BAD_ESCAPE: Final = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
 _SEPARATORS: Final = len(": \r\n")
 
 
@@ -27,8 +28,9 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         raise refusals.malformed(f"this server does not support HTTP/{version}")
     if method == b"CONNECT":
         raise refusals.malformed("this server is not a proxy")
-    if any(name == b"transfer-encoding" and value.strip().lower() != b"chunked" for name, value in headers):
-        raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`")
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if codings and (version != "1.1" or any(each.strip().lower() != b"chunked" for each in codings)):
+        raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`, in HTTP/1.1")
     hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
         raise refusals.malformed("it needs one `Host` header with the name or address of the platform")
@@ -40,6 +42,10 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
     if not path.startswith("/"):
         raise refusals.malformed("it has no path")
+    if target[:1] != b"/" and not _names_host(target, hosts):
+        raise refusals.malformed("its URL is not one of the host that its `Host` header names")
+    if "%" in path and _BAD_ESCAPE.search(path):
+        raise refusals.malformed("its URL is invalid; write a percent sign as %25")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -53,6 +59,14 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         "headers": headers,
         "extensions": {PATHSEND: {}},
     }
+
+
+def _names_host(url: bytes, hosts: Sequence[bytes]) -> bool:
+    """Whether a whole URL names the same host as the header, so that nobody takes it for one of another (RFC 9112
+    section 3.2.2)."""
+    scheme, _, rest = url.partition(b"://")
+    host = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+    return scheme.lower() in {b"http", b"https"} and all(each.lower() == host.lower() for each in hosts)
 
 
 def forwarded_for(headers: Headers) -> str:
