@@ -53,6 +53,8 @@ EVENT = (
     b'[{"index": 0, "delta": {"content": "word "}, "finish_reason": null}]}\n\n'
 )
 CONCURRENCIES = (1, 50, 256)
+TOKENS, PACE = 60, 30
+"""Of a stream, and a second."""
 
 
 def main() -> None:
@@ -135,8 +137,8 @@ class Target:
     name: str
     port: int
     path: str
-    processes: dict[str, int]
     key: str = "none"
+    processes: dict[str, int] = field(default_factory=dict)
 
     def request(self, body: bytes) -> bytes:
         head = (
@@ -193,7 +195,9 @@ class Streamed:
     longest_gap: float
 
 
-async def stream(target: Target, tokens: int, pace: int) -> Streamed:
+async def stream(target: Target, tokens: int | None = None, pace: int = PACE) -> Streamed:
+    """`tokens`: by default `TOKENS`; `pace`: tokens a second."""
+    tokens = TOKENS if tokens is None else tokens
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     await asyncio.sleep(0.5 * (id(writer) % 997) / 997)  # not all in step
     started = time.perf_counter()
@@ -225,12 +229,12 @@ def platform(folder: Path, port: int) -> Iterator[list[Target]]:
             process(folder / "engine.log", sys.executable, __file__, "--engine", "--port", str(engine_port))
         )
         listens(engine_port)
-        targets = [Target("engine", engine_port, "/v1", {"engine": own})]
+        targets = [Target("engine", engine_port, "/v1", processes={"engine": own})]
         for name, start in YARDSTICKS.items():
             if shutil.which(name):
                 router_port += 2
                 number = stack.enter_context(start(folder, router_port, engine_port))
-                targets.append(Target(name, router_port, "/v1", {name: number}))
+                targets.append(Target(name, router_port, "/v1", processes={name: number}))
         tiers = folder / "tiers.toml"
         shipped = Path(modelshare.server.sharing.__file__).with_name("tiers.toml").read_text(encoding="utf-8")
         tiers.write_text(re.sub(r"max_concurrent_requests = \d+", "max_concurrent_requests = 1000", shipped))
@@ -261,7 +265,7 @@ def platform(folder: Path, port: int) -> Iterator[list[Target]]:
             )
             wait_for(lambda: client.endpoints.get("chat").status is EndpointStatus.ACTIVE)
         processes = {"server": server, "agent": running}
-        yield [*targets, Target("modelshare", port, f"/{project.id}/chat/v1", processes, project.api_key)]
+        yield [*targets, Target("modelshare", port, f"/{project.id}/chat/v1", project.api_key, processes)]
 
 
 @contextmanager

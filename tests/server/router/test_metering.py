@@ -38,6 +38,7 @@ def endpoint(app: Application, slug: str) -> Snapshot:
         progress=None,
         versions=frozenset(),
         targets=(),
+        routes=frozenset(),
         ends_at=None,
     )
 

@@ -20,8 +20,6 @@ from modelshare.server.router.request_queue import (
     RequestQueue,
     Ticket,
 )
-from modelshare.server.router.snapshots import Snapshot
-from modelshare.wire.endpoints import EndpointStatus
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier, TierCategory
 
@@ -228,11 +226,7 @@ def test_how_many_wait_is_known_by_endpoint() -> None:
 
 
 def patience(room: Room, **limits: Any) -> Patience:
-    tier = TIER.model_copy(update=limits)
-    endpoint = Snapshot(
-        *(ENDPOINT, "p", "chat", tier, 0, None, None, EndpointStatus.ACTIVE, None, None, frozenset(), (), None)
-    )
-    return Patience(room.queue, endpoint, lambda: room.now)
+    return Patience(room.queue, "p", ENDPOINT, TIER.model_copy(update=limits), lambda: room.now)
 
 
 BUSY = RateLimitedError("Too many at once.", code=ErrorCode.CAPACITY_EXCEEDED, retry_after=60)

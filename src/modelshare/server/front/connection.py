@@ -157,7 +157,8 @@ class Connection(Overdue, asyncio.Protocol):
         if self._refusal is None and not self._is_over:
             try:
                 scope = request.read(head.version, head.method, head.target, head.headers)
-                return self._begin(head, scope | {"client": self._client, "server": self._server, PROVEN: self._proven})
+                scope["client"], scope["server"], scope[PROVEN] = self._client, self._server, self._proven
+                return self._begin(head, scope)
             except ApiError as refusal:
                 self._refusal = refusal
         return head.is_upgrade  # never parsed again

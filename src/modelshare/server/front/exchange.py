@@ -111,7 +111,6 @@ class Exchange:
     def __init__(self, wire: Wire, scope: MutableMapping[str, Any], *, keep_alive: bool, expects: bool) -> None:
         """`expects`: the client waits for `100 Continue` before it sends its body."""
         self.scope = scope
-        scope["extensions"] = {**scope["extensions"], TAKE_BODY: self.take_body}
         self.keep_alive = keep_alive
         self.complete = False
         """Whether the whole request was received."""
@@ -129,7 +128,8 @@ class Exchange:
         self._body: list[bytes] = []
         self._unread = self._fed = 0
         self._told = False
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None
+        """Set when `receive` has something to return; a handler needs none."""
         self._head = b""
         self._unwritten = bytearray()
         self._bodiless = self._chunked = False
@@ -148,19 +148,19 @@ class Exchange:
         self._body.append(data)
         self._unread += len(data)
         self._fed += len(data)
-        self._news.set()
+        self._wake()
         return self._unread > _MAX_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True
-        self._news.set()
+        self._wake()
 
     def leave(self) -> None:
         """The client has disconnected, or gets no response."""
         if self.gone:
             return
         self.gone = True
-        self._news.set()
+        self._wake()
         handler, self.handler = self.handler, None
         if handler is not None and not self.answered:
             handler.gone()
@@ -223,6 +223,7 @@ class Exchange:
 
     async def run(self, app: ASGIApp) -> None:
         """Runs the application."""
+        self.scope["extensions"] = {**self.scope["extensions"], TAKE_BODY: self.take_body}
         try:
             await app(self.scope, self.receive, self.send)
             if not self.answered and not self.gone:
@@ -264,7 +265,7 @@ class Exchange:
                 self._told = self.complete
                 self._wire.read_on()
                 return {"type": "http.request", "body": body, "more_body": not self.complete}
-            self._news.clear()
+            self._news = asyncio.Event()
             await self._news.wait()
         return {"type": "http.disconnect"}
 
@@ -293,15 +294,18 @@ class Exchange:
         if status not in _FINAL:
             raise RuntimeError(f"{status} is not a valid status.")
         lines = [refusals.status_line(status), b"date: ", self._wire.date(), b"\r\n"]
+        values = []
         for given, value in headers:
-            if _BREAK.search(value):
-                raise RuntimeError(f"The header {given!r} contains a line break: {value!r}.")
             name = given.lower()
+            values.append(value)
             if name == b"content-length":
                 self._unsent = int(value)
             elif name == b"content-type":
                 self.is_stream = value.startswith(b"text/event-stream")
             lines += (name, b": ", value, b"\r\n")
+        if _BREAK.search(b"".join(values)):  # one search for all is faster
+            broken = [value for value in values if _BREAK.search(value)]
+            raise RuntimeError(f"A header contains a line break: {broken!r}.")
         self._bodiless = self.scope["method"] == "HEAD" or status in _WITHOUT_BODY
         if self._bodiless:
             self._unsent = 0
@@ -349,7 +353,11 @@ class Exchange:
         if data:
             self._wire.write(data)
 
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
     def _end(self) -> None:
         self.answered, self.handler = True, None
-        self._news.set()
+        self._wake()
         self._wire.answered()

@@ -58,7 +58,8 @@ class Overdue:
             self.deadline = self._pace.deadline(now) if waits else NEVER
         elif phase is ConnectionPhase.WORK:
             waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
-            self._pace.begin(now, self._taken() if waits else 0)
+            if waits:
+                self._pace.begin(now, self._taken())
             self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
         elif phase is ConnectionPhase.IDLE:
             self.deadline = now + limits.idle_seconds

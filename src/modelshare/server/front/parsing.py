@@ -1,7 +1,6 @@
 """Parses requests with llhttp."""
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import httptools
 
@@ -9,8 +8,7 @@ from modelshare.server.front import refusals
 from modelshare.server.front.request import Headers
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A request's line and headers."""
 
     version: str

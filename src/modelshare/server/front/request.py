@@ -16,36 +16,33 @@ Headers = Sequence[tuple[bytes, bytes]]
 """Names are in lower case."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
-_BAD_ESCAPE: Final = re.compile(r"%(?:00|(?![0-9A-Fa-f]{2}))")
+_PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
+"""Most targets: nothing in them needs to be parsed or decoded."""
+_BAD_ESCAPE: Final = re.compile(rb"%(?:00|(?![0-9A-Fa-f]{2}))")
 _SEPARATORS: Final = len(": \r\n")
 
 
 def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[str, Any]:
     """The request's scope. Raises ApiError for invalid requests that the parser accepts."""
-    if len(target) + sum(len(name) + len(value) + _SEPARATORS for name, value in headers) > refusals.MAX_HEAD:
+    size, hosts, encodings = len(target), [], []
+    for name, value in headers:
+        size += len(name) + len(value) + _SEPARATORS
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"transfer-encoding":
+            encodings.append(value)
+    if size > refusals.MAX_HEAD:
         raise refusals.head_too_large()
     if version not in _VERSIONS:
         raise refusals.malformed(f"this server does not support HTTP/{version}")
     if method == b"CONNECT":
         raise refusals.malformed("this server is not a proxy")
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if codings and (version != "1.1" or any(each.strip().lower() != b"chunked" for each in codings)):
+    if encodings and (version != "1.1" or any(value.strip().lower() != b"chunked" for value in encodings)):
         raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`, in HTTP/1.1")
-    hosts = [value for name, value in headers if name == b"host"]
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
         raise refusals.malformed("it needs one `Host` header with the name or address of the platform")
-    try:
-        url = httptools.parse_url(target)
-        raw_path: bytes = url.path or b"/"
-        path = raw_path.decode("ascii")
-    except (httptools.HttpParserError, UnicodeDecodeError) as error:
-        raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
-    if not path.startswith("/"):
-        raise refusals.malformed("it has no path")
-    if target[:1] != b"/" and not _names_host(target, hosts):
-        raise refusals.malformed("its URL is not one of the host that its `Host` header names")
-    if "%" in path and _BAD_ESCAPE.search(path):
-        raise refusals.malformed("its URL is invalid; write a percent sign as %25")
+    raw_path, query = (target, b"") if _PLAIN_PATH.fullmatch(target) else _parsed(target, hosts)
+    path = raw_path.decode("ascii")
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -54,11 +51,28 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         "scheme": "http",
         "path": unquote(path) if "%" in path else path,
         "raw_path": raw_path,
-        "query_string": url.query or b"",
+        "query_string": query,
         "root_path": "",
         "headers": headers,
         "extensions": {PATHSEND: {}},
     }
+
+
+def _parsed(target: bytes, hosts: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """The path, in ASCII, and the query."""
+    try:
+        url = httptools.parse_url(target)
+        path: bytes = url.path or b"/"
+        path.decode("ascii")
+    except (httptools.HttpParserError, UnicodeDecodeError) as error:
+        raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
+    if not path.startswith(b"/"):
+        raise refusals.malformed("it has no path")
+    if target[:1] != b"/" and not _names_host(target, hosts):
+        raise refusals.malformed("its URL is not one of the host that its `Host` header names")
+    if _BAD_ESCAPE.search(path):
+        raise refusals.malformed("its URL is invalid; write a percent sign as %25")
+    return path, url.query or b""
 
 
 def _names_host(url: bytes, hosts: Sequence[bytes]) -> bool:

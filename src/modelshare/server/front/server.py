@@ -89,7 +89,6 @@ class Front:
         if isinstance(asked, Exchange) and self._handler is not None:
             asked.handler = self._handler(asked)
             if asked.handler is not None:
-                asked.scope["extensions"] = {}  # they refer to the exchange; without a cycle it is freed at its end
                 asked.handler.begin()
                 return
         task = self.loop.create_task(asked.run(self._app))

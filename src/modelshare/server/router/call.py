@@ -249,7 +249,8 @@ class Call:
 
     def _patient(self) -> Patience:
         if self._patience is None:
-            self._patience = Patience(self._router.queue, self._endpoint, self._router.now)
+            router, endpoint = self._router, self._endpoint
+            self._patience = Patience(router.queue, endpoint.project_id, endpoint.id, endpoint.tier, router.now)
         return self._patience
 
     def _take(self) -> None:

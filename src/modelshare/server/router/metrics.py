@@ -1,10 +1,16 @@
-"""Prometheus metrics of the inference path. Few labels, and none with values that a tenant can invent."""
+"""Prometheus metrics of the inference path. Few labels, and none with values that a tenant can invent.
 
-from collections.abc import Iterator
+They are counted in plain numbers, and named when they are asked for: the locks of the library's own counters would be
+a tenth of what a request costs.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from modelshare.server.endpoints.policy import PrefixHits
@@ -12,58 +18,88 @@ from modelshare.server.endpoints.policy import PrefixHits
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
-class RouterMetrics:
+class _Durations:
+    """How long the requests of one route took."""
+
+    __slots__ = ("counts", "seconds")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_SECONDS) + 1)
+        """Requests by the first of `_SECONDS` that is not below their duration; the last ones took longer."""
+        self.seconds = 0.0
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """As Prometheus counts them: each includes all before."""
+        limits = [*(str(float(limit)) for limit in _SECONDS), "+Inf"]
+        return list(zip(limits, accumulate(self.counts), strict=True))
+
+
+class RouterMetrics(Collector):
     """The metrics of one process, in the registry that `/metrics` shows."""
 
-    def __init__(self, registry: CollectorRegistry, hits: PrefixHits) -> None:
-        self._requests = Counter(
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        hits: PrefixHits,
+        in_progress: Callable[[], int],
+        waiting: Callable[[], int],
+    ) -> None:
+        """`in_progress`: the number of requests in progress, and `waiting`: of those that wait for their turn."""
+        self._hits = hits
+        self._in_progress = in_progress
+        self._waiting = waiting
+        self._requests: dict[tuple[str, int], int] = {}
+        self._durations: dict[str, _Durations] = {}
+        self._prompt_tokens = self._completion_tokens = 0
+        registry.register(self)
+
+    def observe(self, route: str, status: int, seconds: float) -> None:
+        key = route, status
+        self._requests[key] = self._requests.get(key, 0) + 1
+        durations = self._durations.get(route)
+        if durations is None:
+            durations = self._durations[route] = _Durations()
+        durations.counts[bisect_left(_SECONDS, seconds)] += 1
+        durations.seconds += seconds
+
+    def tokens(self, prompt: int, completion: int) -> None:
+        self._prompt_tokens += prompt
+        self._completion_tokens += completion
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counter(
             "modelshare_inference_requests",
             "Inference requests by route and status.",
             ("route", "status"),
-            registry=registry,
+            [((route, str(status)), count) for (route, status), count in self._requests.items()],
         )
-        self._seconds = Histogram(
-            "modelshare_inference_seconds",
-            "Time from the request to the end of the answer.",
-            ("route",),
-            registry=registry,
-            buckets=_SECONDS,
+        seconds = HistogramMetricFamily(
+            "modelshare_inference_seconds", "Time from the request to the end of the answer.", labels=["route"]
         )
-        self._tokens = Counter("modelshare_inference_tokens", "Tokens by kind.", ("kind",), registry=registry)
-        self.under_way = Gauge("modelshare_inference_under_way", "Inference requests in progress.", registry=registry)
-        self.waiting = Gauge("modelshare_inference_waiting", "Those that wait for their turn.", registry=registry)
-        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        """Looking metrics up by their labels takes longer than counting."""
-        registry.register(_PrefixCollector(hits))
-        self._prompt = self._tokens.labels("prompt")
-        self._completion = self._tokens.labels("completion")
-
-    def observe(self, route: str, status: int, seconds: float) -> None:
-        known = self._known.get((route, status))
-        if known is None:
-            known = self._known[route, status] = self._requests.labels(route, str(status)), self._seconds.labels(route)
-        known[0].inc()
-        known[1].observe(seconds)
-
-    def tokens(self, prompt: int, completion: int) -> None:
-        if prompt:
-            self._prompt.inc(prompt)
-        if completion:
-            self._completion.inc(completion)
-
-
-class _PrefixCollector(Collector):
-    """Reads the counts when they are asked for: a counter's lock would take longer than the choice."""
-
-    def __init__(self, hits: PrefixHits) -> None:
-        self._hits = hits
-
-    def collect(self) -> Iterator[Metric]:
-        metric = CounterMetricFamily(
+        for route, durations in self._durations.items():
+            seconds.add_metric([route], durations.buckets(), durations.seconds)
+        yield seconds
+        yield _counter(
+            "modelshare_inference_tokens",
+            "Tokens by kind.",
+            ("kind",),
+            [(("prompt",), self._prompt_tokens), (("completion",), self._completion_tokens)],
+        )
+        yield GaugeMetricFamily(
+            "modelshare_inference_under_way", "Inference requests in progress.", self._in_progress()
+        )
+        yield GaugeMetricFamily("modelshare_inference_waiting", "Those that wait for their turn.", self._waiting())
+        yield _counter(
             "modelshare_inference_prefix_requests",
             "Requests of conversations seen before, by whether they went to the conversation's machine.",
-            labels=["result"],
+            ("result",),
+            [(("hit",), self._hits.hits), (("miss",), self._hits.misses)],
         )
-        metric.add_metric(["hit"], self._hits.hits)
-        metric.add_metric(["miss"], self._hits.misses)
-        yield metric
+
+
+def _counter(name: str, text: str, labels: Sequence[str], counts: Sequence[tuple[Sequence[str], int]]) -> Metric:
+    """`counts`: with the labels' values."""
+    metric = CounterMetricFamily(name, text, labels=labels)
+    for values, count in counts:
+        metric.add_metric(values, count)
+    return metric

@@ -40,12 +40,27 @@ def parse_path(path: str) -> tuple[str, str, str] | None:
 class RequestHead:
     """A request's path and headers."""
 
-    __slots__ = ("_headers", "_scope", "_trusted_proxies", "method", "path", "project_id", "route", "slug")
+    __slots__ = (
+        "_headers",
+        "_scope",
+        "_trusted_proxies",
+        "method",
+        "model",
+        "path",
+        "project_id",
+        "reads_models",
+        "route",
+        "slug",
+    )
 
     def __init__(self, scope: Scope, path: tuple[str, str, str], trusted_proxies: frozenset[str]) -> None:
         self.project_id, self.slug, self.route = path
         self.path: str = scope["path"]
         self.method: str = scope["method"]
+        is_model = self.route.startswith(_ONE_MODEL)
+        self.model = self.route.removeprefix(_ONE_MODEL) if is_model else None
+        """The served name in `models/{name}`; None for the list."""
+        self.reads_models = is_model or self.route == _MODELS
         self._scope = scope
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._trusted_proxies = trusted_proxies
@@ -57,15 +72,6 @@ class RequestHead:
     @property
     def http(self) -> Request:
         return Request(self._scope)
-
-    @property
-    def model(self) -> str | None:
-        """The served name in `models/{name}`; None for the list."""
-        return self.route.removeprefix(_ONE_MODEL) if self.route.startswith(_ONE_MODEL) else None
-
-    @property
-    def reads_models(self) -> bool:
-        return self.route == _MODELS or self.model is not None
 
     @property
     def metric(self) -> str:
@@ -128,9 +134,8 @@ def checked_endpoint(head: RequestHead, endpoint: Snapshot | None, now: float) -
         raise refusals.recalled()
     if not endpoint.targets:
         raise refusals.unavailable(endpoint.status, endpoint.reason, endpoint.progress)
-    if not head.reads_models and not any(head.route in target.routes for target in endpoint.targets):
-        served = frozenset[str]().union(*(target.routes for target in endpoint.targets))
-        raise refusals.not_served(head.route, served)
+    if not head.reads_models and head.route not in endpoint.routes:
+        raise refusals.not_served(head.route, endpoint.routes)
     return endpoint
 
 

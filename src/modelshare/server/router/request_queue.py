@@ -11,8 +11,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from modelshare.server.endpoints.policy import WaitingRequests
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.router.snapshots import Snapshot
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.tiers import Tier
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -249,11 +249,15 @@ class RequestQueue:
 class Patience:
     """How long one request waits: at most its tier's `queue_seconds`, in one part or several."""
 
-    def __init__(self, queue: RequestQueue, endpoint: Snapshot, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, queue: RequestQueue, project_id: str, endpoint_id: uuid.UUID, tier: Tier, clock: Callable[[], float]
+    ) -> None:
         """`clock` is monotonic, in seconds."""
-        self.until = clock() + endpoint.tier.queue_seconds
+        self.until = clock() + tier.queue_seconds
         self._queue = queue
-        self._endpoint = endpoint
+        self._project_id = project_id
+        self._endpoint_id = endpoint_id
+        self._tier = tier
         self._clock = clock
         self._ticket: Ticket | None = None
         self.seconds = 0.0
@@ -272,9 +276,9 @@ class Patience:
 
     def begin(self, waiter: Waiter, subjects: Iterable[Hashable], size: int = 0, *, is_first: bool = False) -> bool:
         """Enters the queue for one of the subjects. Returns False if there is no time or space left."""
-        endpoint, now = self._endpoint, self._clock()
-        weight = endpoint.tier.weights.get(endpoint.project_id, 1.0)
-        ticket = Ticket(waiter, endpoint.project_id, endpoint.id, weight, tuple(subjects), size, now)
+        project_id, now = self._project_id, self._clock()
+        weight = self._tier.weights.get(project_id, 1.0)
+        ticket = Ticket(waiter, project_id, self._endpoint_id, weight, tuple(subjects), size, now)
         if now >= self.until or not self._queue.enter(ticket, is_first=is_first):
             return False
         self._ticket = ticket
@@ -283,7 +287,7 @@ class Patience:
     def check(self, others: int, refusal: RateLimitedError) -> None:
         """Raises RateLimitedError if there is not enough time. `others` wait already, and `refusal` says why."""
         seconds = 0 if refusal.code is ErrorCode.CAPACITY_EXCEEDED else refusal.retry_after or 0
-        per_minute = self._endpoint.tier.requests_per_minute
+        per_minute = self._tier.requests_per_minute
         if seconds and others and per_minute:
             seconds += math.ceil(others * 60 / per_minute)
             refusal = RateLimitedError(

@@ -58,10 +58,9 @@ class Router:
         self.keys = parts.keys
         self.clock = parts.clock
         self.admission = Admission()
-        self.metrics = RouterMetrics(parts.registry, parts.hits)
-        self.meter = Meter(parts.database, parts.clock)
         self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
-        self.metrics.waiting.set_function(self.queue.__len__)
+        self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
+        self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
         self.max_body_bytes = settings.inference_max_body_bytes
@@ -121,7 +120,6 @@ class Router:
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
         call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
         self._calls.add(call)
-        self.metrics.under_way.inc()
         return call
 
     # Used by calls.
@@ -136,7 +134,6 @@ class Router:
     def over(self, call: Call, status: int, seconds: float) -> None:
         """The request has ended."""
         self._calls.discard(call)
-        self.metrics.under_way.dec()
         self.metrics.observe(call.head.metric, status, seconds)
 
     def tenant(self, project_id: str) -> str:

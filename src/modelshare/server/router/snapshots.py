@@ -42,6 +42,8 @@ class Snapshot:
     """IDs of the versions that may serve."""
     targets: tuple[Target, ...]
     """Deployments that can serve now. Empty unless the endpoint is active."""
+    routes: frozenset[str]
+    """What they serve."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
 
@@ -105,5 +107,6 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         progress=progress_of(row),
         versions=answering.versions,
         targets=answering.targets,
+        routes=frozenset[str]().union(*(target.routes for target in answering.targets)),
         ends_at=active[0].ends_at if active else None,
     )
