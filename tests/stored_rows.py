@@ -170,6 +170,7 @@ def old_part(content: Dump) -> Dump:
         ),
         *("models.name_key", "model_versions.latest_note", "model_versions.notes"),
         *("projects.require_signature", "projects.allowed_signers", "endpoints.tier_signers"),
+        *("projects.monthly_budget", "keys.requests_per_minute", "keys.tokens_per_minute", "keys.monthly_token_budget"),
         *(f"model_versions.{name}" for name in ("signature_state", "signer", "signature_key", "signature_problem")),
     )
     old = without(content, *added)

@@ -20,7 +20,7 @@ from modelshare.wire.agents import AgentPatch, Enroll, JoinKeyCreate
 from modelshare.wire.endpoints import EndpointCreate, EndpointPatch
 from modelshare.wire.held import HeldOpen
 from modelshare.wire.importing import ImportCreate
-from modelshare.wire.keys import KeyCreate, ProjectCreate, ProjectPatch, ProjectSettings
+from modelshare.wire.keys import KeyCreate, KeyPatch, ProjectCreate, ProjectPatch, ProjectSettings
 from modelshare.wire.models import BomFormat, CatalogRole, ModelPatch, StoredBytes
 from modelshare.wire.registering import ModelRegister
 from modelshare.wire.sharing import RecallRequest, ShareRequest
@@ -35,6 +35,7 @@ EXAMPLES: dict[Any, Any] = {
     AuditOutcome: AuditOutcome.REFUSED,
     ModelPatch: ModelPatch(name="x"), EndpointPatch: EndpointPatch(is_active=True), AgentPatch: AgentPatch(name="x"),
     EndpointCreate: EndpointCreate(slug="x", model="m", tier="free"), KeyCreate: KeyCreate(name="x"),
+    KeyPatch: KeyPatch(requests_per_minute=1),
     JoinKeyCreate: JoinKeyCreate(name="x"), Enroll: Enroll(join_key="x", name="x"),
     ProjectCreate: ProjectCreate(name="x", slug="x"), ProjectPatch: ProjectPatch(quota_bytes=1),
     WebhookCreate: WebhookCreate(url="x"), WebhookPatch: WebhookPatch(url="x"), DeliveryState: DeliveryState.FAILED,

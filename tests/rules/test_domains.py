@@ -22,7 +22,7 @@ OFFERED = {
     "sharing": {"service", "audience", "last_shown", "search", "tiers", "topics"},
     "endpoints": {"service", "policy", "deployment_stats", "holders", "recalls", "version_choice"},
     "fleet": {"service", "holding", "link", "links", "streams", "topics", "version_deletion", "weight_deletions"},
-    "router": {"usage"},
+    "router": {"remaining", "usage"},
     "hub": {"access", "oci.service"},
 }
 """Use cases, and what is made for others, by domain."""

@@ -31,6 +31,7 @@ from modelshare.server.registry.tables import (
     SignerRow,
     StagedFileRow,
 )
+from modelshare.server.router.tables import LedgerRow
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tables import EVERYBODY, ClaimLinkRow, LastShownRow, RecallRow, ShareProjectRow, ShareRow
 from stored_rows import BODY, DEPLOYABLE, FIRST, LATER, PRIVATE, SECRET, SHARED, Dump, dump, fill, old_part, rows, uid
@@ -111,6 +112,7 @@ async def add_what_is_new(database: Database) -> None:
                     bytes_total=1,
                     created_at=9,
                 ),
+                LedgerRow(subject="s", used=1, updated_at=9, loans={}, warned=0, expires_at=LATER),
                 ImportRow(
                     project_id="proj_acme",
                     actor="key:k",

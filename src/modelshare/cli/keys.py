@@ -11,14 +11,15 @@ from modelshare.cli.output import Json, print_json, print_message, print_table, 
 from modelshare.cli.requests import request
 from modelshare.client import Client
 from modelshare.wire.hub_tokens import token_of
-from modelshare.wire.keys import KeyCreate, KeyWithValue, Scope
+from modelshare.wire.keys import Key, KeyCreate, KeyPatch, KeyWithValue, Scope
 
 app = typer.Typer(add_completion=False)
+NONE = "none"
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="ID of the key, as shown by `modelshare keys list`.")]
 
 
 @app.command()
-def create(
+def create(  # noqa: PLR0917 - Typer passes options by name
     name: Annotated[str, typer.Argument(help="Name of the key, such as who uses it.")],
     scope: Annotated[list[Scope] | None, typer.Option(help="Scope of the key; repeat for more. Default: all.")] = None,
     expires_in: Annotated[
@@ -28,6 +29,13 @@ def create(
         list[str] | None, typer.Option(help="Address or network the key works from; repeat for more.")
     ] = None,
     endpoint: Annotated[str | None, typer.Option(help="The only endpoint the key may call.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option(help="Requests per minute at most. Default: no limit.")
+    ] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="Tokens per minute at most. Default: no limit.")] = None,
+    monthly_token_budget: Annotated[
+        int | None, typer.Option(help="Tokens per month at most. Default: no limit.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create an API key. The key is shown only once."""
@@ -38,6 +46,9 @@ def create(
         expires_in=expires_in,
         allowed_ips=allow_ip or None,
         endpoint=endpoint,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        monthly_token_budget=monthly_token_budget,
     )
     with Client() as client:
         _print_value(client.keys.create(body), json=json)
@@ -72,11 +83,45 @@ def list_keys(json: Json = False) -> None:
             when(key.expires_at) or "never",
             "revoked" if key.revoked_at else "",
             when(key.last_used_at) or "never",
+            _limits(key),
             key.id,
         )
         for key in keys
     )
-    print_table(("NAME", "KEY", "SCOPES", "EXPIRES", "", "LAST USED (UTC)", "ID"), rows, empty="No keys.")
+    print_table(("NAME", "KEY", "SCOPES", "EXPIRES", "", "LAST USED (UTC)", "LIMITS", "ID"), rows, empty="No keys.")
+
+
+@app.command()
+def update(
+    key: KeyId,
+    requests_per_minute: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help=f"Requests per minute at most, or `{NONE}`.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help=f"Tokens per minute at most, or `{NONE}`.")
+    ] = None,
+    monthly_token_budget: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help=f"Tokens per month at most, or `{NONE}`.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Change what a key may use."""
+    given = {
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "monthly_token_budget": monthly_token_budget,
+    }
+    changes = {name: None if text == NONE else text for name, text in given.items() if text is not None}
+    if not changes:
+        raise CommandError(
+            "Nothing to change. Use at least one option of `modelshare keys update --help`.", ExitCode.USAGE
+        )
+    with Client() as client:
+        changed = client.keys.update(key, KeyPatch.model_validate(changes))
+    if json:
+        print_json(changed)
+    else:
+        print_message(f"Key {changed.name}: {_limits(changed) or 'no limits'}.")
 
 
 @app.command()
@@ -95,6 +140,15 @@ def revoke(key: KeyId, json: Json = False) -> None:
         print_json({"id": key, "revoked": True})
     else:
         print_message("Key revoked.")
+
+
+def _limits(key: Key) -> str:
+    said = (
+        (key.requests_per_minute, "requests/min"),
+        (key.tokens_per_minute, "tokens/min"),
+        (key.monthly_token_budget, "tokens/month"),
+    )
+    return ", ".join(f"{count:,} {unit}" for count, unit in said if count is not None)
 
 
 def _print_value(key: KeyWithValue, *, json: bool) -> None:

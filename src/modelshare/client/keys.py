@@ -1,8 +1,8 @@
 """`/v1/keys`: the project's API keys."""
 
-from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, post, sent
+from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
-from modelshare.wire.keys import Key, KeyCreate, KeyWithValue
+from modelshare.wire.keys import Key, KeyCreate, KeyPatch, KeyWithValue
 
 BASE = "/v1/keys"
 
@@ -16,6 +16,11 @@ class Keys(Resource[Transport]):
     def create(self, key: KeyCreate) -> Call[KeyWithValue]:
         """The response contains the key's value, which cannot be read again."""
         return post(BASE, KeyWithValue, key)
+
+    @sent
+    def update(self, key_id: str, changes: KeyPatch) -> Call[Key]:
+        """Sets what the key may use; fields that `changes` leaves out stay as they are."""
+        return patch(at(BASE, key_id), Key, changes)
 
     @sent
     def rotate(self, key_id: str) -> Call[KeyWithValue]:

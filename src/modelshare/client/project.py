@@ -13,5 +13,5 @@ class OwnProject(Resource[Transport]):
 
     @sent
     def update(self, changes: ProjectSettings) -> Call[Project]:
-        """Sets what the project requires of signatures; fields that `changes` leaves out stay as they are."""
+        """Sets the project's budget and what it requires of signatures. Fields that `changes` leaves out stay."""
         return patch(PATH, Project, changes)

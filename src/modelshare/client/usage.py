@@ -6,6 +6,7 @@ from typing import Literal
 
 from modelshare.client.call import Call, Paged, Resource, Transport, get, listed
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
+from modelshare.wire.limits import LimitState
 from modelshare.wire.usage import UsageRow
 
 Column = Literal["day", "endpoint", "model", "key"]
@@ -13,6 +14,11 @@ ALL_COLUMNS: tuple[Column, ...] = ("day", "endpoint", "model", "key")
 
 
 class Usage(Resource[Transport]):
+    @listed
+    def limits(self, *, limit: int = PAGE_LIMIT_MAX) -> Call[Paged[LimitState]]:
+        """What is left now of the limits of endpoints and keys, and of the month's budgets."""
+        return get("/v1/usage/limits", Page[LimitState], limit=limit)
+
     @listed
     def list(
         self,

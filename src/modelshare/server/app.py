@@ -55,6 +55,8 @@ from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.router.admission import Admission
+from modelshare.server.router.ledger import Ledger, forget_unused
 from modelshare.server.router.service import Router, RouterParts
 from modelshare.server.settings import Settings
 from modelshare.server.sharing import search, tiers
@@ -112,6 +114,7 @@ class Application:
                 links=self.links,
                 keys=self.platform.keys,
                 sessions=self.platform.sessions,
+                admission=self.platform.admission,
                 registry=self.platform.metrics,
                 hits=self.platform.endpoint_policy.prefix_hits,
                 waiting=self.platform.endpoint_policy.waiting,
@@ -278,6 +281,7 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
+    prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in book}
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -300,6 +304,7 @@ def _platform(
             weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
+        admission=Admission(ledger=Ledger(database, clock, prices=prices)),
         keys=keys,
         sessions=sessions,
         sign_in=SignIn(database, settings, clock),
@@ -325,4 +330,5 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("end sessions that have expired", writing(accounts_sessions.sweep))
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
+    yield Chore("forget limits that are not used", writing(forget_unused))
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))

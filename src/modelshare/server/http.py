@@ -35,7 +35,7 @@ from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage.stores import Stores
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.keys import Project, Scope
+from modelshare.wire.keys import KeyLimits, Project, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class Caller:
     value_expires_at: int | None = None
     """When the value that was sent ends, after the key was rotated."""
     is_platform: bool = False
+    limits: KeyLimits | None = None
+    """None: the key has none."""
     person_id: uuid.UUID | None = None
     """None for a key."""
 

@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     MODEL_LOADING = "model_loading"
     CAPACITY_EXCEEDED = "capacity_exceeded"
     RATE_LIMIT_EXCEEDED = "rate_limit_exceeded"
+    BUDGET_EXCEEDED = "budget_exceeded"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     QUOTA_EXCEEDED = "quota_exceeded"
     FILES_CHANGED = "files_changed"

@@ -1,7 +1,7 @@
 """Projects and their API keys."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, IPvAnyNetwork
 
@@ -21,6 +21,14 @@ def _reject_integer(value: object) -> object:
 
 
 Network = Annotated[IPvAnyNetwork, BeforeValidator(_reject_integer)]
+
+
+PerMinute = Annotated[int, Field(ge=1, le=10**9)]
+MonthlyTokens = Annotated[int, Field(ge=1, le=10**15)]
+Money = Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)]
+"""In the platform's currency, which is that of the tiers' `price_per_million_tokens`."""
+MICROS: Final = 1_000_000
+"""Money is counted in millionths of the currency's unit."""
 
 
 class Scope(StrEnum):
@@ -49,6 +57,9 @@ class ProjectPatch(Request):
 class ProjectSettings(Request):
     """What a project's owners change of it; what is not sent stays as it is."""
 
+    monthly_budget: Money | None = None
+    """What the project may spend on tiers with a price in a month (UTC). None: no limit."""
+
     require_signature: bool | None = None
     """True: the project shares versions that are signed by one of its signers only, and deploys signed versions only.
     """
@@ -66,6 +77,7 @@ class Project(Response):
     quota_bytes: int | None = None
     require_signature: bool = False
     allowed_signers: list[str] = Field(default_factory=list)
+    monthly_budget: float | None = None
     created_at: UnixSeconds
 
 
@@ -74,7 +86,31 @@ class ProjectWithKey(Project):
     """The project's first key, shown only once."""
 
 
-class KeyCreate(Request):
+class KeyLimits(NamedTuple):
+    """What a key may use, beside the limits of each endpoint's tier. None: no limit of its own."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    monthly_token_budget: int | None = None
+
+
+NO_LIMITS: Final = KeyLimits()
+
+
+class KeyPatch(Request):
+    """What a key may use, beside the limits of each endpoint's tier. None: no limit. Fields left out stay."""
+
+    requests_per_minute: PerMinute | None = None
+    tokens_per_minute: PerMinute | None = None
+    monthly_token_budget: MonthlyTokens | None = None
+    """Tokens of a month (UTC)."""
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(self.requests_per_minute, self.tokens_per_minute, self.monthly_token_budget)
+
+
+class KeyCreate(KeyPatch):
     name: Name
     scopes: list[Scope] = Field(default_factory=list)
     """Empty means all scopes, or `inference` if `endpoint` is set."""
@@ -99,6 +135,9 @@ class Key(Response):
     expires_at: UnixSeconds | None
     revoked_at: UnixSeconds | None
     last_used_at: UnixSeconds | None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    monthly_token_budget: int | None = None
 
 
 class KeyWithValue(Key):

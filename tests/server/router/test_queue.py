@@ -19,7 +19,7 @@ from server.router.conftest import Endpoint
 from server.router.test_revoked import Caller
 from shell import shell
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app"), ON_SQLITE]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
 
 ONE_AT_ONCE = {"max_concurrent_requests": 1, "queue_seconds": 60}
 FOR_A_MOMENT = {"max_concurrent_requests": 1, "queue_seconds": 0.2}
@@ -65,6 +65,7 @@ async def test_requests_wait_in_order(limits: object, endpoint: Endpoint, ready:
             assert body == b'{"user": "%d"}' % (number + 1)
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [FOR_A_MOMENT], indirect=True)
 async def test_who_waits_in_vain_is_told_for_how_long_and_at_which_place(
     limits: object, endpoint: Endpoint, ready: LinkAgent
@@ -82,6 +83,7 @@ async def test_who_waits_in_vain_is_told_for_how_long_and_at_which_place(
     assert (await first).status_code == 200
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
 async def test_a_key_that_is_revoked_leaves_the_queue(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     first = asyncio.ensure_future(endpoint.chat())
@@ -99,6 +101,7 @@ async def test_a_key_that_is_revoked_leaves_the_queue(limits: object, endpoint: 
     assert ready.requests.empty()
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
 async def test_a_client_that_leaves_gives_up_its_place(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     first, gone = (asyncio.ensure_future(endpoint.chat()) for _ in range(2))
@@ -115,6 +118,7 @@ async def test_a_client_that_leaves_gives_up_its_place(limits: object, endpoint:
     assert [(await one).status_code for one in (first, last)] == [200, 200]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
 async def test_an_endpoint_that_is_deactivated_serves_nobody_who_waits(
     limits: object, endpoint: Endpoint, ready: LinkAgent
@@ -134,6 +138,7 @@ async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
     await agent.send(answer(request, b"{}"))
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     "limits", [{"requests_per_minute": 60, "burst_percent": 0, "queue_seconds": 20}], indirect=True
 )
@@ -143,6 +148,7 @@ async def test_requests_per_minute(limits: object, endpoint: Endpoint, ready: Li
     assert {one.status_code for one in answers} == {200}
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [{"requests_per_minute": 1, "burst_percent": 0, "queue_seconds": 5}], indirect=True)
 async def test_who_would_wait_too_long_is_refused_at_once(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     ready.handler = serve
@@ -154,6 +160,7 @@ async def test_who_would_wait_too_long_is_refused_at_once(limits: object, endpoi
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
 async def test_the_queue_is_shown(
     limits: object, endpoint: Endpoint, ready: LinkAgent, url: str, tmp_path: Path
@@ -170,10 +177,12 @@ async def test_the_queue_is_shown(
         one.cancel()
 
 
+@ON_SQLITE
 async def test_without_a_queue_nothing_is_shown(endpoint: Endpoint) -> None:
     assert (await endpoint.tenant.http.get("/v1/endpoints/chat")).json()["queue"] is None
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
 async def test_a_client_that_asks_first_may_send_its_body(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     first = asyncio.ensure_future(endpoint.chat())
@@ -195,6 +204,7 @@ async def test_a_client_that_asks_first_may_send_its_body(limits: object, endpoi
     writer.close()
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [AT_MACHINES], indirect=True)
 async def test_a_request_waits_for_a_free_slot(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     await say(ready, slots=2, running=2)
@@ -209,6 +219,7 @@ async def test_a_request_waits_for_a_free_slot(limits: object, endpoint: Endpoin
     assert float(answered.headers["x-queue-seconds"]) > 0
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [{"queue_seconds": 0.2}], indirect=True)
 async def test_machines_that_stay_busy(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     await say(ready, slots=2, running=2)
@@ -231,6 +242,7 @@ async def test_machines_that_stay_busy(limits: object, endpoint: Endpoint, ready
     assert refused.headers["x-queue-place"] == "1"
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [AT_MACHINES], indirect=True)
 async def test_an_engine_that_says_it_is_busy_is_asked_again(
     limits: object, endpoint: Endpoint, ready: LinkAgent
@@ -244,6 +256,7 @@ async def test_an_engine_that_says_it_is_busy_is_asked_again(
     assert (await asked).status_code == 200
 
 
+@ON_SQLITE
 @pytest.mark.parametrize("limits", [AT_MACHINES], indirect=True)
 async def test_a_machine_that_comes_takes_those_who_wait(
     limits: object, endpoint: Endpoint, ready: LinkAgent, deployer: Tenant, url: str
@@ -259,6 +272,7 @@ async def test_a_machine_that_comes_takes_those_who_wait(
         assert (await asked).status_code == 200
 
 
+@ON_SQLITE
 async def test_projects_share_a_machine_by_their_weights(
     app: Application, url: str, owner: Tenant, deployer: Tenant, operator: httpx.AsyncClient
 ) -> None:
@@ -297,3 +311,19 @@ async def test_projects_share_a_machine_by_their_weights(
                 served.append(body)
         assert Counter(served[:12]) == {b'{"user": "borg"}': 9, b'{"user": "acme"}': 3}
         assert {(await one).status_code for one in asked} == {200}
+
+
+@pytest.mark.parametrize("limits", [{"queue_seconds": 600}], indirect=True)
+async def test_a_key_that_waits_for_its_own_limit_holds_up_no_other(
+    limits: object, endpoint: Endpoint, ready: LinkAgent
+) -> None:
+    ready.handler = serve
+    made = await endpoint.tenant.http.post("/v1/keys", json={"name": "app", "requests_per_minute": 1})
+    caller = Caller(endpoint, made.json())
+    async with caller.http:
+        assert (await caller.ask()).status_code == 200
+        asked = caller.ask()
+        await waiting(endpoint, 1)
+        assert (await endpoint.chat()).status_code == 200
+        assert await figures(endpoint) == 1
+        asked.cancel()

@@ -101,7 +101,9 @@ ARGUMENTS = {
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"],
-    "keys create": ["k"], "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
+    "keys create": ["k"],
+    "keys update": ["k", "--requests-per-minute", "9"],
+    "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
 }  # fmt: skip
 OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]

@@ -29,13 +29,20 @@ STEPS = st.lists(st.one_of(st.sampled_from(PROJECTS), st.none()), max_size=60)
 """A project puts an item, or (None) one has its turn."""
 
 
+def take(queue: FairQueue[Any]) -> Any:
+    """Gives the next item its turn."""
+    item = next(queue.next())
+    queue.take(item)
+    return item
+
+
 @given(WEIGHTS, st.integers(1, 300))
 def test_shares_follow_the_weights(weights: dict[str, float], turns: int) -> None:
     queue = FairQueue[tuple[str, int]]()
     for project, weight in weights.items():
         for number in range(turns):
             queue.put(project, (project, number), weight)
-    served = Counter(queue.take()[0] for _ in range(turns))
+    served = Counter(take(queue)[0] for _ in range(turns))
     for one, weight in weights.items():
         for other, its in weights.items():
             assert served[one] / weight - served[other] / its <= 1 / weight + 1 / its + 1e-9
@@ -52,8 +59,7 @@ def test_nobody_starves_and_each_projects_order_is_kept(steps: list[str | None],
             queue.put(project, (project, number), weights.get(project, 1))
             since.setdefault(project, Counter())
         elif queue:
-            first, item = queue.next(), queue.take()
-            assert first == item
+            item = take(queue)
             turn = item[0]
             assert waiting[turn].pop(0) == item
             del since[turn]
@@ -74,13 +80,13 @@ def test_the_place_is_the_turn_if_nothing_else_comes(steps: list[str | None], da
             queue.put(project, (project, number), PROJECTS.index(project) + 1.0 if project != "c" else 4.0)
             waiting.append((project, number))
         elif queue:
-            waiting.remove(queue.take())
+            waiting.remove(take(queue))
     if waiting:
         left = data.draw(st.sampled_from(waiting))
         queue.remove(*(left[0], left))
         waiting.remove(left)
     places = {item: queue.place(item[0], item) for item in waiting}
-    assert {queue.take(): number for number in range(1, len(waiting) + 1)} == places
+    assert {take(queue): number for number in range(1, len(waiting) + 1)} == places
 
 
 def test_a_project_that_was_away_saved_up_no_turns_and_one_that_came_back_lost_none() -> None:
@@ -88,10 +94,10 @@ def test_a_project_that_was_away_saved_up_no_turns_and_one_that_came_back_lost_n
     for number in range(20):
         queue.put("a", ("a", number))
     for _ in range(10):
-        queue.take()
+        take(queue)
     for number in range(10):
         queue.put("b", ("b", number))
-    assert Counter(queue.take()[0] for _ in range(10)) == {"a": 5, "b": 5}
+    assert Counter(take(queue)[0] for _ in range(10)) == {"a": 5, "b": 5}
 
 
 def test_what_is_put_first_has_the_projects_next_turn() -> None:
@@ -99,9 +105,8 @@ def test_what_is_put_first_has_the_projects_next_turn() -> None:
     for item in ("one", "two"):
         queue.put("a", item)
     queue.put("a", "back", is_first=True)
-    assert [queue.take() for _ in range(3)] == ["back", "one", "two"]
-    with pytest.raises(IndexError):
-        queue.take()
+    assert [take(queue) for _ in range(3)] == ["back", "one", "two"]
+    assert list(queue.next()) == []
 
 
 class Waiting:
@@ -113,6 +118,7 @@ class Waiting:
         self.name = name
         self.gone = gone
         self.may = False
+        self.blocks_others = True
 
     def try_turn(self) -> bool:
         return self.may
@@ -170,6 +176,17 @@ def test_they_go_on_in_order_when_something_is_freed() -> None:
     assert (room.gone, len(room.queue), room.queue.length("x")) == (["one", "two"], 1, 1)
     room.queue.leave(third)
     assert (len(room.queue), room.queue.first("x")) == (0, None)
+
+
+def test_who_waits_for_something_of_its_own_blocks_nobody() -> None:
+    room = Room()
+    entered = [room.enter(name, "x") for name in ("one", "two", "three")]
+    (one, _), (two, _), (three, _) = [each for each in entered if each]
+    one.blocks_others = False
+    two.may = three.may = True
+    room.queue.freed("x")
+    room.run()
+    assert (room.gone, room.queue.first("x")) == (["two", "three"], one)
 
 
 def test_who_waits_for_any_of_several_leaves_all_of_them() -> None:

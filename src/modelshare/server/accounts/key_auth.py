@@ -12,6 +12,7 @@ from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
 from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
+from modelshare.wire.keys import NO_LIMITS
 
 KEYS_TOPIC = "keys"
 """Notification that a key changed; the subject is its ID."""
@@ -123,5 +124,6 @@ def _known(value: KeyValueRow) -> _Known:
         expires_at=key.expires_at,
         value_expires_at=value.expires_at,
         is_platform=key.project_id is None,
+        limits=None if key.limits == NO_LIMITS else key.limits,
     )
     return _Known(caller, key.revoked_at)

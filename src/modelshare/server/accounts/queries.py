@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import and_, delete, func, select, update
+from sqlalchemy import and_, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import contains_eager, joinedload
 
@@ -39,6 +39,14 @@ async def keys(session: AsyncSession, project_id: str, limit: int, after: uuid.U
     """Newest first."""
     statement = scoped_to(KeyRow, project_id).order_by(KeyRow.id.desc()).limit(limit)
     return list(await session.scalars(statement.where(KeyRow.id < after) if after else statement))
+
+
+async def limited_keys(session: AsyncSession, project_id: str, limit: int) -> list[KeyRow]:
+    """Newest first, without revoked ones."""
+    limits = (KeyRow.requests_per_minute, KeyRow.tokens_per_minute, KeyRow.monthly_token_budget)
+    statement = scoped_to(KeyRow, project_id).where(KeyRow.revoked_at.is_(None))
+    has_limits = or_(*(each.is_not(None) for each in limits))
+    return list(await session.scalars(statement.where(has_limits).order_by(KeyRow.id.desc()).limit(limit)))
 
 
 async def keys_by_id(session: AsyncSession, project_id: str, key_ids: Collection[uuid.UUID]) -> list[KeyRow]:

@@ -9,6 +9,7 @@ from modelshare.wire.base import Page
 from modelshare.wire.keys import (
     Key,
     KeyCreate,
+    KeyPatch,
     KeyWithValue,
     Project,
     ProjectCreate,
@@ -39,6 +40,14 @@ async def rotate_key(caller: KeysCaller, session: WriteSession, platform: Platfo
     return await service.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
 
 
+@router.patch("/v1/keys/{key_id}", tags=["keys"])
+async def change_key(
+    caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str, body: KeyPatch
+) -> Key:
+    """Sets what the key may use, on every process within a second. What is not sent stays as it is."""
+    return await service.change_key(session, caller, key_id, body, now=platform.now())
+
+
 @router.delete("/v1/keys/{key_id}", status_code=204, tags=["keys"])
 async def revoke_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> None:
     """Revokes the key and all its values, immediately and on every process."""
@@ -55,9 +64,11 @@ async def get_own_project(caller: KeysCaller, session: ReadSession) -> Project:
 async def change_own_project(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, body: ProjectSettings
 ) -> Project:
-    """Sets whether the project shares and deploys signed versions only, and whose signatures count for deploying.
+    """Sets the project's monthly budget, whether it shares and deploys signed versions only, and whose signatures
+    count for deploying.
 
-    It concerns what is shared and deployed from now on; endpoints that run keep the version they serve.
+    What is required of signatures concerns what is shared and deployed from now on; endpoints that run keep the version
+    they serve. The budget holds within a second.
     """
     return await service.change_settings(session, caller, body, now=platform.now())
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from modelshare.wire.keys import Scope
+from modelshare.wire.keys import NO_LIMITS, KeyLimits, Scope
 from modelshare.wire.text import fits_name
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -114,6 +114,7 @@ class Reach:
     networks: tuple[str, ...] = ()
     """Networks from which it may be used; empty: everywhere."""
     expires_at: int | None = None
+    limits: KeyLimits = NO_LIMITS
 
 
 def beyond(own: Reach, wanted: Reach) -> str | None:
@@ -131,6 +132,9 @@ def beyond(own: Reach, wanted: Reach) -> str | None:
             f"This key expires at {own.expires_at} (Unix time), and the keys it creates cannot expire later: set "
             "`expires_in`."
         )
+    for name, own_limit, limit in zip(own.limits._fields, own.limits, wanted.limits, strict=True):
+        if own_limit is not None and (limit is None or limit > own_limit):
+            return f"A key cannot allow more than it may use itself: set `{name}` to at most {own_limit}."
     return None
 
 

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Collection
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,8 +21,11 @@ from modelshare.server.settings import Settings
 from modelshare.wire.base import Page
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.keys import (
+    MICROS,
+    NO_LIMITS,
     Key,
     KeyCreate,
+    KeyPatch,
     KeyWithValue,
     Project,
     ProjectCreate,
@@ -86,7 +90,7 @@ async def own_project(session: AsyncSession, caller: Caller) -> Project:
 
 
 async def change_settings(session: AsyncSession, caller: Caller, request: ProjectSettings, *, now: int) -> Project:
-    """What the project requires of signatures, from now on. Endpoints that run go on."""
+    """Changes what the project requires of signatures, for endpoints that are created from now on, and its budget."""
     row = await queries.lock_project(session, caller.project)
     if row is None:
         raise _no_project()
@@ -103,7 +107,20 @@ async def change_settings(session: AsyncSession, caller: Caller, request: Projec
             required=row.require_signature,
             allowed_signers=row.allowed_signers,
         )
+    if "monthly_budget" in request.model_fields_set:
+        _change_budget(session, caller, row, request.monthly_budget, now)
     return project_view(row)
+
+
+def _change_budget(session: AsyncSession, caller: Caller, row: ProjectRow, budget: float | None, now: int) -> None:
+    micros = None if budget is None else round(budget * MICROS)
+    if micros == row.monthly_budget:
+        return
+    before = None if row.monthly_budget is None else row.monthly_budget / MICROS
+    row.monthly_budget = micros
+    Audit(session, row.id, caller.actor, now).done(
+        "project.change_budget", f"project:{row.id}", slug=row.slug, budget=budget, budget_before=before
+    )
 
 
 async def create_platform_key(session: AsyncSession, name: str, *, now: int) -> str:
@@ -123,10 +140,8 @@ async def has_platform_key(session: AsyncSession) -> bool:
 
 async def create_key(session: AsyncSession, caller: Caller, request: KeyCreate, *, now: int) -> KeyWithValue:
     networks = tuple(str(network) for network in request.allowed_ips)
-    _check_reach(
-        caller,
-        Reach(effective_scopes(request.scopes, request.endpoint), request.endpoint, networks, _end(request, now)),
-    )
+    scopes = effective_scopes(request.scopes, request.endpoint)
+    _check_reach(caller, Reach(scopes, request.endpoint, networks, _end(request, now), request.limits))
     project = await queries.project(session, caller.project)
     assert project is not None  # noqa: S101 - the caller's key refers to it
     row, secret = await _new_key(session, project, request, now=now)
@@ -138,6 +153,11 @@ async def list_keys(session: AsyncSession, caller: Caller, paging: Paging) -> Pa
     rows = await queries.keys(session, caller.project, paging.fetch_limit, paging.after_id)
     rows, cursor = paging.cut(rows)
     return Page.of([_view(row) for row in rows], cursor)
+
+
+async def limited_keys(session: AsyncSession, caller: Caller, limit: int) -> list[Key]:
+    """The project's keys with limits of their own, newest first, without revoked ones."""
+    return [_view(row) for row in await queries.limited_keys(session, caller.project, limit)]
 
 
 async def get_key(session: AsyncSession, caller: Caller, key_id: str) -> Key:
@@ -160,9 +180,7 @@ async def rotate_key(
 ) -> KeyWithValue:
     """Creates a new value. The previous one stays valid for `grace_seconds`; older ones end now."""
     row = await _own_key(session, caller, key_id)
-    _check_reach(
-        caller, Reach(effective_scopes(row.scopes, row.endpoint), row.endpoint, tuple(row.allowed_ips), row.expires_at)
-    )
+    _check_reach(caller, _reach(row))
     if row.revoked_at is not None:
         raise ConflictError("This key is revoked. Create a new one.")
     until = now + grace_seconds
@@ -176,6 +194,21 @@ async def rotate_key(
     row.hint = hint(secret)
     _record(session, caller, "key.rotate", row, now)
     return KeyWithValue(**_view(row).model_dump(), key=secret, old_value_valid_until=until)
+
+
+async def change_key(session: AsyncSession, caller: Caller, key_id: str, request: KeyPatch, *, now: int) -> Key:
+    """Sets what the key may use, from now on."""
+    row = await _own_key(session, caller, key_id)
+    if row.revoked_at is not None:
+        raise ConflictError("This key is revoked. Create a new one.")
+    changes = {name: getattr(request, name) for name in request.model_fields_set}
+    if all(getattr(row, name) == value for name, value in changes.items()):
+        return _view(row)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    _check_reach(caller, _reach(row))
+    _record(session, caller, "key.change_limits", row, now, **row.limits._asdict())
+    return _view(row)
 
 
 async def revoke_key(session: AsyncSession, caller: Caller, key_id: str, *, now: int) -> None:
@@ -228,6 +261,7 @@ def project_view(row: ProjectRow) -> Project:
         name=row.name,
         slug=row.slug,
         quota_bytes=row.quota_bytes,
+        monthly_budget=None if row.monthly_budget is None else row.monthly_budget / MICROS,
         require_signature=row.require_signature,
         allowed_signers=row.allowed_signers,
         created_at=row.created_at,
@@ -245,6 +279,7 @@ async def _new_key(session: AsyncSession, project: ProjectRow, request: KeyCreat
         endpoint=request.endpoint,
         created_at=now,
         expires_at=_end(request, now),
+        **request.limits._asdict(),
     )
     session.add(row)
     await session.flush()
@@ -272,7 +307,8 @@ def _no_key() -> NotFoundError:
 
 
 def _check_reach(caller: Caller, wanted: Reach) -> None:
-    refusal = beyond(Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at), wanted)
+    own = Reach(caller.scopes, caller.endpoint, caller.allowed_ips, caller.expires_at, caller.limits or NO_LIMITS)
+    refusal = beyond(own, wanted)
     if refusal is not None:
         raise PermissionDeniedError(refusal)
 
@@ -281,9 +317,14 @@ def _end(request: KeyCreate, now: int) -> int | None:
     return now + request.expires_in if request.expires_in else None
 
 
-def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int) -> None:
+def _reach(row: KeyRow) -> Reach:
+    scopes = effective_scopes(row.scopes, row.endpoint)
+    return Reach(scopes, row.endpoint, tuple(row.allowed_ips), row.expires_at, row.limits)
+
+
+def _record(session: AsyncSession, caller: Caller, action: str, row: KeyRow, now: int, **details: Any) -> None:
     """Call after every change of a key: records it in the audit log and notifies of it."""
-    Audit(session, caller.project, caller.actor, now).done(action, f"key:{row.id}", name=row.name)
+    Audit(session, caller.project, caller.actor, now).done(action, f"key:{row.id}", name=row.name, **details)
     if action != "key.create":
         notify(session, KEYS_TOPIC, str(row.id))
 
@@ -300,4 +341,5 @@ def _view(row: KeyRow) -> Key:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        **row.limits._asdict(),
     )

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from modelshare.server.db import JsonColumn, Table
 from modelshare.server.ids import new_id, new_project_id
+from modelshare.wire.keys import KeyLimits
 
 
 class ProjectRow(Table):
@@ -25,6 +26,8 @@ class ProjectRow(Table):
     """It shares and deploys signed versions only."""
     allowed_signers: Mapped[list[str]] = mapped_column(JsonColumn, default=list, server_default="[]")
     """Ids of the keys whose signatures count for what it deploys of others; none: those of each model's owner."""
+    monthly_budget: Mapped[int | None]
+    """What it may spend in a month, in millionths of the platform's currency; None: no limit."""
 
 
 class KeyRow(Table):
@@ -45,8 +48,15 @@ class KeyRow(Table):
     expires_at: Mapped[int | None]
     revoked_at: Mapped[int | None]
     last_used_at: Mapped[int | None]
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
+    monthly_token_budget: Mapped[int | None]
 
     project: Mapped[ProjectRow | None] = relationship(lazy="raise")
+
+    @property
+    def limits(self) -> KeyLimits:
+        return KeyLimits(self.requests_per_minute, self.tokens_per_minute, self.monthly_token_budget)
 
 
 class KeyValueRow(Table):

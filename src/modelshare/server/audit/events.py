@@ -31,6 +31,8 @@ OF_ACTIONS: Final[Mapping[str, str]] = {
     "agent.resume": "agent.resumed",
     "agent.remove": "agent.removed",
     "agent.delete_weights": "agent.weights_deleted",
+    "budget.warn": "budget.warning",
+    "budget.exhaust": "budget.exhausted",
 }
 """Events by the action of their audit entry."""
 ENDPOINT_STATUS: Final = "endpoint.status_changed"

@@ -15,6 +15,7 @@ from modelshare.server.registry import tables as registry
 from modelshare.server.registry.imports import tables as imports
 from modelshare.server.registry.moves import tables as moves
 from modelshare.server.registry.storages import tables as storages
+from modelshare.server.router import tables as router
 from modelshare.server.sharing import tables as sharing
 from modelshare.server.sharing.search import tables as search
 
@@ -31,6 +32,7 @@ MODULES = (
         moves,
         oci,
         registry,
+        router,
         search,
         sharing,
         storages,

@@ -1,10 +1,13 @@
-"""Limits of the tier, per endpoint and process. In memory, without I/O; the clock is passed in.
+"""Whether a request may enter: limits of the endpoint's tier and of the key, and budgets of the month.
+
+With PostgreSQL all processes together keep to them (`ledger`). While a process has borrowed enough, it lets requests in
+without waiting.
 
 Concurrency is counted in sequences: a request for eight answers counts as eight requests. It is admitted while
 there is any capacity, even if it needs more, so that small requests cannot block a large one forever.
 
 Requests per minute may burst by the tier's `burst_percent`. Tokens are charged after the answer, when they are known;
-an endpoint that overdrew waits until its bucket is full enough again.
+who overdrew waits until the bucket is full enough again.
 """
 
 import math
@@ -12,109 +15,294 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
+from modelshare.server.background import wait
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.ratelimit import Bucket
+from modelshare.server.router.allowances import Allowance, Counted, Slots
+from modelshare.server.router.ledger import Ledger
+from modelshare.server.router.ledger_rules import Limit
+from modelshare.server.router.stated_limits import StatedLimit, month_of, of_key, of_project, of_tier, slots_of
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.keys import KeyLimits
+from modelshare.wire.limits import LimitKind
 from modelshare.wire.tiers import Tier
 
 _MAX: Final = 100_000
-"""Endpoints kept; the least recently used are dropped."""
+"""Gates kept; the least recently used are dropped."""
 _MINUTE: Final = 60
+_HEADERS: Final = ((b"requests", LimitKind.REQUESTS_PER_MINUTE), (b"tokens", LimitKind.TOKENS_PER_MINUTE))
+_ATTEMPTS: Final = 10
+"""How often the database is asked for one request, while other processes may have something that they do not use."""
+_AGAIN_SECONDS: Final = 0.03
+_REFUSED_SECONDS: Final = 0.5
+"""How long it is known, without asking, that a budget is used up: it may be raised at any time."""
+_FULL_SECONDS: Final = 0.05
+"""How long it is known, without asking, that all slots are busy."""
+
+
+class Payer(NamedTuple):
+    """Whose limits hold beside the tier's."""
+
+    project_id: str
+    key_id: uuid.UUID
+    key_limits: KeyLimits
+    monthly_budget: int | None
+    """The project's, in millionths of the platform's currency."""
+
+
+class _Rule(NamedTuple):
+    """A limit of a gate, and what this process knows of it."""
+
+    stated: StatedLimit
+    allowance: Allowance
+
+
+class _Limits:
+    """The limits that this process counts, by subject. Each is shared by all gates that it concerns."""
+
+    def __init__(self, clock: Callable[[], float], ledger: Ledger | None) -> None:
+        self.clock = clock
+        self.ledger = ledger
+        self._is_alone = ledger is None or not ledger.is_shared
+        self._counted: WeakValueDictionary[str, Counted] = WeakValueDictionary()
+
+    def slots(self, subject: str, count: int) -> Slots:
+        limit = Limit(count)
+        found = self._known(subject, limit)
+        if not isinstance(found, Slots):
+            found = Slots(subject, limit, self.clock(), is_alone=self._is_alone)
+            self._counted[subject] = found
+        return found
+
+    def rule(self, stated: StatedLimit) -> _Rule:
+        subject, limit, budget = stated.subject, stated.limit, stated.budget
+        found = self._known(subject, limit)
+        if not isinstance(found, Allowance):
+            is_alone = self._is_alone if budget is None else self.ledger is None
+            least = 0 if stated.token_weight and limit.per_minute else 1
+            found = Allowance(subject, limit, self.clock(), is_alone=is_alone, least=least, budget=budget)
+            self._counted[subject] = found
+        return _Rule(stated, found)
+
+    def used_alone(self, subject: str) -> float | None:
+        """What is used of a limit that this process counts by itself; None for others."""
+        found = self._counted.get(subject)
+        return None if found is None or not found.is_alone else found.used_now(self.clock())
+
+    def _known(self, subject: str, limit: Limit) -> Counted | None:
+        found = self._counted.get(subject)
+        if found is not None and found.limit != limit:
+            found.change(limit)
+        return found
 
 
 class Gate:
-    """An endpoint's use of its tier's limits."""
+    """The limits of the requests of one endpoint; of one key at it, if the key or the project has some of its own."""
 
-    __slots__ = ("_clock", "_requests", "_tokens", "busy", "tier")
+    __slots__ = ("_allowances", "_clock", "_ledger", "_per_request", "_rules", "_slots", "ends_at", "payer", "tier")
 
-    def __init__(self, tier: Tier, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic, in seconds."""
-        now = clock()
+    def __init__(
+        self,
+        tier: Tier,
+        clock: Callable[[], float],
+        limits: _Limits | None = None,
+        endpoint_id: uuid.UUID | None = None,
+        payer: Payer | None = None,
+    ) -> None:
+        """`clock` is monotonic, in seconds. Without `limits` it counts alone."""
+        limits = limits or _Limits(clock, None)
         self.tier = tier
+        self.payer = payer
+        self.ends_at = math.inf
+        """When the month of a budget ends, in Unix seconds: then another gate is needed."""
         self._clock = clock
-        self.busy = 0
-        self._requests = _bucket(tier.requests_per_minute, 1 + tier.burst_percent / 100, now)
-        self._tokens = _bucket(tier.tokens_per_minute, 1, now)
+        self._ledger = limits.ledger
+        self._slots = limits.slots(slots_of(endpoint_id), tier.max_concurrent_requests)
+        stated = [*of_tier(endpoint_id, tier)]
+        if payer is not None and self._ledger is not None:
+            month = month_of(self._ledger.clock())
+            stated += of_key(payer.project_id, payer.key_id, payer.key_limits, month)
+            if payer.monthly_budget is not None and tier.price_per_million_tokens:
+                stated.append(of_project(payer.project_id, payer.monthly_budget, month, tier.price_per_million_tokens))
+            if any(each.budget for each in stated):
+                self.ends_at = month.ends_at
+        self._rules = tuple(map(limits.rule, stated))
+        self._allowances = tuple(each.allowance for each in self._rules)
+        self._per_request = tuple(each.allowance for each in self._rules if not each.stated.token_weight)
 
-    def enter(self) -> None:
-        """Counts one request until `leave`. Raises RateLimitedError if the tier does not allow it now."""
-        tier, now = self.tier, self._clock()
-        if self.busy >= tier.max_concurrent_requests:
-            raise RateLimitedError(
-                f"{self.busy} answers are in progress, and the tier `{tier.slug}` allows "
-                f"{tier.max_concurrent_requests} at the same time. Wait for one to finish.",
-                code=ErrorCode.CAPACITY_EXCEEDED,
-                retry_after=1,
-            )
-        if self._tokens is not None and (wait := self._tokens.take(0, now)):
-            raise RateLimitedError(
-                f"The tier `{tier.slug}` allows {tier.tokens_per_minute} tokens per minute, and they are used "
-                f"up. Try again in {wait} s.",
-                code=ErrorCode.RATE_LIMIT_EXCEEDED,
-                retry_after=wait,
-            )
-        if self._requests is not None and (wait := self._requests.take(1, now)):
-            raise RateLimitedError(
-                f"The tier `{tier.slug}` allows {tier.requests_per_minute} requests per minute. Try again in {wait} s.",
-                code=ErrorCode.RATE_LIMIT_EXCEEDED,
-                retry_after=wait,
-            )
-        self.busy += 1
+    @property
+    def busy(self) -> int:
+        """Sequences in progress in this process."""
+        return self._slots.busy
+
+    def enter(self) -> bool:
+        """Counts one request until `leave`, if nothing has to be asked; else returns False, see `enter_later`.
+
+        Raises RateLimitedError if it is not allowed now.
+        """
+        now = self._clock()
+        if not self._slots.is_ready(now):
+            return self._refuse_known(now)
+        for allowance in self._allowances:
+            if not allowance.is_ready(now):
+                return self._refuse_known(now)
+        for allowance in self._per_request:
+            allowance.take(1, now)
+            self._report(allowance)
+        self._slots.take()
+        return True
+
+    async def enter_later(self) -> None:
+        """As `enter`, with what can be borrowed from the database. Raises RateLimitedError if nothing can be."""
+        assert self._ledger is not None  # noqa: S101 - without it `enter` always knows
+        asked: dict[Counted, int] = {}
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                self._slots.freed.clear()
+                await wait(self._slots.freed, _AGAIN_SECONDS)
+                if self.enter():
+                    return
+            await self._borrow(is_wanted=attempt == 0)
+            if self.enter():
+                return
+            # Other processes have been told to give back what lies idle; those that have settled since then did.
+            lacking = self._lacking(now := self._clock())
+            if used_up := [each for each in lacking if each.others_turn > asked.setdefault(each, each.turn)]:
+                raise self._refusal(used_up[0], now)
+        raise self._refusal(lacking[0], now)
+
+    async def _borrow(self, *, is_wanted: bool) -> None:
+        assert self._ledger is not None  # noqa: S101 - as above
+        lacking = self._lacking(self._clock())
+        for each in lacking:
+            each.waiting += 1
+        try:
+            await self._ledger.ask(lacking, is_wanted=is_wanted)
+        finally:
+            for each in lacking:
+                each.waiting -= 1
 
     def count_as(self, turns: int) -> None:
         """The request that entered counts as this many sequences."""
-        self.busy += turns - 1
+        self._slots.busy += turns - 1
+        if self._ledger is not None and self._slots.busy > self._slots.held and not self._slots.is_alone:
+            self._ledger.ask_soon(self._slots)
 
     def leave(self, turns: int = 1) -> None:
         """`turns`: as the request counted."""
-        self.busy -= turns
+        self._slots.leave(turns)
 
     def charge(self, tokens: int) -> None:
-        if self._tokens is not None:
-            self._tokens.charge(tokens, self._clock())
+        if not tokens:
+            return
+        now = self._clock()
+        for stated, allowance in self._rules:
+            if stated.token_weight:
+                allowance.take(tokens * stated.token_weight, now)
+                self._report(allowance)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """`x-ratelimit-*` headers as in OpenAI's API, for what the tier limits."""
+        """`x-ratelimit-*` headers as in OpenAI's API, for what is limited: of the endpoint or the key, whichever has
+        less left."""
         found: list[tuple[bytes, bytes]] = []
         now = self._clock()
-        for kind, bucket in ((b"requests", self._requests), (b"tokens", self._tokens)):
-            if bucket is not None:
-                bucket.refill(now)
-                left = max(0, min(math.floor(bucket.level), round(bucket.per_minute)))
-                full = (bucket.capacity - bucket.level) * _MINUTE / bucket.per_minute
+        for name, kind in _HEADERS:
+            allowances = [allowance for stated, allowance in self._rules if stated.kind is kind]
+            if allowances:
+                least = min(allowances, key=lambda each: each.level(now))
+                level, (capacity, per_minute) = least.level(now), least.limit
+                left = max(0, min(math.floor(level), round(per_minute)))
                 found += [
-                    (b"x-ratelimit-limit-" + kind, b"%d" % bucket.per_minute),
-                    (b"x-ratelimit-remaining-" + kind, b"%d" % left),
-                    (b"x-ratelimit-reset-" + kind, _duration(full)),
+                    (b"x-ratelimit-limit-" + name, b"%d" % per_minute),
+                    (b"x-ratelimit-remaining-" + name, b"%d" % left),
+                    (b"x-ratelimit-reset-" + name, _duration((capacity - level) * _MINUTE / per_minute)),
                 ]
         return found
+
+    def _lacking(self, now: float) -> list[Counted]:
+        counted: tuple[Counted, ...] = (self._slots, *self._allowances)
+        return [each for each in counted if not each.is_ready(now)]
+
+    def _refuse_known(self, now: float) -> bool:
+        """Raises RateLimitedError if it is known, without asking, that something is used up; else returns False."""
+        for each in self._lacking(now):
+            if each.is_alone or now < each.refused_until:
+                raise self._refusal(each, now)
+        return False
+
+    def _refusal(self, counted: Counted, now: float) -> RateLimitedError:
+        tier = self.tier
+        if isinstance(counted, Slots):
+            counted.refuse(now, _FULL_SECONDS)
+            return RateLimitedError(
+                f"{max(counted.busy, tier.max_concurrent_requests)} answers are in progress, and the tier "
+                f"`{tier.slug}` allows {tier.max_concurrent_requests} at the same time. Wait for one to finish.",
+                code=ErrorCode.CAPACITY_EXCEEDED,
+                retry_after=1,
+            )
+        assert isinstance(counted, Allowance)  # noqa: S101 - there is nothing else
+        message = next(stated.refusal for stated, allowance in self._rules if allowance is counted)
+        if (budget := counted.budget) is not None:
+            assert self._ledger is not None  # noqa: S101 - budgets need it
+            counted.refuse(now, _REFUSED_SECONDS)
+            later = max(1, math.ceil(budget.month.ends_at - self._ledger.clock()))
+            return RateLimitedError(message, code=ErrorCode.BUDGET_EXCEEDED, retry_after=later)
+        seconds = max(counted.wait(now), 0.001)
+        counted.refuse(now, seconds)
+        later = max(1, math.ceil(seconds))
+        return RateLimitedError(
+            f"{message} Try again in {later} s.", code=ErrorCode.RATE_LIMIT_EXCEEDED, retry_after=later
+        )
+
+    def _report(self, allowance: Allowance) -> None:
+        """Borrows in time, and has what was used reported."""
+        if self._ledger is not None and not (allowance.is_alone and allowance.budget is None):
+            self._ledger.note(allowance)
+            if allowance.wants_more():
+                self._ledger.ask_soon(allowance)
 
 
 class Admission:
     """The gates of all endpoints in this process."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, ledger: Ledger | None = None) -> None:
+        """Without a ledger, each process counts by itself, and there are no budgets and no limits of keys."""
         self._clock = clock
-        self._gates: OrderedDict[uuid.UUID, Gate] = OrderedDict()
+        self._ledger = ledger
+        self._limits = _Limits(clock, ledger)
+        self._gates: OrderedDict[uuid.UUID | tuple[uuid.UUID, uuid.UUID], Gate] = OrderedDict()
 
-    def gate(self, endpoint_id: uuid.UUID, tier: Tier) -> Gate:
-        """The endpoint's gate; a new one if the endpoint moved to another tier or the tier changed."""
-        gate = self._gates.get(endpoint_id)
-        if gate is None or (gate.tier is not tier and gate.tier != tier):
-            gate = self._gates[endpoint_id] = Gate(tier, self._clock)
+    def gate(self, endpoint_id: uuid.UUID, tier: Tier, payer: Payer | None = None) -> Gate:
+        """The gate of the endpoint's requests; a new one if the endpoint moved to another tier or a limit changed."""
+        name = endpoint_id if payer is None else (endpoint_id, payer.key_id)
+        gate = self._gates.get(name)
+        if gate is None or not self._fits(gate, tier, payer):
+            gate = self._gates[name] = Gate(tier, self._clock, self._limits, endpoint_id, payer)
             if len(self._gates) > _MAX:
                 self._gates.popitem(last=False)
         else:
-            self._gates.move_to_end(endpoint_id)
+            self._gates.move_to_end(name)
         return gate
 
+    def used_alone(self, subject: str) -> float | None:
+        """What is used of a limit that this process counts by itself; None for others."""
+        return self._limits.used_alone(subject)
 
-def _bucket(per_minute: int | None, factor: float, now: float) -> Bucket | None:
-    if per_minute is None:
-        return None
-    return Bucket(per_minute=per_minute, capacity=per_minute * factor, level=per_minute * factor, updated=now)
+    async def start(self) -> None:
+        if self._ledger is not None:
+            await self._ledger.start()
+
+    async def stop(self) -> None:
+        """Gives back what was borrowed. Call it when no more requests arrive."""
+        if self._ledger is not None:
+            await self._ledger.stop()
+
+    def _fits(self, gate: Gate, tier: Tier, payer: Payer | None) -> bool:
+        if (gate.tier is not tier and gate.tier != tier) or gate.payer != payer:
+            return False
+        return payer is None or self._ledger is None or self._ledger.clock() < gate.ends_at
 
 
 def _duration(seconds: float) -> bytes:

@@ -16,23 +16,23 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
+from modelshare.server.router.entrance import Entrance
 from modelshare.server.router.errors import body_too_long, database_outages
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
-from modelshare.server.router.request_queue import Patience, Waiter
+from modelshare.server.router.request_queue import Waiter
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
 
 if TYPE_CHECKING:
-    from modelshare.server.router.admission import Gate
     from modelshare.server.router.service import Router
 
 log = structlog.get_logger()
@@ -71,18 +71,13 @@ class Call:
         self._started_at = router.now()
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[tuple[InFlight[Any], Any]] = []
-        self._caller: Caller
-        self._endpoint: Snapshot
-        self._gate: Gate | None = None
-        """Of the endpoint's tier, once the request was let in."""
+        self.caller: Caller
+        self.endpoint: Snapshot
+        self._entrance: Entrance | None = None
         self._turns = 1
         self._body: list[bytes] = []
         self._size = 0
         self._relay: Relay | None = None
-        self._patience: Patience | None = None
-        """If it has to wait, or had to."""
-        self._refusal: RateLimitedError | None = None
-        """Why the endpoint's limits do not let it in."""
 
     # Called by the client's connection.
 
@@ -106,12 +101,13 @@ class Call:
 
     def too_slow(self) -> None:
         """The deadline has passed."""
-        if self._patience is not None and self._patience.is_waiting:
-            self.guard(self._give_up)
+        entrance = self._entrance
+        if entrance is not None and entrance.is_waiting:
+            self.guard(lambda: entrance.give_up(self._relay))
             return
         if self._relay is not None and not self.reply.status:
             self._relay.report_result(is_failure=True)
-        self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
+        self.end_with(too_slow(self.endpoint.tier, in_stream=self.reply.status > 0))
 
     def end_with(self, error: Exception) -> None:
         """Ends the request with the error, wherever it is."""
@@ -153,7 +149,7 @@ class Call:
 
     def _enter(self, caller: Caller | None, use: KeyUse | SessionUse) -> None:
         """Raises UnauthenticatedError for an unknown caller."""
-        self._caller = self._router.checked(caller, self.head)
+        self.caller = self._router.checked(caller, self.head)
         if (running := self._router.running_of(use)) is not None:
             self._track(running, use)
 
@@ -164,104 +160,20 @@ class Call:
 
     def _admit(self, found: Snapshot | None) -> None:
         router, head = self._router, self.head
-        head.check(self._caller)
-        endpoint = self._endpoint = checked_endpoint(head, found, router.clock())
+        head.check(self.caller)
+        endpoint = self.endpoint = checked_endpoint(head, found, router.clock())
         if head.reads_models:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
         self._track(router.running_endpoints, endpoint.id)
-        if router.queue and (first := router.queue.first(endpoint.id)) is not None:
-            self._refusal = first.refusal
-            self._wait_behind(router.queue.length(endpoint.id))
-        elif self.try_turn():
-            self._enter_gate()
-        else:
-            self._wait_behind(0)
-
-    def _enter_gate(self) -> None:
-        self._show_limits()
-        self.deadline = self._router.now() + self._endpoint.tier.request_timeout_seconds
-        check_encoding(self.head.header(b"content-encoding"))
-        self._state = _State.READING
-        self._read()
-
-    # Waiting at the endpoint's limits (`request_queue.Waiter`).
-
-    @property
-    def refusal(self) -> RateLimitedError:
-        assert self._refusal is not None  # noqa: S101 - set before it waits
-        return self._refusal
-
-    def try_turn(self) -> bool:
-        endpoint = self._endpoint
-        gate = self._router.admission.gate(endpoint.id, endpoint.tier)
-        try:
-            gate.enter()
-        except RateLimitedError as refusal:
-            self._refusal = refusal
-            return False
-        self._gate = gate
-        return True
-
-    def go_on(self) -> None:
-        self.waited()
-        self.guard(self._go_on)
-
-    def _go_on(self) -> None:
-        """Its turn has come: the endpoint may have changed since."""
-        found = self._router.snapshots.known(self.head.project_id, self.head.slug)
-        if found is None:
-            self.later(self._look_again())
-        else:
-            self._endpoint = checked_endpoint(self.head, found[0], self._router.clock())
-            self._enter_gate()
-
-    async def _look_again(self) -> None:
-        await self._refresh()
-        self._enter_gate()
-
-    def _wait_behind(self, others: int) -> None:
-        """Waits at the endpoint's limits, where others wait. Raises RateLimitedError if it would be too long."""
-        self._show_limits()
-        self._patient().check(others, self.refusal)
-        if self.head.header(b"expect"):  # the client may be told to send its body, or it would count as stalled
-            self._take()
-        self.wait(self, (self._endpoint.id,))
-
-    def _give_up(self) -> None:
-        """It has waited in vain."""
-        patience, refusal = self._patient(), (self._relay or self).refusal
-        place = patience.place
-        patience.leave()
-        self._show_limits()
-        self._show(patience.headers(place))
-        raise patience.over(refusal, place)
-
-    def _show_limits(self) -> None:
-        self._show(self._router.admission.gate(self._endpoint.id, self._endpoint.tier).headers())
-
-    def _show(self, headers: Headers) -> None:
-        """Sends them with the answer, in place of those of the same names."""
-        if headers:
-            names = {name for name, _ in headers}
-            self.reply.headers = [*(each for each in self.reply.headers if each[0] not in names), *headers]
-
-    def _patient(self) -> Patience:
-        if self._patience is None:
-            router, endpoint = self._router, self._endpoint
-            self._patience = Patience(router.queue, endpoint.project_id, endpoint.id, endpoint.tier, router.now)
-        return self._patience
-
-    def _take(self) -> None:
-        if data := self._client.take():
-            self._body.append(data)
-            self._size += len(data)
+        self._entrance = Entrance(router, self)
+        self._entrance.begin()
 
     def _read(self) -> None:
         limit, announced = self._router.max_body_bytes, self.head.content_length
         if announced <= limit:
-            self._take()
+            self.take()
         if max(self._size, announced) > limit:
             raise body_too_long(limit)
         if self._client.complete:
@@ -269,17 +181,44 @@ class Call:
 
     def _start_relay(self, body: bytes) -> None:
         self._state, self._body = _State.RELAYING, []
-        request = parsed(self.head.route, body, self._endpoint.tier)
-        if self._gate is not None:
-            self._turns = request.turns
-            self._gate.count_as(self._turns)
+        request = parsed(self.head.route, body, self.endpoint.tier)
+        self._turns = request.turns
+        if self._entrance is not None and self._entrance.gate is not None:
+            self._entrance.gate.count_as(self._turns)
         tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
         self._relay.sequences = self._turns
-        if len(self._endpoint.targets) > 1:
+        if len(self.endpoint.targets) > 1:
             session = self.head.header(b"x-session-id")
-            self._relay.conversation = Conversation.of(self._endpoint.id, self.head.route, body, session)
-        self._relay.start(self._endpoint.targets)
+            self._relay.conversation = Conversation.of(self.endpoint.id, self.head.route, body, session)
+        self._relay.start(self.endpoint.targets)
+
+    # Called by the entrance.
+
+    def show(self, headers: Headers) -> None:
+        """Sends them with the answer, in place of those of the same names."""
+        if headers:
+            names = {name for name, _ in headers}
+            self.reply.headers = [*(each for each in self.reply.headers if each[0] not in names), *headers]
+
+    def take(self) -> None:
+        """Takes what has arrived of the body."""
+        if data := self._client.take():
+            self._body.append(data)
+            self._size += len(data)
+
+    async def refresh(self) -> None:
+        """Looks the endpoint up again, unless that was done a second ago. Raises an error if it cannot serve."""
+        with database_outages():
+            found = await self._router.find_endpoint(self.head)
+        self.endpoint = checked_endpoint(self.head, found, self._router.clock())
+
+    def admitted(self) -> None:
+        """The endpoint's limits let it in."""
+        self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
+        check_encoding(self.head.header(b"content-encoding"))
+        self._state = _State.READING
+        self._read()
 
     # Called by the relay.
 
@@ -288,44 +227,36 @@ class Call:
         """Whether the client reads too slowly."""
         return self._client.is_blocked
 
+    def progress(self) -> None:
+        """A part of a stream has arrived: the next one has as much time again."""
+        self.deadline = self._router.now() + self.endpoint.tier.stream_idle_timeout_seconds
+
     @property
     def may_wait(self) -> bool:
         """Whether the tier has a queue."""
-        return self._endpoint.tier.queue_seconds > 0
+        return self.endpoint.tier.queue_seconds > 0
 
     def has_waiting(self, deployment_id: str) -> bool:
         """Whether others wait for it."""
         return self._router.queue.length(deployment_id) > 0
 
-    def wait(self, waiter: Waiter, subjects: Sequence[Hashable], size: int = 0, *, is_first: bool = False) -> None:
-        """Waits for one of the subjects; see `Ticket`. Raises RateLimitedError if there is no time or space for it."""
-        patience = self._patient()
-        if not patience.begin(waiter, subjects, size, is_first=is_first):
-            raise waiter.refusal
-        self.deadline = patience.until
+    def wait(self, waiter: Waiter, deployments: Sequence[str], size: int, *, is_first: bool) -> None:
+        """As `Entrance.wait`."""
+        assert self._entrance is not None  # noqa: S101 - it has passed it
+        self._entrance.wait(waiter, deployments, size, is_first=is_first)
 
     def waited(self) -> None:
-        """It had its turn, if it had to wait for one: now its time begins."""
-        self.deadline = self._router.now() + self._endpoint.tier.request_timeout_seconds
-        if self._patience is not None:
-            self._patience.has_left()
-            self._show(self._patience.headers())
-
-    def progress(self) -> None:
-        """A part of a stream has arrived: the next one has as much time again."""
-        self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
+        """It had its turn at a machine: now its time begins."""
+        assert self._entrance is not None  # noqa: S101 - as above
+        self._entrance.waited()
+        self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
 
     def known_targets(self) -> Sequence[Target]:
         """The endpoint's targets. They are a second old at most, if this is called again and again."""
         found = self._router.snapshots.known(self.head.project_id, self.head.slug)
         if found is None and (self._task is None or self._task.done()):
-            self.later(self._refresh())
-        return found[0].targets if found and found[0] else self._endpoint.targets
-
-    async def _refresh(self) -> None:
-        with database_outages():
-            found = await self._router.find_endpoint(self.head)
-        self._endpoint = checked_endpoint(self.head, found, self._router.clock())
+            self.later(self.refresh())
+        return found[0].targets if found and found[0] else self.endpoint.targets
 
     async def fresh_targets(self) -> Sequence[Target]:
         """The endpoint's targets as they are in the database now."""
@@ -359,26 +290,29 @@ class Call:
             return
         self._state, self.deadline, self._is_finished = _State.OVER, _NEVER, True
         usage = usage or self._usage()
-        router = self._router
-        if self._patience is not None and self._patience.is_waiting:
-            self._patience.leave()
+        router, entrance = self._router, self._entrance
+        self._entrance = None  # it refers to this
+        if entrance is not None:
+            entrance.leave_queue()
+        if router.queue:
+            router.queue.freed(*self._subjects())
         if self._relay is not None:
-            if router.queue:
-                router.queue.freed(*self._relay.asked)
             self._relay.close()
             self._relay, self._body = None, []
         for running, subject in self._in_flight:
             running.leave(subject, self)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        if self._gate is not None:
-            if router.queue:
-                router.queue.freed(self._endpoint.id)
-            self._gate.leave(self._turns)
-            self._gate.charge(usage.prompt_tokens + usage.completion_tokens)
-            router.meter.add(self._endpoint, self._caller.id, usage, failed=is_failure)
+        if entrance is not None and entrance.gate is not None:
+            entrance.gate.leave(self._turns)
+            entrance.gate.charge(usage.prompt_tokens + usage.completion_tokens)
+            router.meter.add(self.endpoint, self.caller.id, usage, failed=is_failure)
             router.metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
         router.over(self, self.reply.status or _CLIENT_GONE, router.now() - self._started_at)
+
+    def _subjects(self) -> Sequence[Hashable]:
+        """What others may wait for while this request is in progress."""
+        return () if self._relay is None else (self.endpoint.id, *self._relay.asked)
 
     @property
     def _id(self) -> str:

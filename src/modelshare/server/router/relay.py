@@ -151,6 +151,10 @@ class Relay:
             retry_after=_RETRY_SECONDS,
         )
 
+    @property
+    def blocks_others(self) -> bool:
+        return True
+
     def try_turn(self) -> bool:
         self._targets = self._call.known_targets()
         target = self._selector.best(self._targets, None, self._tried, self._tenant)

@@ -6,7 +6,7 @@ What a request waits for, and how it goes on, is its own. Each process has a que
 import math
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 from modelshare.server.endpoints.policy import WaitingRequests
@@ -70,22 +70,20 @@ class FairQueue(Generic[Item]):
         self._count -= 1
         self._forget_idle()
 
-    def next(self) -> Item | None:
-        """The item whose turn it is."""
+    def next(self) -> Iterator[Item]:
+        """The items of the project whose turn it is, in order."""
         line = self._next()
-        return None if line is None else next(iter(line.items))
+        return iter(()) if line is None else iter(line.items)
 
-    def take(self) -> Item:
-        """Gives the next item its turn, and removes it. Raises IndexError if there is none."""
+    def take(self, item: Item) -> None:
+        """Gives one of `next` its turn, and removes it."""
         line = self._next()
-        if line is None:
-            raise IndexError("The queue is empty.")
-        item, _ = line.items.popitem(last=False)
+        assert line is not None  # noqa: S101 - the item is in it
+        del line.items[item]
         self._count -= 1
         self._now = line.tag
         line.tag += 1 / line.weight
         self._forget_idle()
-        return item
 
     def place(self, project: str, item: Item) -> int:
         """Which turn will be the item's, from 1, if nothing else comes."""
@@ -118,8 +116,13 @@ class Waiter(Protocol):
         """Why it cannot go on."""
         ...
 
+    @property
+    def blocks_others(self) -> bool:
+        """Whether those behind it could not go on either, as far as it is known."""
+        ...
+
     def try_turn(self) -> bool:
-        """It is its turn, perhaps not for the first time. Returns whether it can go on, which it holds for itself."""
+        """It is its turn, perhaps not for the first time. Returns whether it has what it waits for."""
         ...
 
     def go_on(self) -> None:
@@ -168,7 +171,7 @@ class RequestQueue:
 
     def first(self, subject: Hashable) -> Waiter | None:
         """Whose turn is next."""
-        ticket = self._queues[subject].next() if subject in self._queues else None
+        ticket = next(self._queues[subject].next(), None) if subject in self._queues else None
         return None if ticket is None else ticket.waiter
 
     def enter(self, ticket: Ticket, *, is_first: bool = False) -> bool:
@@ -218,11 +221,8 @@ class RequestQueue:
             self._serve(subject)
 
     def _serve(self, subject: Hashable) -> None:
-        while (queue := self._queues.get(subject)) is not None:
-            ticket = queue.next()
-            if ticket is None or not ticket.waiter.try_turn():
-                return
-            queue.take()
+        while (queue := self._queues.get(subject)) is not None and (ticket := _ready(queue)) is not None:
+            queue.take(ticket)
             self._leave(ticket, [each for each in ticket.subjects if each != subject])
             self._drop_empty((subject,))
             ticket.waiter.go_on()
@@ -244,6 +244,16 @@ class RequestQueue:
         for subject in subjects:
             if subject in self._queues and not self._queues[subject]:
                 del self._queues[subject]
+
+
+def _ready(queue: FairQueue[Ticket]) -> Ticket | None:
+    """The first one that can go on, unless one before it blocks it."""
+    for ticket in queue.next():
+        if ticket.waiter.try_turn():
+            return ticket
+        if ticket.waiter.blocks_others:
+            break
+    return None
 
 
 class Patience:

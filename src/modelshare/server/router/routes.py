@@ -7,10 +7,12 @@ from fastapi import APIRouter, Depends, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.http import EndpointsCaller, PlatformDep, ProjectRoute, ReadSession
+from modelshare.server.http import EndpointsCaller, PlatformDep, ProjectRoute, ReadSession, get_platform
 from modelshare.server.paging import PagingDep
-from modelshare.server.router import usage
+from modelshare.server.router import remaining, usage
+from modelshare.server.router.remaining import RouterPlatform
 from modelshare.wire.base import Page
+from modelshare.wire.limits import LimitState
 from modelshare.wire.usage import UsageRow
 
 router = APIRouter(route_class=ProjectRoute, tags=["usage"])
@@ -45,6 +47,20 @@ async def list_usage(
     """Returns requests and tokens, grouped by `group_by`, newest day first. Days are in UTC; both ends are included."""
     today = dt.datetime.fromtimestamp(platform.now(), dt.UTC).date()
     return await usage.page(session, caller, group_by, (first or today - dt.timedelta(_DAYS), last or today), paging)
+
+
+@router.get("/v1/usage/limits")
+async def list_limits(
+    caller: EndpointsCaller,
+    session: ReadSession,
+    platform: Annotated[RouterPlatform, Depends(get_platform)],
+    paging: PagingDep,
+) -> Page[LimitState]:
+    """Returns what is left now of the limits of endpoints and keys and of the month's budgets.
+
+    Endpoints are listed newest first, inactive ones left out; the first page has budgets and keys as well.
+    """
+    return await remaining.page(session, platform, caller, paging)
 
 
 @public.get("/metrics", response_class=Response)

@@ -57,7 +57,7 @@ class Router:
         settings = parts.settings
         self.keys = parts.keys
         self.clock = parts.clock
-        self.admission = Admission()
+        self.admission = parts.admission
         self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
         self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
         self.meter = Meter(parts.database, parts.clock)
@@ -83,6 +83,7 @@ class Router:
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
+        await self.admission.start()
         await self.meter.start()
         for loop in self._loops():
             await loop.start()
@@ -90,6 +91,7 @@ class Router:
     async def stop(self) -> None:
         """Writes pending usage. Call it when no more requests arrive."""
         await stop_all(self._loops())
+        await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
         await self._forwarder.stop()
@@ -198,6 +200,7 @@ class RouterParts:
     links: AgentLinks
     keys: KeyAuthenticator
     sessions: SessionAuthenticator
+    admission: Admission
     registry: CollectorRegistry
     hits: PrefixHits
     waiting: WaitingRequests

@@ -46,6 +46,8 @@ class Snapshot:
     """What they serve."""
     ends_at: int | None
     """When a recall stops it, in Unix seconds."""
+    monthly_budget: int | None = None
+    """The project's, in millionths of the platform's currency."""
 
 
 class Snapshots:
@@ -108,5 +110,6 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         versions=answering.versions,
         targets=answering.targets,
         routes=frozenset[str]().union(*(target.routes for target in answering.targets)),
+        monthly_budget=row.project.monthly_budget,
         ends_at=active[0].ends_at if active else None,
     )

@@ -14,12 +14,13 @@ from modelshare.server.errors import NotFoundError, UnauthenticatedError
 from modelshare.server.fleet.verdicts import FleetPlatform
 from modelshare.server.http import SESSION_COOKIE, Caller, base_url, get_platform, is_same_origin, requested_url
 from modelshare.server.proven import proven
+from modelshare.server.router.remaining import RouterPlatform
 from modelshare.server.web.live import Live
 from modelshare.wire.errors import ErrorCode
 
 
 @dataclass(frozen=True, kw_only=True)
-class PagesPlatform(FleetPlatform):
+class PagesPlatform(FleetPlatform, RouterPlatform):
     """The whole platform, since pages use all domains."""
 
     keys: KeyAuthenticator
