@@ -8,7 +8,7 @@ request, and the content type of an answer, are parsed.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Final
 
@@ -294,8 +294,8 @@ class Call:
         self._entrance = None  # it refers to this
         if entrance is not None:
             entrance.leave_queue()
-        if router.queue:
-            router.queue.freed(*self._subjects())
+            if router.queue:
+                router.queue.freed(self.endpoint.id, *(self._relay.asked if self._relay is not None else ()))
         if self._relay is not None:
             self._relay.close()
             self._relay, self._body = None, []
@@ -309,10 +309,6 @@ class Call:
             router.meter.add(self.endpoint, self.caller.id, usage, failed=is_failure)
             router.metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
         router.over(self, self.reply.status or _CLIENT_GONE, router.now() - self._started_at)
-
-    def _subjects(self) -> Sequence[Hashable]:
-        """What others may wait for while this request is in progress."""
-        return () if self._relay is None else (self.endpoint.id, *self._relay.asked)
 
     @property
     def _id(self) -> str:

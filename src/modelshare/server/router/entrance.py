@@ -143,7 +143,8 @@ class Entrance:
         self.wait(self, (self._call.endpoint.id,))
 
     def _pass(self) -> None:
-        self._call.show(self._current_gate().headers())
+        assert self.gate is not None  # noqa: S101 - it was let in
+        self._call.show(self.gate.headers())
         self._call.admitted()
 
     def _patient(self) -> Patience:
