@@ -181,7 +181,8 @@ class Router:
     async def _sweep(self) -> None:
         self.queue.serve_all()
         now = self.now()
-        for call in [each for each in self._calls if each.deadline <= now]:
+        overdue = [each for each in self._calls if each.deadline <= now]
+        for call in sorted(overdue, key=lambda each: each.deadline, reverse=True):  # each is told its place of before
             call.too_slow()
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
