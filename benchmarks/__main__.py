@@ -16,6 +16,7 @@ ALL = {
     "pull.py": "Pull",
     "router.py": "Inference path",
     "revocation.py": "Revocation",
+    "restarts.py": "Restarts",
     "sharing.py": "Share and unshare",
     "storage_local.py": "Folder store",
     "webhooks.py": "Webhooks",

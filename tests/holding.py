@@ -111,6 +111,7 @@ async def held(url: str, tenant: Tenant, folder: Path, **options: Any) -> AsyncI
     files = HeldFiles(data)
     async with aiohttp.ClientSession() as http:
         holder = Holder(url, identity, data, files, http, **options)
+        holder.listen()
         tasks = [asyncio.create_task(holder.link.run()), asyncio.create_task(holder.watch())]
         try:
             await asyncio.wait_for(holder.connected.wait(), 60)
@@ -119,6 +120,7 @@ async def held(url: str, tenant: Tenant, folder: Path, **options: Any) -> AsyncI
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await holder.stop_listening()
             holder.close()
 
 

@@ -12,6 +12,7 @@ import httpx
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
     LINK_PATH,
+    LINKED_HEADER,
     PROTOCOL,
     Answer,
     Body,
@@ -53,6 +54,10 @@ class LinkAgent:
     pings: int = 0
     protocol: int | None = None
     """The version in the server's `Welcome`."""
+    process: str = ""
+    """The process at the other end."""
+    processes: list[str] = field(default_factory=list)
+    """Those that accept links."""
     closed: tuple[int | None, str] | None = None
     _sent: dict[int, int] = field(default_factory=dict)
     _bodies: dict[int, tuple[Request, bytearray]] = field(default_factory=dict)
@@ -126,8 +131,9 @@ class LinkAgent:
                 self.credit[frame.stream] = self.credit.get(frame.stream, 0) + frame.bytes
             case Ping():
                 self.pings += 1
+                self.processes = frame.processes or self.processes
             case Welcome():
-                self.protocol = frame.protocol
+                self.protocol, self.process, self.processes = frame.protocol, frame.process, frame.processes
 
     def _whole(self, stream: int, *, more: bool) -> None:
         if more:
@@ -153,11 +159,20 @@ async def enroll(http: httpx.AsyncClient, *, name: str = "box", tiers: list[str]
 
 @asynccontextmanager
 async def linked(
-    url: str, token: str, *, agent_id: str = "", handler: Handler | None = None, hello: Frame | None = None
+    url: str,
+    token: str,
+    *,
+    agent_id: str = "",
+    handler: Handler | None = None,
+    hello: Frame | None = None,
+    linked_to: str = "",
 ) -> AsyncIterator[LinkAgent]:
-    """Opens a link to the server at `url` for the duration of the block."""
+    """Opens a link to the server at `url` for the duration of the block.
+
+    `linked_to`: names of processes to which the agent has links.
+    """
     async with aiohttp.ClientSession() as http:
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}", LINKED_HEADER: linked_to}
         async with http.ws_connect(url + LINK_PATH, headers=headers, max_msg_size=0) as socket:
             agent = LinkAgent(socket, agent_id, handler)
             await socket.send_bytes(encode(hello or Hello(PROTOCOL, "0.1.0", ["llamacpp"], "cpu", 1 << 34, 1 << 40)))
@@ -169,6 +184,11 @@ async def linked(
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def hello_of(instance: str) -> Hello:
+    """The first frame of an agent that names its run."""
+    return Hello(PROTOCOL, "0.1.0", ["llamacpp"], "cpu", 1 << 34, 1 << 40, instance=instance)
 
 
 def answer(request: Request, data: bytes, *, status: int = 200, tokens: tuple[int, int] = (3, 8)) -> Answer:

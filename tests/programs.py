@@ -128,6 +128,7 @@ def serving(
     """Serves from `folder` for the duration of the block; `settings` become MODELSHARE_*."""
     folder.mkdir(exist_ok=True)
     log = folder / "server.log"
+    settings = {"shutdown_notice_seconds": "0"} | settings
     environment = {**os.environ, **{f"MODELSHARE_{name.upper()}": value for name, value in settings.items()}}
     words = ["serve", "--json", "--port", str(port), "--data-dir", str(folder / "data")]
     with log.open("a") as errors:

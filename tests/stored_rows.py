@@ -154,6 +154,8 @@ def old_part(content: Dump) -> Dump:
             "usage.estimated",
             "agents.join_key_id",
             "agents.is_holder",
+            "agents.instance",
+            "agents.expected_until",
             "model_versions.digests",
             "blobs.proven_at",
             "uploads.digests",

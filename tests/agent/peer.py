@@ -17,6 +17,7 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
+    LINKED_HEADER,
     MAX_FRAME,
     PROTOCOL,
     Desired,
@@ -46,6 +47,9 @@ class Peer:
         self.refuse_with: int | None = None
         self.refusals = 0
         self.protocol = PROTOCOL
+        self.running: dict[str, web.WebSocketResponse | None] = {}
+        """Processes of the server, chosen in turn, and their links; none: the server does not name them."""
+        self._turn = 0
         self.welcome_key = ""
         self.verdict: Verdict | None = None
         self.verdict_key = VERDICT_KEY
@@ -62,11 +66,18 @@ class Peer:
             self.refusals += 1
             return web.Response(status=self.refuse_with)
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        process = self._choose()
+        if process and process in request.headers.get(LINKED_HEADER, "").split(","):
+            self.refusals += 1
+            return web.Response(status=421)
         socket = web.WebSocketResponse(max_msg_size=MAX_FRAME)
         await socket.prepare(request)
         self.links += 1
         self.socket = socket
-        await socket.send_bytes(encode(Welcome(self.protocol, "agent_1", "box", self.welcome_key)))
+        if process:
+            self.running[process] = socket
+        welcome = Welcome(self.protocol, "agent_1", "box", self.welcome_key, process, list(self.running))
+        await socket.send_bytes(encode(welcome))
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
                 self.messages += 1
@@ -74,6 +85,10 @@ class Peer:
                     self.frames += read_from_agent(message.data)
                     self._arrived.notify_all()
         return socket
+
+    def _choose(self) -> str:
+        self._turn += 1
+        return list(self.running)[self._turn % len(self.running)] if self.running else ""
 
     async def status(self, request: web.Request) -> web.Response:
         if self.verdict is None:

@@ -16,7 +16,7 @@ from modelshare.server.app import create_app
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow, ProcessRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
-from modelshare.server.fleet.tables import WeightDeletionRow
+from modelshare.server.fleet.tables import AgentLinkRow, WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
 from modelshare.server.jobs import GivenUpRow
@@ -87,6 +87,7 @@ async def add_what_is_new(database: Database) -> None:
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),
                 ProcessRow(name="p", address="http://p", version="0.1.0", started_ms=1, seen_ms=2),
                 ConfirmationRow(audit_id=uid(50), process="p", at_ms=3),
+                AgentLinkRow(token=uid(98), agent_id=uid(41), process="p", address="http://p", seen_at=9),
                 WeightDeletionRow(
                     deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
                 ),

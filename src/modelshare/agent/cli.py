@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.agent.direct.cli_options import ListenOption, parsed
+from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.main import run
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
@@ -66,9 +68,28 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
             "more.",
         ),
     ] = None,
+    share_on_network: Annotated[
+        Address | None,
+        typer.Option(
+            parser=parsed(Address.parse),
+            metavar="ADDRESS[:PORT]",
+            help="Fetch files from other agents of the project on this machine's network, and let them fetch here, at "
+            "this IP address: most bytes then leave the owner's storage only once.",
+        ),
+    ] = None,
+    listen: ListenOption = None,
+    allow_direct: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CIDR",
+            help="Network in which this agent may connect to other agents and to machines of owners, besides public "
+            "addresses; repeat for more.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write the log as lines of JSON.")] = False,
 ) -> None:
-    """Run your project's models on this machine. The agent only connects outwards and opens no port to the network.
+    """Run your project's models on this machine. The agent only connects outwards, and opens no port to the network
+    without --share-on-network.
 
     Engines get only the environment variables they need. MODELSHARE_ENGINE_ENV names others to pass on, such as
     LD_PRELOAD,MY_*.
@@ -77,6 +98,14 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file. Use only one.", ExitCode.USAGE)
+    if listen is not None and share_on_network is None:
+        raise CommandError(
+            "--listen needs --share-on-network, with the address at which others connect.", ExitCode.USAGE
+        )
+    try:
+        direct = DirectOptions.sharing(share_on_network, listen, allow_direct or ())
+    except ValueError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
     code = run(
         url=config.load(os.environ, url=url).url,
         join_key=join_key or (_read(join_key_file) if join_key_file else None),
@@ -87,6 +116,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         parallel=parallel,
         json_logs=json,
         signers=tuple(map(_public_key, signer or ())),
+        direct=direct,
     )
     raise typer.Exit(code)
 

@@ -15,6 +15,7 @@ from modelshare.wire.link import (
     MAX_TEXT,
     OLDEST_PROTOCOL,
     CloseCode,
+    Desired,
     Frame,
     FromServer,
     Ping,
@@ -55,6 +56,12 @@ class Connection:
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
     ) -> None:
+        self.process: str | None = None
+        """The name of the server's process, once it has accepted the connection; empty if it has none."""
+        self.is_leaving = False
+        """Whether that process is about to stop."""
+        self.desired: Desired | None = None
+        """The last one that it sent."""
         self._socket = socket
         self._heartbeat = heartbeat
         self._dead_after = dead_after

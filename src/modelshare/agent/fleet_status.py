@@ -23,6 +23,11 @@ class FleetStatus:
         self._identity = identity
         self._data_dir = data_dir
 
+    @property
+    def key(self) -> str:
+        """The key that signs verdicts, and links to files of this agent; empty if not known yet."""
+        return self._identity.verdict_key
+
     def store_key(self, key: str) -> None:
         """Stores the key that signs verdicts.
 

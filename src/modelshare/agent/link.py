@@ -1,12 +1,15 @@
-"""Keeps the agent connected to the server. Engines keep running while it is not."""
+"""Keeps the agent connected to the processes of the server. Engines keep running while it is not."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import secrets
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final, Protocol
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from modelshare.agent.connection import BadFrameError, Connection, LinkLostError
@@ -18,8 +21,10 @@ from modelshare.wire.link import (
     DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     LINK_PATH,
+    LINKED_HEADER,
     LOAD_SECONDS,
     MAX_DESIRED,
+    MAX_LINKS,
     OLDEST_PROTOCOL,
     PROTOCOL,
     Body,
@@ -50,6 +55,15 @@ _ADVICE: Final[Mapping[int, str]] = {
     CloseCode.REPLACED: " If another process uses this agent's identity, stop it, or enrol one of them again.",
 }
 _CONNECT_SECONDS: Final = 15.0
+_OTHERS_FIRST: Final = 0.05
+_OTHERS_QUICK: Final = 0.2
+_OTHERS_CAP: Final = 30.0
+"""Seconds between attempts to reach other processes of the server, as long as there is reason to expect success, and
+later: a load balancer may choose the same process for ever."""
+_QUICK_TRIES: Final = 6
+"""Per process."""
+_SETTLE_SECONDS: Final = 2.0
+"""How much one process of the server may lag behind another."""
 _GOODBYE_SECONDS: Final = 1.0
 
 
@@ -73,7 +87,11 @@ class LinkHandler(Protocol):
 
 
 class Link:
-    """`run` keeps one connection open; `post` sends on it if there is one."""
+    """`run` keeps a connection open to each process of the server; `post` sends on one of them if there is any.
+
+    Requests come over all of them. The desired state is taken from the one that is sent to, so that a process that
+    lags behind cannot undo what another has said.
+    """
 
     def __init__(
         self,
@@ -90,24 +108,38 @@ class Link:
         """`loads`: how busy the engines are now."""
         self._url = URL(url.rstrip("/") + LINK_PATH)
         self._headers = {"Authorization": f"Bearer {token}"}
+        self._instance = secrets.token_hex(8)
         self._handler = handler
         self._loads = loads
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._backoff = Backoff(retry_first, RETRY_CAP)
         self._pauses = pauses
-        self._connection: Connection | None = None
+        self._links: list[Connection] = []
+        """Those that were accepted, oldest first."""
+        self._main: Connection | None = None
+        """The one that is sent to."""
+        self._processes: Sequence[str] = ()
+        """Names of the processes that accept connections, as far as the server has said."""
+        self._ended: asyncio.Queue[Exception] = asyncio.Queue()
+        """Why connections ended after they were accepted."""
+        self._changed = asyncio.Event()
+        """The processes or the connections have changed."""
+        self._may_link_again_at = 0.0
+        self._is_alone = False
+        """Whether a proxy drops the header that names the processes, so that only one connection is possible."""
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def post(self, frame: Frame) -> bool:
         """Queues a frame. Returns False if there is no connection; then the frame is lost."""
-        if self._connection is None:
+        if self._main is None:
             return False
-        self._connection.post(frame)
+        self._main.post(frame)
         return True
 
     async def flush(self) -> None:
-        """Waits until posted frames have been sent or the connection is lost."""
-        while (connection := self._connection) is not None and connection.busy:  # noqa: ASYNC110 - once, at the end
+        """Waits until posted frames have been sent or the connections are lost."""
+        while any(each.busy for each in self._links):  # noqa: ASYNC110 - once, at the end
             await asyncio.sleep(0.01)
 
     async def run(self) -> None:
@@ -115,13 +147,28 @@ class Link:
 
         Raises StopError only if a signed verdict of the platform stops the agent.
         """
+        try:
+            await run_all([self._stay_connected(), self._connect_to_others()])
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _stay_connected(self) -> None:
         while True:
             try:
-                await self._connect_once()
+                if not self._links:
+                    await self._connect()
+                raise await self._ended.get()
             except LinkLostError as lost:
                 if lost.is_refusal:
                     _stop_if_final(await self._handler.verdict())
                 pause = self._pauses.get(lost.close_code or 0)
+                if pause is not None:
+                    self._may_link_again_at = asyncio.get_running_loop().time() + pause
+                if self._links:
+                    _log.info("One of several connections to %s lost: %s", self._url.origin(), lost.reason)
+                    continue
                 delay = self._backoff.next() if pause is None else Backoff(pause, pause).next()
                 _log.warning(
                     "Connection to %s lost: %s.%s Reconnecting in %.1f s.",
@@ -132,43 +179,118 @@ class Link:
                 )
                 await asyncio.sleep(delay)
 
-    async def _connect_once(self) -> None:
+    async def _connect_to_others(self) -> None:
+        """Connects to the other processes of the server: again and again, until the load balancer has chosen each."""
+        backoff = Backoff(_OTHERS_FIRST, _OTHERS_CAP)
+        while True:
+            self._changed.clear()
+            if self._missing():
+                try:
+                    await self._connect()
+                    backoff.reset()
+                    continue
+                except LinkLostError as lost:
+                    _log.debug("Not connected to another process of the server: %s", lost.reason)
+                seconds = backoff.next()
+                if backoff.failures < _QUICK_TRIES * len(self._processes):
+                    seconds = min(seconds, _OTHERS_QUICK)
+            else:
+                backoff.reset()
+                seconds = _OTHERS_CAP
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+                    backoff.reset()
+
+    def _missing(self) -> bool:
+        """Whether there is a process to which no connection is open, and one may be opened."""
+        linked = {each.process for each in self._links}
+        staying = [each for each in self._links if not each.is_leaving]
+        return (
+            bool(self._links)
+            and not self._is_alone
+            and "" not in linked
+            and len(staying) < MAX_LINKS
+            and not linked.issuperset(self._processes)
+            and asyncio.get_running_loop().time() >= self._may_link_again_at
+        )
+
+    async def _connect(self) -> None:
+        """Opens a connection; returns once the server has accepted it. Raises LinkLostError."""
+        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(self._serve(accepted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await asyncio.wait([task, accepted], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not accepted.done():
+            await task  # raises why
+
+    async def _serve(self, accepted: "asyncio.Future[None]") -> None:
+        """One connection, from the handshake to its end. Raises LinkLostError if that is before it was accepted."""
+        try:
+            await self._serve_link(accepted)
+        except Exception as error:
+            if not accepted.done():
+                raise
+            self._ended.put_nowait(error)
+
+    async def _serve_link(self, accepted: "asyncio.Future[None]") -> None:
         async with aiohttp.ClientSession(trust_env=True) as http:
-            socket = await self._open(http)
+            linked_to = {each.process for each in self._links if each.process}
+            socket = await self._open(http, linked_to)
             connection = Connection(socket, heartbeat=self._heartbeat, dead_after=self._dead_after)
             streams = Streams(connection, self._handler.serve)
-            connection.post(self._handler.hello())
+            connection.post(msgspec.structs.replace(self._handler.hello(), instance=self._instance))
             goodbye = LinkLostError("", CloseCode.GOING_AWAY)
+            receive = self._receiver(connection, streams, accepted, linked_to)
             try:
-                await run_all(
-                    [
-                        connection.read(self._receiver(connection, streams)),
-                        connection.write(),
-                        connection.beat(),
-                        self._report_loads(connection),
-                    ]
-                )
+                loads = self._report_loads(connection)
+                await run_all([connection.read(receive), connection.write(), connection.beat(), loads])
             except BadFrameError as bad:
                 goodbye = bad
                 raise
             finally:
-                self._connection = None
+                if connection in self._links:
+                    self._links.remove(connection)
+                    self._choose_main()
                 await streams.close()
                 await _close(socket, goodbye)
 
-    def _receiver(self, connection: Connection, streams: Streams) -> Callable[[FromServer], None]:
+    def _receiver(
+        self,
+        connection: Connection,
+        streams: Streams,
+        accepted: "asyncio.Future[None] | None" = None,
+        linked_to: Collection[str] = (),
+    ) -> Callable[[FromServer], None]:
+        """`linked_to`: the processes that the server was told not to choose."""
+
         def receive(frame: FromServer) -> None:
             if isinstance(frame, Request | Body | Credit | Cancel):
                 streams.on_frame(frame)
             elif isinstance(frame, Desired):
                 self._backoff.reset()
-                self._apply(frame)
-            elif isinstance(frame, Welcome):
+                connection.desired = frame
+                if connection is self._main:
+                    self._apply(frame)
+            elif isinstance(frame, Ping):
+                self._learn(connection, frame.processes)
+            elif isinstance(frame, Welcome) and connection.process is None:
                 _check_protocol(frame)
                 connection.set_protocol(frame.protocol)
+                connection.process = frame.process
+                self._is_alone = self._is_alone or frame.process in linked_to
                 self._handler.welcomed(frame)
-                self._connection = connection
-                _log.info("Connected to %s as %s.", self._url.origin(), frame.name)
+                self._links.append(connection)
+                self._choose_main()
+                self._learn(connection, frame.processes)
+                if accepted is not None:
+                    accepted.set_result(None)
+                _log.info("Connected to %s as %s%s.", self._url.origin(), frame.name, self._count())
 
         return receive
 
@@ -176,9 +298,37 @@ class Link:
         told: list[DeploymentLoad] = []
         while True:
             if (loads := self._loads()) != told:
-                connection.post(Ping(loads))
+                connection.post(Ping(loads=loads))
                 told = loads
             await asyncio.sleep(LOAD_SECONDS)
+
+    def _count(self) -> str:
+        return f" ({len(self._links)} connections)" if len(self._links) > 1 else ""
+
+    def _learn(self, connection: Connection, processes: Sequence[str]) -> None:
+        """The server has said which of its processes accept connections."""
+        if processes and connection.process is not None:
+            self._processes = processes
+            connection.is_leaving = connection.process not in processes
+            self._choose_main()
+
+    def _choose_main(self) -> None:
+        """Chooses which connection is sent to, after any change of them."""
+        self._changed.set()
+        before = self._main
+        self._main = min(self._links, key=lambda each: each.is_leaving, default=None)
+        main = self._main
+        if main is None or main is before or main.desired is None:
+            return
+        if before is None or before.desired is None or _is_same(before.desired, main.desired):
+            self._apply_if_main(main)  # which reports everything
+        else:  # one of the two lags behind, and this may be the older state
+            asyncio.get_running_loop().call_later(_SETTLE_SECONDS, self._apply_if_main, main)
+
+    def _apply_if_main(self, connection: Connection) -> None:
+        if connection is self._main and connection.desired is not None:
+            with suppress(LinkLostError):  # it is logged
+                self._apply(connection.desired)
 
     def _apply(self, desired: Desired) -> None:
         try:
@@ -187,10 +337,11 @@ class Link:
             _log.exception("The desired state from the server could not be applied.")
             raise LinkLostError("the desired state from the server could not be applied") from error
 
-    async def _open(self, http: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    async def _open(self, http: aiohttp.ClientSession, linked_to: Collection[str]) -> aiohttp.ClientWebSocketResponse:
+        headers = self._headers | ({LINKED_HEADER: ",".join(linked_to)} if linked_to else {})
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                return await http.ws_connect(self._url, headers=self._headers, max_msg_size=MAX_DESIRED)
+                return await http.ws_connect(self._url, headers=headers, max_msg_size=MAX_DESIRED)
         except aiohttp.WSServerHandshakeError as refused:
             is_refusal = refused.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
             raise LinkLostError(f"the server answered HTTP {refused.status}", is_refusal=is_refusal) from refused
@@ -198,6 +349,10 @@ class Link:
             raise LinkLostError(f"no answer within {_CONNECT_SECONDS:g} s") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise LinkLostError("it cannot be reached") from error
+
+
+def _is_same(one: Desired, other: Desired) -> bool:
+    return (one.deployments, one.unconfirmed) == (other.deployments, other.unconfirmed)
 
 
 def _check_protocol(welcome: Welcome) -> None:

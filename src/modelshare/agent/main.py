@@ -13,6 +13,7 @@ from typing import TypeVar
 import aiohttp
 
 from modelshare import garbage_collection, private_files
+from modelshare.agent.direct.options import DirectOptions
 from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import ExternalServer
@@ -42,6 +43,7 @@ def run(
     parallel: int | None = None,
     json_logs: bool = False,
     signers: tuple[PublicKey, ...] = (),
+    direct: DirectOptions = DirectOptions(),  # noqa: B008 - immutable
 ) -> int:
     """Runs the agent and returns its exit code: 0 after SIGTERM or SIGINT, 1 if it cannot continue.
 
@@ -49,11 +51,12 @@ def run(
     defaults to the machine's name. `engine` is the only engine to use; by default it is chosen for each model.
     `external_url` is the OpenAI base URL of an engine that is already running. `parallel` is the number of sequences
     that an engine processes at once. With `signers`, only models that one of these keys signed are served.
+    `direct` says whether other agents may fetch files from this one, and where it may connect to others.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
     machine = name or socket.gethostname()
-    options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, parallel, signers)
+    options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, parallel, signers, direct)
     try:
         with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_main(options))
@@ -71,7 +74,9 @@ async def _main(options: "Options") -> None:
     async with aiohttp.ClientSession(trust_env=True) as http, EnginePool() as engine_pool:
         if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
-        agent = Agent(options.url, identity, options.data_dir, engines, http, engine_pool, signers=options.signers)
+        parts = (options.data_dir, engines, http, engine_pool)
+        agent = Agent(options.url, identity, *parts, signers=options.signers, direct=options.direct)
+        agent.listen()
         garbage_collection.settle()
         linking = asyncio.create_task(agent.link.run())
         try:
@@ -119,6 +124,7 @@ class Options:
     external_url: str | None
     parallel: int | None
     signers: tuple[PublicKey, ...]
+    direct: DirectOptions
 
 
 def on_signals() -> tuple[asyncio.Event, asyncio.Event]:

@@ -29,12 +29,25 @@ class RangeRequests:
     http: aiohttp.ClientSession
     stall_seconds: float
     """A connection that receives nothing for this long is closed."""
+    certificate: aiohttp.Fingerprint | bool = True
+    """The one that the server has to present; True: any that is valid for its name."""
+    follow_redirects: bool = True
+    connect_seconds: float | None = None
+    """How long opening a connection may take; None: `stall_seconds`."""
 
     @asynccontextmanager
     async def __call__(self, url: str, start: int, end: int, size: int) -> AsyncIterator[RangeBody]:
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.stall_seconds, sock_read=self.stall_seconds)
+        seconds = self.stall_seconds
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.connect_seconds or seconds, sock_read=seconds)
         with self._translated():
-            answer = await self.http.get(url, headers=headers(start, end), timeout=timeout, read_bufsize=_READ_AHEAD)
+            answer = await self.http.get(
+                url,
+                headers=headers(start, end),
+                timeout=timeout,
+                read_bufsize=_READ_AHEAD,
+                ssl=self.certificate,
+                allow_redirects=self.follow_redirects,
+            )
         async with answer:
             if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
                 with self._translated():

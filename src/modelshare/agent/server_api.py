@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopError
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.backoff import Backoff
+from modelshare.wire.direct import WrongBytes
 from modelshare.wire.errors import ErrorEnvelope
 from modelshare.wire.held import HeldChanges
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
@@ -85,6 +86,13 @@ class ServerApi:
         """Says which held files no longer have the bytes that were registered. Raises AgentError."""
         try:
             await self._post("/v1/agent/held-changes", changes)
+        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+            raise AgentError(_brief(error)) from error
+
+    async def report_wrong_bytes(self, report: WrongBytes) -> None:
+        """Says which agents sent bytes that do not have their file's digest. Raises AgentError."""
+        try:
+            await self._post("/v1/agent/wrong-bytes", report)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise AgentError(_brief(error)) from error
 

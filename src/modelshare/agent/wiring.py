@@ -7,6 +7,10 @@ import aiohttp
 from modelshare.agent.cache import Cache
 from modelshare.agent.deployment import DeploymentContext, Serving
 from modelshare.agent.deployments import DRAIN_SECONDS, Deployments
+from modelshare.agent.direct.files import CachedFiles
+from modelshare.agent.direct.listener import Listener
+from modelshare.agent.direct.options import DirectOptions
+from modelshare.agent.direct.sources import DirectReader
 from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.fleet_status import FleetStatus
@@ -36,6 +40,7 @@ class Agent:
         engine_pool: EnginePool,
         *,
         signers: tuple[PublicKey, ...] = (),
+        direct: DirectOptions = DirectOptions(),  # noqa: B008 - immutable
     ) -> None:
         """`signers`: see `DeploymentContext`."""
         api = ServerApi(http, url, identity.token)
@@ -45,7 +50,11 @@ class Agent:
         self._engines = engines
         self._stopping = False
         cache = Cache(data_dir)
-        self._puller = Puller(cache, http)
+        self._direct = direct
+        self._reader = DirectReader(direct.allowed, api.report_wrong_bytes)
+        self._puller = Puller(cache, http, direct=self._reader)
+        self._shared = CachedFiles(cache, self._puller)
+        self._listener = Listener(self._shared, lambda: self._fleet_status.key)
         memory = RamBudget(memory_bytes())
         context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post, signers=signers)
         self._deployments = Deployments(context, self.link.post)
@@ -62,7 +71,12 @@ class Agent:
             machine.memory_bytes or 0,
             machine.disk_free_bytes or 0,
             newest_protocol=PROTOCOL,
+            direct=self._listener.announced(self._direct),
         )
+
+    def listen(self) -> None:
+        """Lets other agents fetch files from here, if the operator allows it. Raises StopError."""
+        self._listener.start(self._direct, self._data_dir)
 
     def welcomed(self, welcome: Welcome) -> None:
         """See `link.LinkHandler`."""
@@ -90,7 +104,10 @@ class Agent:
         self._stopping = True
         await self._deployments.stop(grace)
         await self.link.flush()
+        await self._listener.close()
+        await self._reader.close()
         self._puller.close()
+        self._shared.close()
 
     async def remove_all(self) -> None:
         """Stops every engine immediately and deletes all weights."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelshare.server import installation, jobs, migrations, model_paths
+from modelshare.server import installation, jobs, migrations, model_paths, outages
 from modelshare.server.accounts import service as accounts
 from modelshare.server.accounts import sessions as accounts_sessions
 from modelshare.server.accounts.key_auth import KeyAuthenticator
@@ -27,7 +27,7 @@ from modelshare.server.audit.webhooks import jobs as webhook_jobs
 from modelshare.server.audit.webhooks import service as webhooks
 from modelshare.server.audit.webhooks.dispatch import Dispatcher
 from modelshare.server.audit.webhooks.sending import Sender
-from modelshare.server.background import Chore, Chores, Ending
+from modelshare.server.background import Chore, Chores, Ending, within
 from modelshare.server.clock import DatabaseClock
 from modelshare.server.cors import Cors
 from modelshare.server.db import Database
@@ -36,10 +36,10 @@ from modelshare.server.endpoints import recalls
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import EndpointPolicy
 from modelshare.server.fleet import service as fleet
-from modelshare.server.fleet import weight_deletions
 from modelshare.server.fleet.jobs import Reconciler
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.front.exchange import Exchange, Handler
 from modelshare.server.health import Readiness
 from modelshare.server.http import Caller
@@ -72,6 +72,8 @@ from modelshare.wire.link import LINK_PATH
 
 CHORES_SECONDS = 60
 """How often expired uploads are ended, the use of keys is stored, and so on."""
+_LEAVE_SECONDS: Final = 3.0
+"""How long it may take to tell other processes and agents: the database may be unavailable."""
 STOP_SECONDS = 20.0
 """How long all background services together may take to stop."""
 MAX_BODY: Final = 16 << 20
@@ -105,7 +107,14 @@ class Application:
         self._files = RequestId(BlobFiles(store)) if isinstance(store, FolderStore) else None
         self._relayed = RequestId(RelayedFiles(self.platform.stores, settings.signing_secret(), self.clock))
         self._hugging_face = RequestId(hugging_face.HuggingFace(self.platform))
-        self.links = AgentLinks(self.database, self.clock, address=settings.address, verdicts=self.platform.verdicts)
+        self.links = AgentLinks(
+            self.database,
+            self.clock,
+            address=settings.address,
+            verdicts=self.platform.verdicts,
+            process=self._confirmer.name,
+            handover_seconds=settings.handover_seconds,
+        )
         self._router = Router(
             RouterParts(
                 settings=settings,
@@ -195,6 +204,20 @@ class Application:
                 at_end(name, part.stop)
             at_end("pages", self.end_streams)
             yield self
+
+    async def leave(self) -> bool:
+        """Call it before the end, while requests are still answered: `/readyz` answers 503, and agents connect to other
+        processes. Returns whether there are any, to which clients may turn."""
+
+        async def tell() -> bool:
+            await self._confirmer.leave()
+            return await self.links.leave()
+
+        try:
+            return await within(_LEAVE_SECONDS, tell())
+        except Exception as error:  # noqa: BLE001 - the process stops in any case
+            outages.report("cannot tell the agents that this process stops", error)
+            return not self.database.is_sqlite
 
     async def end_streams(self) -> None:
         """Ends endless streams, which a stopping HTTP server would wait for."""
@@ -295,7 +318,7 @@ def _platform(
         public_buckets=TokenBuckets(settings.public_requests_per_minute, clock),
         clock=clock,
         metrics=CollectorRegistry(),
-        why_not_ready=Readiness([confirmer.check, store.check]).reasons,
+        why_not_ready=Readiness([confirmer.check, store.check], is_leaving=lambda: confirmer.is_leaving).reasons,
         tiers=book,
         endpoint_policy=EndpointPolicy(
             book,

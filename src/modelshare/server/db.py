@@ -59,6 +59,9 @@ ID."""
 _PENDING = "notifications"
 _CONNECT_SECONDS = 5.0
 """Time limit for connecting to the database."""
+_IDLE_MS = 10_000
+"""PostgreSQL ends a transaction that does nothing for so long: its process was stopped, and others wait for its
+locks."""
 _RETRY_SECONDS = 1.0
 _PULSE_SECONDS = 10.0
 """How often the connection for notifications is checked."""
@@ -97,8 +100,10 @@ class Database:
             self._reader = _sqlite_engine(self.url, "BEGIN", pool_size=4)
             self._writer = _sqlite_engine(self.url, "BEGIN IMMEDIATE", pool_size=1)
         else:
+            limits = {"idle_in_transaction_session_timeout": str(_IDLE_MS)}
+            connecting = {"timeout": _CONNECT_SECONDS, "server_settings": limits}
             self._writer = create_async_engine(
-                self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args={"timeout": _CONNECT_SECONDS}
+                self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args=connecting
             )
             # The same pool. At READ COMMITTED, each statement of a read would see a different state.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")

@@ -19,6 +19,7 @@ _REMEMBERED_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 3.0
 """Time limit of a check."""
 _RETRY_SECONDS: Final = 5
+_LEAVING: Final = "This process of the platform is about to stop."
 
 Check = Callable[[], Awaitable[object]]
 """Raises an error if something does not work."""
@@ -27,14 +28,18 @@ Check = Callable[[], Awaitable[object]]
 class Readiness:
     """Checks what the platform needs, at most once per second."""
 
-    def __init__(self, checks: list[Check]) -> None:
+    def __init__(self, checks: list[Check], *, is_leaving: Callable[[], bool]) -> None:
+        """`is_leaving`: whether the process is about to stop."""
         self._checks = checks
+        self._is_leaving = is_leaving
         self._looking = asyncio.Lock()
         self._looked: float | None = None
         self._reasons: list[str] = []
 
     async def reasons(self) -> list[str]:
         """Why the platform cannot serve now, without internal details; empty if it can."""
+        if self._is_leaving():
+            return [_LEAVING]
         async with self._looking:
             if self._looked is None or time.monotonic() >= self._looked + _REMEMBERED_SECONDS:
                 found = await asyncio.gather(*map(_reason, self._checks))

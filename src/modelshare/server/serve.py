@@ -15,6 +15,7 @@ from modelshare import garbage_collection, private_files
 from modelshare.server import public_url, startup
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import Application
+from modelshare.server.background import wait
 from modelshare.server.errors import ConflictError
 from modelshare.server.front.server import Front, raise_file_limit
 from modelshare.server.logs import configure
@@ -54,21 +55,33 @@ async def serve(settings: Settings, started: Started) -> None:
     """As `run`, on a running event loop."""
     listener = _listener(settings.host, settings.port)
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})
-    stop = asyncio.Event()
+    stop, stop_now = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (stop_now if stop.is_set() else stop).set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     if settings.public_url is None and not public_url.is_loopback(settings.host):
         log.warning("public_url is not set: links contain this machine's addresses, not a host name or a proxy")
     with listener:
         async with startup.started(settings) as application:
             first_run = await first_credentials(application)
             garbage_collection.settle()
-            async with Front(application, settings, application.handler).serving(listener):
+            front = Front(application, settings, application.handler)
+            async with front.serving(listener):
                 greeting = asyncio.create_task(started(_url(settings), first_run))
                 await stop.wait()
                 greeting.cancel()
                 await asyncio.gather(greeting, return_exceptions=True)
+                log.info("stopping; a second signal ends requests in progress")
+                second_signal = asyncio.ensure_future(stop_now.wait())
+                second_signal.add_done_callback(lambda _: front.stop_now())
+                front.leave()
+                if await application.leave():
+                    await wait(stop_now, settings.shutdown_notice_seconds)
                 await application.end_streams()
+            second_signal.cancel()
 
 
 async def first_credentials(application: Application) -> FirstRun | None:

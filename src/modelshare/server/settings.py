@@ -49,6 +49,8 @@ class Settings(BaseModel):
     """`postgresql://user:password@host/name`. None: SQLite in the data folder."""
     database_grace_seconds: int = Field(default=30, ge=0, le=3600)
     """How long known keys, sessions and endpoints remain valid while the database is unreachable."""
+    handover_seconds: int = Field(default=5, ge=0, le=60)
+    """How long a request waits for an agent that lost its connection and is expected to connect again."""
     storage_url: str | None = None
     """`s3://bucket/prefix?endpoint=…`, `file:///folder`, or the URL of a plug-in. None: a folder in the data folder."""
     secret: SecretStr | None = None
@@ -113,8 +115,10 @@ class Settings(BaseModel):
     """How long an idle connection is kept."""
     connections_stalled_seconds: float = Field(default=30, gt=0)
     """Time limit without progress, for receiving a request and for sending an answer."""
-    connections_stop_seconds: float = Field(default=10, ge=0)
-    """How long answers in progress may continue when the process stops."""
+    shutdown_notice_seconds: float = Field(default=5, ge=0)
+    """How long a process that is told to stop goes on while `/readyz` answers 503, if there are other processes."""
+    connections_stop_seconds: float = Field(default=30, ge=0)
+    """How long answers in progress may continue after that."""
     cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the API, such as https://app.example.org; `*` allows all."""
 

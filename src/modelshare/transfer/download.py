@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ from modelshare.transfer.ranges import (
     InterruptedTransferError,
     OpenRange,
     RangeBody,
+    SourceFailedError,
     UnusableAnswerError,
     UrlRejectedError,
 )
@@ -76,6 +77,7 @@ class Downloader:
                 return
             on_bytes(-part.bytes_done)
             await in_thread(self.writers, part.reset)
+            await urls.wrong(file.path, file.sha256)
         raise DownloadError(
             f"{file.path} does not match its digest after {_DOWNLOADS} downloads; the owner's storage holds "
             "different bytes than the manifest."
@@ -134,11 +136,13 @@ class Download:
         backoff = Backoff(self._downloader.retry_first, _RETRY_CAP)
         connections, failures = self._urls.connections, 0
         while (gap := self._part.gap(piece))[0] < gap[1]:
-            async with connections.request() as number, self._downloader.slots:
+            async with connections.request() as number:
                 url = await self._urls.get(self._file.path)
                 try:
                     await self._request(url, *gap)
                     connections.succeeded()
+                    continue
+                except SourceFailedError:
                     continue
                 except UrlRejectedError as refused:
                     await self._urls.renew(self._file.path, url, str(refused))
@@ -160,7 +164,12 @@ class Download:
             await asyncio.sleep(backoff.next())
 
     async def _request(self, url: str, start: int, end: int) -> None:
-        async with self._downloader.open_range(url, start, end, self._file.size) as body:
+        async with AsyncExitStack() as stack:
+            open_range = self._urls.opener(url)
+            if open_range is None:
+                open_range = self._downloader.open_range
+                await stack.enter_async_context(self._downloader.slots)
+            body = await stack.enter_async_context(open_range(url, start, end, self._file.size))
             self._urls.accepted(self._file.path)
             if body.start < start or body.end > end:
                 self._supports_ranges = False

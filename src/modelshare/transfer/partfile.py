@@ -71,6 +71,16 @@ class PartFile:
         start = piece * PIECE
         return start + self._filled[piece], start + self._length(piece)
 
+    def filled_to(self, offset: int, end: int) -> int:
+        """Up to where, at most `end`, all bytes from `offset` on have been written; `offset` if none."""
+        while offset < end:
+            piece = offset // PIECE
+            filled = piece * PIECE + self._filled[piece]
+            if filled <= offset:
+                break
+            offset = min(end, filled)
+        return offset
+
     def write(self, offset: int, *data: bytes) -> int:
         """Writes `data` at `offset`, directly after the bytes that the piece already has.
 

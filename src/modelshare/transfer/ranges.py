@@ -41,6 +41,10 @@ class InterruptedTransferError(Exception):
     """The connection broke or stalled, or the storage is busy: the same request may succeed later."""
 
 
+class SourceFailedError(InterruptedTransferError):
+    """One of several sources of a file failed; `SignedUrls.get` names the one to try now."""
+
+
 class UnusableAnswerError(Exception):
     """The storage responds, but not with this file."""
 

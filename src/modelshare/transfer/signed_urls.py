@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from modelshare.transfer.connections import Connections
-from modelshare.transfer.ranges import DownloadError
+from modelshare.transfer.ranges import DownloadError, OpenRange
 from modelshare.wire.agents import GrantFile
 
 _RENEWALS: Final = 3
@@ -47,6 +47,12 @@ class SignedUrls:
     def accepted(self, path: str) -> None:
         """Call when the storage accepted the URL."""
         self._refusals.pop(path, None)
+
+    def opener(self, url: str) -> OpenRange | None:
+        """How to request this URL; None: as any other."""
+
+    async def wrong(self, path: str, sha256: str) -> None:
+        """Call when the bytes of a file did not have its digest."""
 
     async def renew(self, path: str, refused: str, answer: str) -> None:
         """Call when the storage rejected the URL `refused` with `answer`.

@@ -76,6 +76,12 @@ class Capabilities(Response):
     disk_free_bytes: int | None = None
     platform: str = ""
     agent_version: str = ""
+    direct_address: str = ""
+    """Where other agents can fetch files from it, as of its last connection; empty if they cannot."""
+    direct_fingerprint: str = ""
+    """SHA-256 of the certificate that it presents there."""
+    direct_networks: list[str] = Field(default_factory=list)
+    """Where it fetches files from other agents of its project."""
 
 
 class Enroll(Request):
@@ -136,6 +142,22 @@ class GrantFile(Response):
     """Signed, supports range requests, valid until the grant expires."""
 
 
+class DirectSource(Response):
+    """An agent that may have the files, and takes less time or traffic than their URLs (`modelshare.wire.direct`)."""
+
+    agent_id: str
+    address: str
+    """Host and port."""
+    fingerprint: str
+    """SHA-256 of the certificate that it presents."""
+    is_owner: bool
+    """The machine of the files' owner, rather than an agent of the same project as the reader."""
+    reader: str
+    """ID of the agent that may read."""
+    signatures: list[str]
+    """One for each of the grant's files, in their order; empty where it does not have the file."""
+
+
 class Grant(Response):
     """Permission to fetch one deployment's files, valid for a few minutes. It can be renewed during a download."""
 
@@ -144,3 +166,6 @@ class Grant(Response):
     manifest_digest: str
     files: list[GrantFile]
     expires_at: UnixSeconds
+    sources: list[DirectSource] = Field(default_factory=list)
+    """Where else to fetch them, in the order to try them. Without an agent of the reader's project among them, the
+    reader is to fetch from the owner, also for the others."""

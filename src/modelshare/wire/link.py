@@ -1,10 +1,9 @@
-"""Frames of the link: the one WebSocket that an agent opens to the server (`GET /v1/agent/link`).
+"""Frames of the link: the WebSocket that an agent opens to each process of the server (`GET /v1/agent/link`).
 
 A WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`), or, since version 3, an
 array of up to `MAX_FRAMES` of them. The types state the bounds of every field, and both sides check them when they
 decode. An invalid frame, or one that is not allowed in the current state, closes the link with `CloseCode.PROTOCOL`.
-Unknown fields and frame types are ignored: docs/link-protocol.md describes how the protocol changes and which versions
-are compatible.
+Unknown fields and frame types are ignored. docs/link-protocol.md has the rest.
 
 Each request has its own stream, identified by `stream`, an integer that the server chooses and that is unique on the
 link. The response is one `Answer`, or one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as
@@ -12,11 +11,8 @@ many body bytes on a stream as it has credit for (`Request.credit` plus every `C
 stream are sent once and are bounded. The other direction needs no credit, since request bodies are bounded by
 `MAX_REQUEST_BODY`.
 
-The server discards what it knew about deployments when a link ends: on a new link every deployment counts as `waiting`
-until the agent reports it. Therefore the agent reports the phase of each one when it receives the first `Desired`.
-
-Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and closes the link when it has received
-nothing for `DEAD_AFTER_SECONDS`.
+After a new link of an agent without others, every deployment counts as `waiting` until the agent reports it. Therefore
+it reports the phase of each one when it receives the first `Desired`.
 """
 
 from collections.abc import Callable
@@ -37,6 +33,12 @@ OLDEST_PROTOCOL: Final = PROTOCOL - 1
 BATCH_PROTOCOL: Final = 3
 """The first version in which a message may have several frames."""
 LINK_PATH: Final = "/v1/agent/link"
+LINKED_HEADER: Final = "X-Modelshare-Linked"
+"""In the handshake: the names of the processes that the agent is linked to, separated by commas. These answer 421."""
+MAX_LINKS: Final = 8
+"""Links of one agent, each to another process."""
+MAX_PROCESSES: Final = 256
+"""Names of processes in one frame."""
 HEARTBEAT_SECONDS: Final = 5.0
 LOAD_SECONDS: Final = 1.0
 """How often an agent may say how busy its engines are."""
@@ -93,7 +95,13 @@ Path = Annotated[str, Meta(max_length=1024, pattern=PLAIN_PATH)]
 """A relative path within the model's folder."""
 Folder = Annotated[str, Meta(max_length=1024, pattern=rf"^\Z|{PLAIN_PATH}")]
 """A `Path`, or empty for the top folder."""
+ProcessName = Annotated[str, Meta(pattern=r"^[0-9A-Za-z_-]{0,64}\Z")]
+"""Empty if the other side does not say."""
+Processes = Annotated[list[ProcessName], Meta(max_length=MAX_PROCESSES)]
 VerdictKey = Annotated[str, Meta(pattern=r"^(?:[0-9a-f]{64})?\Z")]
+HostAndPort = Annotated[str, Meta(pattern=r"^(?:\[[0-9a-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):[1-9][0-9]{0,4}\Z")]
+Network = Annotated[str, Meta(pattern=r"^[0-9a-f.:]{2,45}/[0-9]{1,3}\Z")]
+"""An IP network with the length of its prefix."""
 
 
 def close_reason(text: str) -> str:
@@ -168,6 +176,16 @@ class DesiredDeployment(msgspec.Struct, frozen=True):
     """None if the version is not signed, or if an older server does not send it."""
 
 
+class Direct(msgspec.Struct, frozen=True):
+    """Where other agents can fetch files from this one (`modelshare.wire.direct`)."""
+
+    address: HostAndPort
+    fingerprint: Sha256
+    """Of the TLS certificate that it presents."""
+    networks: Annotated[list[Network], Meta(max_length=16)] = []
+    """Where it fetches files from other agents of its project."""
+
+
 # --- agent to server ---------------------------------------------------------------------------------------------
 
 
@@ -183,6 +201,10 @@ class Hello(Frame, frozen=True, tag="hello"):
     disk_free_bytes: Figure
     newest_protocol: Version = 0
     """The newest version that the agent understands. 0 means that `protocol` is the only one."""
+    direct: Direct | None = None
+    """None if no other agent may fetch files from it."""
+    instance: ProcessName = ""
+    """Identifies this run of the agent's program, whose links exist side by side."""
 
 
 class Report(Frame, frozen=True, tag="report"):
@@ -267,6 +289,10 @@ class Welcome(Frame, frozen=True, tag="welcome"):
     name: Name
     verdict_key: VerdictKey = ""
     """Key of the signature on verdicts about this agent, for agents that enrolled before these existed."""
+    process: ProcessName = ""
+    """The process at this end of the link."""
+    processes: Processes = []
+    """As in `Ping`."""
 
 
 class Desired(Frame, frozen=True, tag="desired"):
@@ -312,23 +338,23 @@ class Cancel(Frame, frozen=True, tag="cancel"):
 
 
 class DeploymentLoad(msgspec.Struct, frozen=True):
-    """How busy the engine of a deployment is, with the requests of all server processes together."""
+    """How busy an engine is with the requests of all server processes: `slots` is how many sequences it processes at
+    once, and `waiting` how many wait for one."""
 
     deployment_id: Id
     slots: Figure
-    """Sequences that it processes at once."""
     running: Figure
-    """Sequences in progress."""
     waiting: Figure
-    """Sequences that wait for a slot."""
 
 
 class Ping(Frame, frozen=True, tag="ping"):
-    """Keeps the link alive, in both directions. An agent also sends it when its loads have changed, at most once per
-    `LOAD_SECONDS`."""
+    """Keeps the link alive: each side sends it when it has sent nothing for `HEARTBEAT_SECONDS`."""
 
+    processes: Processes = []
+    """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
+    it is not among them. Empty: not said."""
     loads: Annotated[list[DeploymentLoad], Meta(max_length=MAX_DEPLOYMENTS)] | None = None
-    """Of all deployments that serve now. None if nothing is said about them."""
+    """From the agent, when they changed: those of all deployments that serve. None: not said."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

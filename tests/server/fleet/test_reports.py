@@ -13,9 +13,10 @@ from factories import make_model
 from link_agent import enroll, linked
 from modelshare.server.app import Application
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, weight_deletions
+from modelshare.server.fleet import presence
 from modelshare.server.fleet.reports import Reports
 from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.registry.tables import ModelRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import CloseCode, Released, Report

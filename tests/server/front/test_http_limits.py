@@ -1,11 +1,15 @@
 """How long a connection may take, how many there may be, and how they end."""
 
 import asyncio
+import socket
+import time
 from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import pytest
 
+from modelshare.server.front import connection
+from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 from raw_http import GET, App, Client, connected
 from served import fronted
@@ -151,3 +155,42 @@ async def test_stopping_waits_for_so_long(app: App) -> None:
             await app.began.wait()
         await busy.is_closed()
     assert app.disconnected.is_set()
+
+
+async def test_stopping_does_not_wait_for_a_body_that_does_not_come(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_BODY_SECONDS", 0.1)
+    async with AsyncExitStack() as clients:
+        async with fronted(app, Settings(connections_stop_seconds=60)) as url:
+            client = await clients.enter_async_context(connected(url))
+            client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            await app.began.wait()
+            began = time.monotonic()
+        assert time.monotonic() < began + 30
+        (await client.answer()).is_problem(503, "shutting down")
+
+
+async def test_clients_are_asked_to_connect_elsewhere_before_the_end(app: App) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = Front(app, Settings())
+        async with front.serving(listener), connected(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
+            await client.is_open()
+            front.leave()
+            client.writer.write(GET)
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (200, "close")
+            await client.is_closed()
+
+
+async def test_a_second_signal_ends_what_is_in_progress(app: App) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = Front(app, Settings(connections_stop_seconds=60))
+        async with AsyncExitStack() as clients:
+            began = time.monotonic()
+            async with front.serving(listener):
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                busy = await clients.enter_async_context(connected(url))
+                busy.writer.write(b"GET /wait HTTP/1.1\r\nHost: x\r\n\r\n")
+                await app.began.wait()
+                asyncio.get_running_loop().call_later(0.2, front.stop_now)
+            await busy.is_closed()
+            assert time.monotonic() < began + 30

@@ -52,7 +52,7 @@ class Machines:
         """Each machine says how many sequences it processes at once, and how many it has of other processes."""
         for agent, (slots, running) in zip(self.agents, loads, strict=True):
             (wanted,) = await agent.wanted()
-            await agent.send(Ping([DeploymentLoad(wanted.deployment_id, slots, running, 0)]))
+            await agent.send(Ping(loads=[DeploymentLoad(wanted.deployment_id, slots, running, 0)]))
 
         async def is_heard() -> bool:
             return loads == tuple([await self.load_of(agent) for agent in self.agents])

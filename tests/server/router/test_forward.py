@@ -2,21 +2,29 @@
 
 import asyncio
 import hmac
+import socket
+import time
+import uuid
 from collections.abc import AsyncIterator
+from functools import partial
 
+import aiohttp
 import httpx
 import pytest
 
 from conftest import Tenant, running
 from factories import make_model
-from link_agent import LinkAgent, answer, enroll, linked
+from link_agent import LinkAgent, answer, enroll, hello_of, linked
 from modelshare.server.app import Application, create_app
+from modelshare.server.fleet.tables import AgentLinkRow
+from modelshare.server.router import forward
 from modelshare.server.router.forward import PREFIX
 from modelshare.server.settings import Settings
-from modelshare.wire.link import Chunk, End, Head, Request
+from modelshare.wire.link import Chunk, CloseCode, End, Head, Request
 from served import free_port, serving, wait_until
 
 # One process has a SQLite database to itself.
+FOR_EVER = 60
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 
 
@@ -25,7 +33,8 @@ async def processes(settings: Settings) -> AsyncIterator[tuple[Application, str,
     """The first process, its URL and the second one's."""
     ports = free_port(), free_port()
     first, second = (
-        create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports
+        create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}", "handover_seconds": 1}))
+        for port in ports
     )
     async with running(first), running(second), serving(first, ports[0]) as one, serving(second, ports[1]) as two:
         yield first, one, two
@@ -161,6 +170,103 @@ async def test_a_link_moves_to_another_process(
                 return (await client.post("/chat/completions", content=b"{}")).status_code == 200
 
             await wait_until(answered)
+
+
+async def test_an_agent_with_a_link_to_each_process_is_asked_where_the_client_came_in(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient, deployer: Tenant
+) -> None:
+    """One of its links reports, and is enough to make it ready on all."""
+    model_links: list[LinkAgent] = []
+
+    async def say(link: LinkAgent, request: Request, body: bytes) -> None:
+        model_links.append(link)
+        await link.send(answer(request, b"{}"))
+
+    agent.handler = say
+    _, token = await enroll(deployer.http, name="other")
+    await agent.socket.close()
+    run = hello_of("run")
+    async with linked(processes[1], token, handler=say, hello=run) as here:
+        await here.make_ready()
+        name = await wait_until(lambda: named(here))
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            async with linked(processes[1], token, hello=run, linked_to=name):
+                pass
+        assert refused.value.status == 421
+        async with linked(processes[2], token, handler=say, hello=run, linked_to=name) as there:
+            await there.wanted()
+            assert here.processes == [here.process, there.process] == there.processes
+            for url, expected in zip(processes[1:], (here, there), strict=True):
+                path = f"{url}/{deployer.project.id}/chat/v1/chat/completions"
+
+                async def answered(path: str = path) -> bool:
+                    return (await client.post(path, content=b"{}")).status_code == 200
+
+                await wait_until(answered)
+                assert model_links[-1] is expected
+            await here.socket.close()
+            assert (await client.post("/chat/completions", content=b"{}")).status_code == 200
+            assert model_links[-1] is there
+
+            async with linked(processes[1], token, hello=hello_of("another")) as other:
+                assert (await there.end())[0] == CloseCode.REPLACED
+                assert other.closed is None
+
+
+async def test_a_process_that_is_gone_or_hangs_is_passed_over(
+    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient
+) -> None:
+    """The database does not know yet that two earlier connections of the agent are dead."""
+    agent.handler = _answers
+    app = processes[0]
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        addresses = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        async with app.database.write() as session:
+            for number, address in enumerate(addresses):
+                token, process = uuid.UUID(int=number), f"p-{number}"
+                link = {"token": token, "process": process, "address": address, "seen_at": app.platform.now()}
+                session.add(AgentLinkRow(agent_id=uuid.UUID(agent.agent_id), **link))
+        await wait_until(partial(knows, client, app, addresses))
+        began = time.monotonic()
+        assert (await client.post("/chat/completions", content=b"{}")).status_code == 200
+        assert time.monotonic() < began + 15
+
+
+async def knows(client: httpx.AsyncClient, app: Application, addresses: tuple[str, ...]) -> bool:
+    project, slug = client.base_url.path.strip("/").split("/")[:2]
+    seen = await app._router.snapshots.get(project, slug, since=time.monotonic())
+    return seen is not None and seen.targets[0].addresses[:2] == addresses
+
+
+async def test_a_process_that_hangs_in_an_answer_is_noticed(
+    processes: tuple[Application, str, str],
+    agent: LinkAgent,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(forward, "_BEAT_SECONDS", FOR_EVER)
+    answered = await client.post("/chat/completions", content=b"{}")
+    assert (answered.status_code, "disconnected" in answered.text) == (503, True)
+
+
+async def test_a_process_that_only_waits_for_the_engine_does_not_hang(
+    processes: tuple[Application, str, str],
+    agent: LinkAgent,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forward, "_SILENT_SECONDS", 2)
+    monkeypatch.setattr(forward, "_BEAT_SECONDS", 0.1)
+    asked = asyncio.ensure_future(client.post("/chat/completions", content=b"{}"))
+    request, _ = await agent.request()
+    await asyncio.wait([asked], timeout=3)
+    await agent.send(answer(request, b"{}"))
+    assert (await asked).status_code == 200
+
+
+async def named(link: LinkAgent) -> str:
+    return link.process
 
 
 async def test_every_process_sends_a_conversation_to_the_same_machine(

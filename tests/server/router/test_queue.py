@@ -42,7 +42,7 @@ async def figures(endpoint: Endpoint) -> int:
 
 async def say(agent: LinkAgent, *, slots: int, running: int) -> None:
     """The machine says how busy it is, with requests of others."""
-    await agent.send(Ping([DeploymentLoad(one.deployment_id, slots, running, 0) for one in await agent.wanted()]))
+    await agent.send(Ping(loads=[DeploymentLoad(one.deployment_id, slots, running, 0) for one in await agent.wanted()]))
 
 
 @pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)

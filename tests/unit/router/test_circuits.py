@@ -52,7 +52,7 @@ def test_failures_in_a_row_start_a_pause_and_one_trial_ends_it() -> None:
 
 def test_nobody_makes_a_machine_pause_for_another_project() -> None:
     circuits = Circuits(Clock())
-    target = Target("d", uuid.UUID(int=1), "", frozenset())
+    target = Target("d", uuid.UUID(int=1), (), frozenset())
     for _ in range(FAILURES):
         circuits.end(circuit_of("one", target), is_failure=True, is_trial=False)
     assert circuits.is_open(circuit_of("one", target))

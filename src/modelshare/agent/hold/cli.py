@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from modelshare.agent.direct.cli_options import ListenOption, parsed
+from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.errors import StopError
 from modelshare.agent.hold import limits
 from modelshare.agent.hold.main import Options, run
@@ -28,20 +30,6 @@ from modelshare.wire.uploads import FileEntry, UploadOpen
 app = typer.Typer(add_completion=False)
 
 
-def _hours(text: str) -> limits.Hours:
-    try:
-        return limits.Hours.parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-def _rate(text: str) -> int:
-    try:
-        return limits.parse_rate(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 @app.command()
 def hold(  # noqa: PLR0917 - each is an option of the command line
     path: Annotated[Path, typer.Argument(exists=True, help="Folder with the model, or a .gguf file.")],
@@ -51,12 +39,26 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
     notes: NotesOption = None,
     file: Annotated[str | None, typer.Option(help="Which of several models in the folder to describe and run.")] = None,
     rate: Annotated[
-        int | None, typer.Option(parser=_rate, metavar="RATE", help="Send at most this, such as 50MB/s.")
+        int | None,
+        typer.Option(parser=parsed(limits.parse_rate), metavar="RATE", help="Send at most this, such as 50MB/s."),
     ] = None,
     hours: Annotated[
         limits.Hours | None,
-        typer.Option(parser=_hours, metavar="HOURS", help="Serve only then, such as 22:00-06:00, in local time."),
+        typer.Option(
+            parser=parsed(limits.Hours.parse),
+            metavar="HOURS",
+            help="Serve only then, such as 22:00-06:00, in local time.",
+        ),
     ] = None,
+    direct: Annotated[
+        Address | None,
+        typer.Option(
+            parser=parsed(Address.parse),
+            metavar="ADDRESS[:PORT]",
+            help="Also let agents with a grant fetch files at this address, without the platform in between.",
+        ),
+    ] = None,
+    listen: ListenOption = None,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Files to hold that would otherwise be left out.")
     ] = None,
@@ -71,10 +73,12 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
     """Publish a model that stays on this machine: nothing is uploaded.
 
     The files are hashed here. The platform reads their headers, and agents that are to run the model read the files,
-    through a connection that this command opens and keeps open. No port is opened.
+    through a connection that this command opens and keeps open. No port is opened without --direct.
 
     While the command does not run, pulls wait, and endpoints that run already keep serving. Run it again to continue.
     """
+    if listen is not None and direct is None:
+        raise CommandError("--listen needs --direct, with the address at which others connect.", ExitCode.USAGE)
     source = read_source(path, include=include or (), exclude=exclude or ())
     if source.is_archive:
         raise CommandError(f"{path.name} is an archive. Unpack it, and hold the folder.", ExitCode.USAGE)
@@ -103,6 +107,7 @@ def hold(  # noqa: PLR0917 - each is an option of the command line
             spec=spec,
             rate=rate,
             hours=hours,
+            direct=DirectOptions(direct, listen),
             moved=progress.moved,
             hashed=progress.done,
             ready=lambda held, ready: _print_ready(source, path, held, ready),

@@ -2,7 +2,6 @@
 limits."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,9 @@ from typing import Final
 import aiohttp
 import msgspec
 
+from modelshare.agent.direct.files import RefusedError
+from modelshare.agent.direct.listener import Listener
+from modelshare.agent.direct.options import DirectOptions
 from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.errors import AgentError
 from modelshare.agent.fleet_status import FleetStatus
@@ -32,7 +34,6 @@ from modelshare.agent.link import Link
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
 from modelshare.transfer.tasks import in_thread
-from modelshare.wire.errors import ErrorCode, ErrorType
 from modelshare.wire.held import READ_ROUTE, HeldChange, HeldChanges, HeldRead, decode_read
 from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
 from modelshare.wire.verdict import Verdict
@@ -48,11 +49,26 @@ WATCH_SECONDS: Final = 60.0
 _DONE: Final = TokenUsage()
 
 
-class RefusedError(Exception):
-    def __init__(self, status: HTTPStatus, message: str, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.retry_after = retry_after
+class HeldFile:
+    """A held file that is open for one reader; a `ServedFile`."""
+
+    def __init__(self, holder: "Holder", opened: OpenFile) -> None:
+        self._holder = holder
+        self._opened = opened
+        self.size = opened.identity.size
+        self.piece = holder.rate.piece
+        """Bytes to read at once."""
+
+    async def readable_to(self, at: int, end: int) -> int:  # noqa: ARG002 - all of the file is here
+        """See `ServedFile`."""
+        return end
+
+    async def read(self, at: int, limit: int) -> bytes:
+        """See `ServedFile`."""
+        return await self._holder.read(self._opened, at, min(limit, self.piece))
+
+    def close(self) -> None:
+        self._opened.close()
 
 
 class Holder:
@@ -70,6 +86,7 @@ class Holder:
         hours: Hours | None = None,
         local_time: Callable[[], datetime] = lambda: datetime.now().astimezone(),
         watch_seconds: float = WATCH_SECONDS,
+        direct: DirectOptions = DirectOptions(),  # noqa: B008 - immutable
     ) -> None:
         self.link = Link(url, identity.token, self)
         self.connected = asyncio.Event()
@@ -77,7 +94,7 @@ class Holder:
         self._fleet_status = FleetStatus(self._api, identity, data_dir)
         self._data_dir = data_dir
         self._files = files
-        self._rate = Rate(rate)
+        self.rate = Rate(rate)
         self._hours = hours
         self._local_time = local_time
         self._watch_seconds = watch_seconds
@@ -87,6 +104,15 @@ class Holder:
         self._hashers = ThreadPoolExecutor(1, thread_name_prefix="held-hash")
         self._checks: dict[str, asyncio.Task[None]] = {}
         self._reported: set[str] = set()
+        self._direct = direct
+        self._listener = Listener(self, lambda: self._fleet_status.key)
+
+    def listen(self) -> None:
+        """Lets agents with a grant fetch files from here, if the operator allows it. Raises StopError."""
+        self._listener.start(self._direct, self._data_dir)
+
+    async def stop_listening(self) -> None:
+        await self._listener.close()
 
     def close(self) -> None:
         self._readers.shutdown()
@@ -97,7 +123,8 @@ class Holder:
         machine = capabilities(self._data_dir, [])
         memory, disk = machine.memory_bytes or 0, machine.disk_free_bytes or 0
         version, accelerator = machine.agent_version, machine.accelerator
-        return Hello(OLDEST_PROTOCOL, version, [], accelerator, memory, disk, newest_protocol=PROTOCOL)
+        direct = self._listener.announced(self._direct)
+        return Hello(OLDEST_PROTOCOL, version, [], accelerator, memory, disk, newest_protocol=PROTOCOL, direct=direct)
 
     def welcomed(self, welcome: Welcome) -> None:
         """See `link.LinkHandler`."""
@@ -130,50 +157,59 @@ class Holder:
 
     async def _answer(self, stream: Stream) -> None:
         try:
-            await self._read(stream)
+            await self._send(stream)
         except RefusedError as refused:
             _refuse(stream, refused)
-        except FileGoneError as gone:
-            self._look.set()
-            _refuse(stream, RefusedError(HTTPStatus.CONFLICT, str(gone)))
         except Exception:  # noqa: BLE001 - every request is answered: no reader must wait in vain
             _log.exception("A file could not be read.")
             why = "The owner's machine could not read the file."
             _refuse(stream, RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER))
 
-    async def _read(self, stream: Stream) -> None:
+    async def _send(self, stream: Stream) -> None:
         wanted = _wanted(stream)
-        self._check_hours()
-        opened = await self._open(wanted.sha256)
+        file = await self.open(wanted.sha256)
         try:
-            if wanted.offset + wanted.length > opened.identity.size:
+            at, end = wanted.offset, wanted.offset + wanted.length
+            if end > file.size:
                 raise RefusedError(HTTPStatus.NOT_FOUND, "The file is shorter than that.")
             stream.head(HTTPStatus.OK, "application/octet-stream")
-            at, end = wanted.offset, wanted.offset + wanted.length
             while at < end:
-                count = min(end - at, self._rate.piece, await stream.credit_left())
-                async with self._reading:
-                    self._check_hours()
-                    await self._rate.take(count)
-                    stream.chunk(await in_thread(self._readers, opened.read, at, count))
-                at += count
+                data = await file.read(at, min(end - at, file.piece, await stream.credit_left()))
+                stream.chunk(data)
+                at += len(data)
             stream.end(_DONE)
         finally:
-            opened.close()
+            file.close()
 
-    async def _open(self, sha256: str) -> OpenFile:
+    async def open(self, sha256: str) -> HeldFile:
+        """See `ServedFiles`."""
+        self._check_hours()
         while True:
             try:
-                return await in_thread(self._readers, self._files.open, sha256)
+                return HeldFile(self, await in_thread(self._readers, self._files.open, sha256))
             except UncheckedError as unchecked:
                 await self._checked(unchecked.location)
             except FolderAwayError as away:
                 why = "The files are not there now on the owner's machine."
                 raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER) from away
-            except FileGoneError:
-                raise
+            except FileGoneError as gone:
+                raise self._gone(gone) from gone
             except NotHeldError as unknown:
                 raise RefusedError(HTTPStatus.NOT_FOUND, str(unknown)) from unknown
+
+    async def read(self, opened: OpenFile, at: int, count: int) -> bytes:
+        """Exactly these bytes, when the owner's limits allow it. Raises RefusedError."""
+        async with self._reading:
+            self._check_hours()
+            await self.rate.take(count)
+            try:
+                return await in_thread(self._readers, opened.read, at, count)
+            except FileGoneError as gone:
+                raise self._gone(gone) from gone
+
+    def _gone(self, gone: FileGoneError) -> RefusedError:
+        self._look.set()
+        return RefusedError(HTTPStatus.CONFLICT, str(gone))
 
     async def _checked(self, location: str) -> None:
         """Waits a little for the file to be hashed again; many readers may wait for the same."""
@@ -186,7 +222,10 @@ class Holder:
         if not done:
             why = "The owner's machine is checking the file again."
             raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, why, _BACK_LATER)
-        check.result()
+        try:
+            check.result()
+        except FileGoneError as gone:
+            raise self._gone(gone) from gone
 
     def _check_hours(self) -> None:
         if self._hours is not None and (seconds := self._hours.seconds_until(self._local_time())):
@@ -219,7 +258,4 @@ def _refuse(stream: Stream, why: RefusedError) -> None:
     if stream.started:
         stream.end(_DONE, str(why), why.status)
         return
-    code = ErrorCode.OWNER_AWAY if why.status is HTTPStatus.SERVICE_UNAVAILABLE else None
-    error = {"message": str(why), "type": ErrorType.SERVER, "code": code, "param": None}
-    body = json.dumps({"error": error}).encode()
-    stream.answer(why.status, "application/json", body, retry_after=why.retry_after)
+    stream.answer(why.status, "application/json", why.body(), retry_after=why.retry_after)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import aiohttp
 
 from modelshare import private_files
+from modelshare.agent.direct.options import DirectOptions
 from modelshare.agent.errors import RemovedError, StopError, UnknownAgentError
 from modelshare.agent.hardware import capabilities
 from modelshare.agent.hold.files import HeldFiles
@@ -54,6 +55,7 @@ class Options:
     """What is to be registered, without digests."""
     rate: int | None
     hours: Hours | None
+    direct: DirectOptions
     moved: Callable[[int], None]
     """Called with numbers of bytes while files are hashed."""
     hashed: Callable[[], None]
@@ -97,7 +99,8 @@ async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], o
     async with aiohttp.ClientSession(trust_env=True) as http:
         if (identity := await unless_stopping(stopping, _identity(http, options))) is None:
             return
-        holder = Holder(url, identity, options.data_dir, files, http, rate=options.rate, hours=options.hours)
+        data_dir, rate, hours = options.data_dir, options.rate, options.hours
+        holder = Holder(url, identity, data_dir, files, http, rate=rate, hours=hours, direct=options.direct)
 
         async def register() -> None:
             await holder.connected.wait()
@@ -108,9 +111,11 @@ async def _main(source: PushSource, files: HeldFiles, digests: dict[str, str], o
             options.ready(held, await _until_ready(options.client, held))
 
         try:
+            holder.listen()
             await unless_stopping(stopping, run_all([holder.link.run(), holder.watch(), register()]))
             _log.info("Stopping. Pulls wait until this command runs again.")
         finally:
+            await holder.stop_listening()
             holder.close()
 
 

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index
+from sqlalchemy import ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server.db import Table
@@ -57,6 +57,8 @@ class ProcessRow(Table):
     """Milliseconds of the database's clock, like `started_ms`."""
     version: Mapped[str | None]
     """Of modelshare; None for a process older than this column."""
+    is_leaving: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """It is about to stop, and agents connect to others."""
 
 
 class OutboxRow(Table):

@@ -39,7 +39,7 @@ async def resume(session: AsyncSession, agent_id: uuid.UUID, *, now: int) -> Non
         await held.resume(session, row.project_id, row.id, now=now)
 
 
-async def address_of(session: AsyncSession, agent_id: uuid.UUID) -> str:
-    """URL of the server process that the agent is connected to; empty if it is not connected."""
-    row = await queries.agent(session, agent_id)
-    return (row.linked_to or "") if row is not None else ""
+async def addresses_of(session: AsyncSession, agent_id: uuid.UUID) -> tuple[str, ...]:
+    """URLs of the server processes that the agent is connected to."""
+    links = await queries.links_of(session, [agent_id])
+    return tuple(link.address for link in links[agent_id])

@@ -19,11 +19,12 @@ from modelshare.server.background import Loop
 from modelshare.server.db import Database, notify
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ENDPOINTS_TOPIC, ActiveEndpoint
-from modelshare.server.fleet import presence, queries, weight_deletions
+from modelshare.server.fleet import presence, queries
 from modelshare.server.fleet.rules import Content, EndpointFacts, Fleet, HeldDeployment, Observation, Placement
 from modelshare.server.fleet.service import facts_of
 from modelshare.server.fleet.tables import DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, DESIRED_TOPIC
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.outages import outage_of
 from modelshare.server.registry.service import MODELS_TOPIC
 from modelshare.server.sharing.tiers import TierRegistry

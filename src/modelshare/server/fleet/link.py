@@ -52,6 +52,8 @@ LINK_CREDIT: Final = 32 << 20
 SMALL_CREDIT: Final = 16 << 10
 BROKEN_CODES: Final = frozenset({1002, 1007, 1009})
 """Close codes for a peer that broke the WebSocket protocol or sent too much at once (RFC 6455 section 7.4.1)."""
+_CUT: Final = 1006
+"""Close code for a connection that ended without a close frame."""
 _HEAD_AND_END: Final = 4096
 """Maximum bytes of a `Head` and an `End` together."""
 _LATE: Final = 1 << 20
@@ -110,6 +112,9 @@ class AgentLink:
         self._control = Bucket(_CONTROL_PER_MINUTE, _CONTROL_BURST, _CONTROL_BURST, clock())
         self._unsent: OrderedDict[int, Iterator[Frame]] = OrderedDict()
         """The rest of requests that wait, since the agent reads too slowly, by stream."""
+        self.said_goodbye = False
+        """Whether the agent closed the connection, which it does when it stops."""
+        self._retires: ClosedError | None = None
         self._on_report: Callable[[Report], None]
         self._on_released: Callable[[Released], None]
 
@@ -213,6 +218,8 @@ class AgentLink:
         if request.is_sent and not request.ended and not self._end.done():
             self._late = min(LINK_CREDIT, self._late + request.credit + _HEAD_AND_END)
             self.post(Cancel(request.id))
+        if self._retires is not None:
+            self.close_when_idle(self._retires)
 
     def _slices(
         self, request: LinkRequest, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
@@ -264,6 +271,7 @@ class AgentLink:
         if code in BROKEN_CODES:
             self.close(ClosedError(CloseCode.PROTOCOL, "The agent violated the WebSocket protocol."))
         else:
+            self.said_goodbye = code != _CUT and not self._end.done()
             self.close(ClosedError(CloseCode.GOING_AWAY, "The agent closed the link."))
 
     def _handle(self, frame: FromAgent) -> None:
@@ -339,6 +347,12 @@ class AgentLink:
             self._end.exception()  # marks it as retrieved: nothing may be waiting for it
         for request in list(self._requests.values()):
             request.break_off(why)
+
+    def close_when_idle(self, why: ClosedError) -> None:
+        """Ends the connection once no request is in progress."""
+        self._retires = why
+        if not self._requests:
+            self.close(why)
 
     async def _beat(self) -> None:
         while True:

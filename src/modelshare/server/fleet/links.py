@@ -1,7 +1,8 @@
 """All agents connected to this process: `GET /v1/agent/link`, one WebSocket per agent.
 
-The token is checked before the handshake is answered. An agent has one connection: a newer one ends the older, in
-whichever process that is. The desired state is sent when it changes; reports are written in batches.
+The token is checked before the handshake is answered. An agent has a connection to each process, all from one run of
+its program: a connection from another run ends them, in whichever process they are. An agent that does not name its run
+has one connection. The desired state is sent when it changes; reports are written in batches.
 """
 
 import asyncio
@@ -16,27 +17,33 @@ import structlog
 from starlette.types import Receive, Scope, Send
 
 from modelshare.server import outages
+from modelshare.server.audit.propagation import service as propagation
+from modelshare.server.audit.propagation.service import PROCESSES_TOPIC
 from modelshare.server.background import Loop, retry
 from modelshare.server.db import Database
-from modelshare.server.fleet import holding, presence, queries, service, weight_deletions
+from modelshare.server.fleet import holding, presence, queries, service
 from modelshare.server.fleet.link import BROKEN_CODES, AgentLink, Wire, decoded_hello
-from modelshare.server.fleet.presence import LinkName
+from modelshare.server.fleet.presence import LinkInfo
 from modelshare.server.fleet.reports import Reports
 from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.front.websocket import MESSAGES
 from modelshare.server.http import bearer
 from modelshare.wire.agents import AgentState
 from modelshare.wire.link import (
+    LINKED_HEADER,
     MAX_DEPLOYMENTS,
     MAX_NAME,
+    MAX_PROCESSES,
     OLDEST_PROTOCOL,
     PROTOCOL,
     CloseCode,
     Desired,
     DesiredDeployment,
     Hello,
+    Ping,
     Released,
     Report,
     Welcome,
@@ -46,6 +53,7 @@ from modelshare.wire.text import plain
 
 log = structlog.get_logger()
 
+_LINKED_HEADER = LINKED_HEADER.lower().encode()
 _HELLO_SECONDS = 10.0
 _GOODBYE_SECONDS = 1.0
 _STOP_SECONDS = 2.0
@@ -56,15 +64,19 @@ _EARLY = 1000
 _HEARTBEAT_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
+_LEAVING = ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
+_UNKNOWN = ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
 _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
 
 
 class _Linked:
     """An agent's connection and its state in this process."""
 
-    def __init__(self, name: LinkName, link: AgentLink) -> None:
-        self.name = name
+    def __init__(self, info: LinkInfo, link: AgentLink, instance: str) -> None:
+        """`instance`: see `Hello`."""
+        self.info = info
         self.link = link
+        self.instance = instance
         self.changed = asyncio.Event()
         """Its desired state may have changed."""
         self.changed.set()
@@ -78,29 +90,65 @@ class _Linked:
 
 
 class AgentLinks:
-    def __init__(self, database: Database, clock: Callable[[], float], *, address: str, verdicts: Verdicts) -> None:
-        """`address`: this process's URL for the other processes, which is never reused."""
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float],
+        *,
+        address: str,
+        verdicts: Verdicts,
+        process: str = "",
+        handover_seconds: int = 0,
+    ) -> None:
+        """`address`: this process's URL for the other processes. `process`: its name, which is never reused.
+
+        `handover_seconds`: how long requests wait for an agent that lost its connection.
+        """
         self.address = address
+        self._process = process
+        self._handover_seconds = handover_seconds
         self._database = database
         self._clock = clock
         self._verdicts = verdicts
         self._linked: dict[uuid.UUID, _Linked] = {}
-        self._reports = Reports(database, clock)
+        self._reports = Reports(database, clock, process)
         self._heartbeats = Loop("record heartbeats", self._heartbeat, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
+        self._looking = Loop("look up other processes", self._look, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
+        self._processes: list[str] = []
+        """Names of those that accept links."""
+        self._is_leaving = False
         self._sessions: set[asyncio.Task[Any]] = set()
         database.subscribe(AGENTS_TOPIC, self._agent_changed)
         database.subscribe(DESIRED_TOPIC, self._desired_changed)
+        database.subscribe(PROCESSES_TOPIC, self._looking.wake)
 
     async def start(self) -> None:
         async with self._database.write() as session:
-            await presence.forget_links(session, self.address, now=self._now())
+            await presence.forget_links(session, self.address, now=self._now(), expected=self._handover_seconds)
+        await self._look()
+        await self._looking.start()
         await self._reports.start()
         await self._heartbeats.start()
 
+    async def leave(self) -> bool:
+        """Tells the agents to connect to other processes, since this one is about to stop, and accepts no new
+        connections. Those that have connections here answer requests until `stop`.
+
+        Returns whether there are other processes.
+        """
+        self._is_leaving = True
+        await self._look()
+        if self._processes:
+            for linked in self._linked.values():
+                if not linked.instance:  # it has one connection, and does not know of other processes
+                    linked.link.close_when_idle(_LEAVING)
+        return bool(self._processes)
+
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes a few seconds at most, even in an outage."""
+        await self._looking.stop(_GOODBYE_SECONDS)
         for linked in self._linked.values():
-            linked.link.close(ClosedError(CloseCode.GOING_AWAY, "The server is restarting."))
+            linked.link.close(_LEAVING)
         if self._sessions:
             _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
             for task in left:  # may hang in a thread that waits for the database: then it is abandoned
@@ -118,13 +166,18 @@ class AgentLinks:
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The WebSocket."""
         await receive()  # websocket.connect
-        token = bearer(dict(scope["headers"]).get(b"authorization", b"").decode("latin-1"))
+        headers = dict(scope["headers"])
+        linked_to = frozenset(headers.get(_LINKED_HEADER, b"").decode("latin-1").replace(" ", "").split(",")) - {""}
+        if self._is_leaving or self._process in linked_to:
+            await _try_again(scope, send, 503 if self._is_leaving else 421)
+            return
+        token = bearer(headers.get(b"authorization", b"").decode("latin-1"))
         try:
             async with self._database.read() as session:
                 agent = await service.authenticate(session, token)
         except Exception as error:  # noqa: BLE001 - no error here is the agent's fault
             outages.report("cannot look up an agent that is connecting", error)
-            await _try_again(scope, send)
+            await _try_again(scope, send, 503)
             return
         if agent is None:
             await send({"type": "websocket.close"})  # before an accept: the handshake is answered with 403
@@ -134,7 +187,8 @@ class AgentLinks:
             why = _SUSPENDED
         else:
             wire: Wire = scope["extensions"][MESSAGES]
-            task = asyncio.ensure_future(self._serve(LinkName(agent.id, uuid.uuid4()), agent.name, receive, wire))
+            info = LinkInfo(agent.id, uuid.uuid4(), self._process, self.address, linked_to)
+            task = asyncio.ensure_future(self._serve(info, agent.name, receive, wire))
             self._sessions.add(task)
             task.add_done_callback(self._sessions.discard)
             await asyncio.wait([task])
@@ -144,7 +198,7 @@ class AgentLinks:
             async with asyncio.timeout(_GOODBYE_SECONDS):
                 await send({"type": "websocket.close", "code": int(why.code), "reason": close_reason(str(why))})
 
-    async def _serve(self, name: LinkName, agent_name: str, receive: Receive, wire: Wire) -> ClosedError:
+    async def _serve(self, info: LinkInfo, agent_name: str, receive: Receive, wire: Wire) -> ClosedError:
         try:
             async with asyncio.timeout(_HELLO_SECONDS):
                 hello = await _hello(receive)
@@ -152,50 +206,56 @@ class AgentLinks:
             return ClosedError(CloseCode.SILENT, "No Hello was received.")
         except ClosedError as error:
             return error
-        return _no_common_protocol(hello) or await self._serve_after_hello(name, agent_name, hello, wire)
+        return _no_common_protocol(hello) or await self._serve_after_hello(info, agent_name, hello, wire)
 
-    async def _serve_after_hello(self, name: LinkName, agent_name: str, hello: Hello, wire: Wire) -> ClosedError:
+    async def _serve_after_hello(self, info: LinkInfo, agent_name: str, hello: Hello, wire: Wire) -> ClosedError:
         protocol = min(PROTOCOL, max(hello.protocol, hello.newest_protocol))
         link = AgentLink(wire, protocol, asyncio.get_running_loop().time)
-        async with self._connected(name, hello, link) as linked:
+        async with self._connected(info, hello, link) as linked:
             if linked is None:
                 return _SUSPENDED
             try:
-                key = self._verdicts.key_of(str(name.agent_id))
-                await link.send(Welcome(protocol, str(name.agent_id), plain(agent_name, MAX_NAME), key))
+                await link.send(self._welcome(info, agent_name, protocol))
             except StreamBrokenError as error:
                 return ClosedError(CloseCode.GOING_AWAY, str(error))
             on_frame = partial(self._on_frame, linked)
             return await link.run(on_frame, on_frame, self._send_desired(linked))
 
+    def _welcome(self, info: LinkInfo, agent_name: str, protocol: int) -> Welcome:
+        agent_id = str(info.agent_id)
+        name, key = plain(agent_name, MAX_NAME), self._verdicts.key_of(agent_id)
+        return Welcome(protocol, agent_id, name, key, self._process, self._processes)
+
     @contextlib.asynccontextmanager
-    async def _connected(self, name: LinkName, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
+    async def _connected(self, info: LinkInfo, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
         """Registers the connection as the agent's for the length of the block. None: the agent may not connect."""
         async with self._database.write() as session:
-            is_connected = await presence.connect(session, name, hello, self.address, now=self._now())
+            now, expected = self._now(), self._handover_seconds
+            is_connected = await presence.connect(session, info, hello, now=now, expected=expected)
         if not is_connected:
             yield None
             return
         # An older link, here or elsewhere, ends itself when it receives the notification.
-        linked = self._linked[name.agent_id] = _Linked(name, link)
-        log.info("agent connected", agent=str(name.agent_id))
+        linked = self._linked[info.agent_id] = _Linked(info, link, hello.instance)
+        log.info("agent connected", agent=str(info.agent_id))
         try:
             await self._check(linked)  # notifications before it was registered were missed
             if not hello.engines:
                 async with self._database.write() as session:
-                    await holding.resume(session, name.agent_id, now=self._now())
+                    await holding.resume(session, info.agent_id, now=self._now())
             yield linked
         finally:
             link.close(_REPLACED)
-            if self._linked.get(name.agent_id) is linked:
-                del self._linked[name.agent_id]
-                self._reports.forget(name.agent_id)
+            if self._linked.get(info.agent_id) is linked:
+                del self._linked[info.agent_id]
+                self._reports.forget(info.agent_id)
+            expected = 0 if link.said_goodbye else self._handover_seconds
             try:
                 async with self._database.write() as session:
-                    await presence.disconnect(session, name, now=self._now())
+                    await presence.disconnect(session, info, now=self._now(), expected=expected)
             except Exception as error:  # noqa: BLE001 - without heartbeats, the connection is forgotten anyway
-                outages.report("cannot record that an agent disconnected", error, agent=str(name.agent_id))
-            log.info("agent disconnected", agent=str(name.agent_id))
+                outages.report("cannot record that an agent disconnected", error, agent=str(info.agent_id))
+            log.info("agent disconnected", agent=str(info.agent_id))
 
     async def _send_desired(self, linked: _Linked) -> None:
         """Sends the desired state whenever it differs from what was sent last."""
@@ -204,7 +264,7 @@ class AgentLinks:
         while True:
             await linked.changed.wait()
             linked.changed.clear()
-            load = partial(self._desired, linked.name.agent_id)
+            load = partial(self._desired, linked.info.agent_id)
             wanted, deletions = await retry("load an agent's desired state", load, longest=_RETRY_SECONDS)
             if wanted != sent:
                 revision += 1
@@ -222,7 +282,7 @@ class AgentLinks:
             return await presence.wanted(session, agent_id), unconfirmed[:MAX_DEPLOYMENTS]
 
     def _on_frame(self, linked: _Linked, frame: Report | Released) -> None:
-        agent_id, deployment_id = linked.name.agent_id, frame.deployment_id
+        agent_id, deployment_id = linked.info.agent_id, frame.deployment_id
         if linked.early is not None:
             linked.early.append(frame)
         elif isinstance(frame, Report):
@@ -235,9 +295,9 @@ class AgentLinks:
     async def _heartbeat(self) -> None:
         linked = list(self._linked.values())
         async with self._database.write() as session:
-            known = await presence.heartbeat(session, [each.name for each in linked], now=self._now())
+            known = await presence.heartbeat(session, [each.info.token for each in linked], now=self._now())
         for each in linked:
-            if each.name.token not in known:
+            if each.info.token not in known:
                 await self._check(each)
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
@@ -256,14 +316,28 @@ class AgentLinks:
         if linked.link.is_over:
             return None
         async with self._database.read() as session:
-            agent = await queries.agent(session, linked.name.agent_id)
+            agent = await queries.agent(session, linked.info.agent_id)
+            links = await queries.links_of(session, [linked.info.agent_id])
         if agent is None or agent.state == AgentState.REMOVED:
             return _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
-        if agent.link_token is None:
-            return ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
-        return None if agent.link_token == linked.name.token else _REPLACED
+        of_agent = links[linked.info.agent_id]
+        if any(each.token == linked.info.token for each in of_agent):
+            return None
+        is_same = bool(linked.instance) and agent.instance == linked.instance
+        return _REPLACED if of_agent and not is_same else _UNKNOWN
+
+    async def _look(self) -> None:
+        """Looks up which processes accept links, and tells the agents if that changed."""
+        async with self._database.read() as session:
+            found = await propagation.running(session, MAX_PROCESSES)
+        if self._is_leaving:
+            found = [name for name in found if name != self._process]
+        if found != self._processes:
+            self._processes = found
+            for linked in self._linked.values():
+                linked.link.post(Ping(found))
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):
@@ -313,11 +387,11 @@ def _no_common_protocol(hello: Hello) -> ClosedError | None:
     )
 
 
-async def _try_again(scope: Scope, send: Send) -> None:
-    """Answers a handshake with 503, or with close code 1013 if the HTTP server cannot send a status."""
+async def _try_again(scope: Scope, send: Send, status: int) -> None:
+    """Answers a handshake with the status, or with close code 1013 if the HTTP server cannot send a status."""
     if "websocket.http.response" in scope.get("extensions", {}):
         headers = [(b"retry-after", b"%d" % _RETRY_SECONDS)]
-        await send({"type": "websocket.http.response.start", "status": 503, "headers": headers})
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
         await send({"type": "websocket.http.response.body", "body": b""})
         return
     await send({"type": "websocket.accept"})

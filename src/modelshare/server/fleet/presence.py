@@ -14,7 +14,7 @@ from modelshare.server.audit.service import emit, project_changed
 from modelshare.server.db import notify
 from modelshare.server.fleet import queries
 from modelshare.server.fleet.service import served_name
-from modelshare.server.fleet.tables import AgentRow, DeploymentRow
+from modelshare.server.fleet.tables import AgentLinkRow, AgentRow, DeploymentRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DEPLOYMENTS_TOPIC, READY_TOPIC
 from modelshare.server.registry import file_selection
 from modelshare.server.registry import service as registry
@@ -47,24 +47,38 @@ ROUTES: Final = frozenset({"chat/completions", "completions", "embeddings"})
 
 
 @dataclass(frozen=True, slots=True)
-class LinkName:
+class LinkInfo:
     """One connection of one agent; the token distinguishes it from earlier and later ones."""
 
     agent_id: uuid.UUID
     token: uuid.UUID
+    process: str
+    """The name of the process that accepted it."""
+    address: str
+    """URL of that process for the others."""
+    linked_to: frozenset[str] = frozenset()
+    """Names of the processes to which the agent has other links."""
 
 
-async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: str, *, now: int) -> bool:
-    """Makes this the agent's connection. False if the agent was suspended or removed meanwhile.
+async def connect(session: AsyncSession, link: LinkInfo, hello: Hello, *, now: int, expected: int = 0) -> bool:
+    """Records a link of the agent. False if the agent was suspended or removed meanwhile.
 
-    Its deployments count as `waiting` until it reports: nobody knows what happened while it was away.
+    It ends all links of other runs of the agent's program; then its deployments count as `waiting` until it reports,
+    for which requests wait `expected` seconds: nobody knows what happened while it was away. Of the same run, it ends
+    those that the agent does not know of.
     """
-    row = await queries.lock_agent(session, name.agent_id)
+    row = await queries.lock_agent(session, link.agent_id)
     if row is None or row.state in {AgentState.SUSPENDED, AgentState.REMOVED}:
         return False
+    is_same = bool(hello.instance) and row.instance == hello.instance
+    others = link.linked_to - {link.process} if is_same else frozenset[str]()
+    await queries.end_links(session, row.id, AgentLinkRow.process.not_in(others))
+    session.add(
+        AgentLinkRow(token=link.token, agent_id=row.id, process=link.process, address=link.address, seen_at=now)
+    )
     if row.state != AgentState.ACTIVE:
         _emit(session, events.AGENT_CONNECTED, row, now)
-    row.state, row.linked_to, row.link_token, row.last_seen_at = AgentState.ACTIVE, address, name.token, now
+    row.state, row.instance, row.last_seen_at = AgentState.ACTIVE, hello.instance or None, now
     known = Capabilities.model_construct(**row.capabilities)
     row.capabilities = known.model_copy(
         update={
@@ -73,38 +87,45 @@ async def connect(session: AsyncSession, name: LinkName, hello: Hello, address: 
             "memory_bytes": hello.memory_bytes,
             "disk_free_bytes": hello.disk_free_bytes,
             "agent_version": hello.agent_version,
+            "direct_address": hello.direct.address if hello.direct else "",
+            "direct_fingerprint": hello.direct.fingerprint if hello.direct else "",
+            "direct_networks": hello.direct.networks if hello.direct else [],
         }
     ).model_dump()
+    row.expected_until = None if is_same else now + expected
     for deployment in await queries.deployments_to_change(session, [row.id]):
-        deployment.phase, deployment.reason, deployment.routes = Phase.WAITING, None, []
+        if not is_same:
+            deployment.phase, deployment.reason, deployment.routes = Phase.WAITING, None, []
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
     project_changed(session, row.project_id)
     return True
 
 
-async def disconnect(session: AsyncSession, name: LinkName, *, now: int) -> None:
-    """Records the end of the connection, unless the agent has a newer one."""
-    row = await queries.lock_agent(session, name.agent_id)
-    if row is not None and row.link_token == name.token:
-        await _set_disconnected(session, row, seen=now, now=now)
+async def disconnect(session: AsyncSession, link: LinkInfo, *, now: int, expected: int = 0) -> None:
+    """Records the end of a link. `expected`: seconds for which requests wait for the agent, if it has no other."""
+    row = await queries.lock_agent(session, link.agent_id)
+    if row is not None and await queries.end_link(session, link.agent_id, link.token):
+        await _lost_links(session, row, seen=now, now=now, expected=expected)
 
 
-async def forget_links(session: AsyncSession, address: str, *, now: int) -> None:
+async def forget_links(session: AsyncSession, address: str, *, now: int, expected: int = 0) -> None:
     """Ends connections that an earlier process at this address left behind."""
     for row in await queries.agents_linked_to(session, address):
-        await _set_disconnected(session, row, seen=now, now=now)
+        await queries.end_links(session, row.id, AgentLinkRow.address == address)
+        await _lost_links(session, row, seen=now, now=now, expected=expected)
 
 
 async def forget_stale(session: AsyncSession, *, now: int) -> None:
     """Ends connections of processes that died."""
     for row in await queries.stale_agents(session, now - STALE_SECONDS):
-        await _set_disconnected(session, row, seen=row.last_seen_at or now, now=now)
+        await queries.end_links(session, row.id, AgentLinkRow.seen_at < now - STALE_SECONDS)
+        await _lost_links(session, row, seen=row.last_seen_at or now, now=now)
 
 
-async def heartbeat(session: AsyncSession, links: Collection[LinkName], *, now: int) -> set[uuid.UUID | None]:
-    """Records that these connections are alive. Returns the tokens of those that the database still knows."""
-    return await queries.heartbeat(session, [link.token for link in links], now=now)
+async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID]:
+    """Records that these links are alive. Returns the tokens of those that the database still knows."""
+    return await queries.heartbeat(session, tokens, now=now)
 
 
 async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDeployment]:
@@ -129,11 +150,20 @@ async def wanted(session: AsyncSession, agent_id: uuid.UUID) -> list[DesiredDepl
     return found
 
 
-async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report]) -> None:
-    """Stores reports by (agent, deployment); those for deployments that are no longer the agent's are dropped."""
+async def apply(
+    session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], Report], *, process: str | None = None
+) -> None:
+    """Stores reports by (agent, deployment); those for deployments that are no longer the agent's are dropped.
+
+    `process`: the one that received them. Reports of agents whose link to it has ended are dropped: it may have been
+    stopped for a while, and the agents have reported to another.
+    """
     agent_ids = {agent_id for agent_id, _ in reports}
-    projects = {row.id: row.project_id for row in await queries.lock_agents(session, agent_ids)}
-    for row in await queries.deployments_to_change(session, agent_ids):
+    rows = {row.id: row for row in await queries.lock_agents(session, agent_ids)}
+    if process is not None:
+        links = await queries.links_of(session, agent_ids)
+        rows = {id_: row for id_, row in rows.items() if any(link.process == process for link in links[id_])}
+    for row in await queries.deployments_to_change(session, rows.keys()):
         report = reports.get((row.agent_id, str(row.id)))
         if report is None:
             continue
@@ -144,17 +174,20 @@ async def apply(session: AsyncSession, reports: Mapping[tuple[uuid.UUID, str], R
         row.bytes_done, row.bytes_total = min(report.bytes_done, report.bytes_total), report.bytes_total
         row.reason = report.reason
         notify(session, DEPLOYMENTS_TOPIC, str(row.agent_id))
-        project_changed(session, projects[row.agent_id])
+        project_changed(session, rows[row.agent_id].project_id)
 
 
-async def _set_disconnected(session: AsyncSession, row: AgentRow, *, seen: int, now: int) -> None:
-    if row.state == AgentState.ACTIVE:
-        row.state = AgentState.DISCONNECTED
-        _emit(session, events.AGENT_DISCONNECTED, row, now)
-    row.linked_to, row.link_token, row.last_seen_at = None, None, seen
+async def _lost_links(session: AsyncSession, row: AgentRow, *, seen: int, now: int, expected: int = 0) -> None:
+    """Call it after links of the agent were deleted: without any, it is disconnected."""
     for deployment in await queries.deployments_of(session, [row.id]):
         notify(session, READY_TOPIC, str(deployment.version_id))
     notify(session, AGENTS_TOPIC, str(row.id))
+    if row.id in await queries.links_of(session, [row.id]):
+        return
+    if row.state == AgentState.ACTIVE:
+        row.state = AgentState.DISCONNECTED
+        _emit(session, events.AGENT_DISCONNECTED, row, now)
+    row.last_seen_at, row.expected_until = seen, (now + expected if expected else None)
     project_changed(session, row.project_id)
 
 

@@ -2,18 +2,25 @@
 
 import contextlib
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from operator import itemgetter
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, union, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstrumentedAttribute, joinedload
+from sqlalchemy.orm import joinedload
 
 from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.fleet.rules import Content
-from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow, ServingRow, WeightDeletionRow
+from modelshare.server.fleet.tables import (
+    AgentLinkRow,
+    AgentRow,
+    DeploymentRow,
+    JoinKeyRow,
+    ServingRow,
+)
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.wire.agents import AgentState, Phase
 from modelshare.wire.endpoints import EndpointProgress, EndpointStatus
@@ -134,15 +141,40 @@ async def keep_versions(session: AsyncSession, ids: Collection[uuid.UUID]) -> se
     return set(await session.scalars(for_key_share(statement, of=ModelRow, wait=False)))
 
 
-async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID | None]:
-    """Records a heartbeat for the connections with these tokens; returns the tokens that agents still have."""
-    linked = for_update(select(any_tenant(AgentRow).id).where(AgentRow.link_token.in_(tokens)).order_by(AgentRow.id))
-    statement = update(any_tenant(AgentRow)).where(AgentRow.id.in_(linked)).values(last_seen_at=now)
-    return set(await session.scalars(statement.returning(AgentRow.link_token)))
+async def links_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> dict[uuid.UUID, list[AgentLinkRow]]:
+    """Links of these agents, oldest first."""
+    statement = select(AgentLinkRow).where(AgentLinkRow.agent_id.in_(agent_ids)).order_by(AgentLinkRow.token)
+    found: dict[uuid.UUID, list[AgentLinkRow]] = defaultdict(list)
+    for row in await session.scalars(statement):
+        found[row.agent_id].append(row)
+    return found
+
+
+async def end_link(session: AsyncSession, agent_id: uuid.UUID, token: uuid.UUID) -> bool:
+    """Deletes a link; whether it was there."""
+    statement = delete(AgentLinkRow).where(AgentLinkRow.agent_id == agent_id, AgentLinkRow.token == token)
+    return await session.scalar(statement.returning(AgentLinkRow.token)) is not None
+
+
+async def end_links(session: AsyncSession, agent_id: uuid.UUID, *which: ColumnElement[bool]) -> None:
+    """Deletes links of this agent: all, or those for which the conditions hold."""
+    await session.execute(delete(AgentLinkRow).where(AgentLinkRow.agent_id == agent_id, *which))
+
+
+async def heartbeat(session: AsyncSession, tokens: Collection[uuid.UUID], *, now: int) -> set[uuid.UUID]:
+    """Records a heartbeat for the links with these tokens; returns the tokens of those that exist."""
+    of_links = select(AgentLinkRow.agent_id).where(AgentLinkRow.token.in_(tokens))
+    linked = for_update(select(any_tenant(AgentRow).id).where(AgentRow.id.in_(of_links)).order_by(AgentRow.id))
+    await session.execute(update(any_tenant(AgentRow)).where(AgentRow.id.in_(linked)).values(last_seen_at=now))
+    seen = update(AgentLinkRow).where(AgentLinkRow.token.in_(tokens)).values(seen_at=now)
+    return set(await session.scalars(seen.returning(AgentLinkRow.token)))
 
 
 def _stale(seen_before: int) -> Select[AgentRow]:
-    return select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.last_seen_at < seen_before)
+    stale_link = exists().where(AgentLinkRow.agent_id == AgentRow.id, AgentLinkRow.seen_at < seen_before)
+    return select(any_tenant(AgentRow)).where(
+        AgentRow.state == AgentState.ACTIVE, or_(AgentRow.last_seen_at < seen_before, stale_link)
+    )
 
 
 async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
@@ -150,12 +182,13 @@ async def has_stale_agents(session: AsyncSession, seen_before: int) -> bool:
 
 
 async def stale_agents(session: AsyncSession, seen_before: int) -> list[AgentRow]:
-    """Agents without a heartbeat since then: the process they were connected to is dead."""
+    """Agents with a link that had no heartbeat since then: its process is dead."""
     return list(await session.scalars(for_update(_stale(seen_before).order_by(AgentRow.id))))
 
 
 async def agents_linked_to(session: AsyncSession, address: str) -> list[AgentRow]:
-    statement = select(any_tenant(AgentRow)).where(AgentRow.state == AgentState.ACTIVE, AgentRow.linked_to == address)
+    there = select(AgentLinkRow.agent_id).where(AgentLinkRow.address == address)
+    statement = select(any_tenant(AgentRow)).where(AgentRow.id.in_(there))
     return list(await session.scalars(for_update(statement.order_by(AgentRow.id))))
 
 
@@ -178,6 +211,23 @@ async def deployments_of(session: AsyncSession, agent_ids: Collection[uuid.UUID]
         .options(version.joinedload(VersionRow.model).joinedload(ModelRow.project))
         .order_by(DeploymentRow.id)
     )
+    return list(await session.scalars(statement))
+
+
+async def copies(
+    session: AsyncSession, project_id: str | None, version_id: uuid.UUID, file: str
+) -> list[tuple[DeploymentRow, AgentRow]]:
+    """Deployments of this content on connected agents of a project, or with None on shared ones, oldest first."""
+    connected = _of(AgentRow, project_id).where(AgentRow.state == AgentState.ACTIVE)
+    agents = {row.id: row for row in await session.scalars(connected)}
+    statement = select(DeploymentRow).where(DeploymentRow.version_id == version_id, DeploymentRow.file == file)
+    rows = await session.scalars(statement.where(DeploymentRow.agent_id.in_(agents)).order_by(DeploymentRow.id))
+    return [(row, agents[row.agent_id]) for row in rows]
+
+
+async def linked_by_id(session: AsyncSession, agent_ids: Collection[uuid.UUID]) -> list[AgentRow]:
+    """Those of these agents that are connected."""
+    statement = select(any_tenant(AgentRow)).where(AgentRow.id.in_(agent_ids), AgentRow.state == AgentState.ACTIVE)
     return list(await session.scalars(statement))
 
 
@@ -210,87 +260,22 @@ async def with_agent_and_version(session: AsyncSession, deployment_ids: Collecti
     return list(await session.scalars(statement))
 
 
-def _unconfirmed(agent_ids: Collection[uuid.UUID]) -> Select[WeightDeletionRow]:
-    return select(any_tenant(WeightDeletionRow)).where(
-        WeightDeletionRow.agent_id.in_(agent_ids), WeightDeletionRow.confirmed_at.is_(None)
-    )
-
-
-async def lock_unconfirmed_deletions(
-    session: AsyncSession, agent_ids: Collection[uuid.UUID]
-) -> list[WeightDeletionRow]:
-    """Unconfirmed deletions of these agents, locked in the order of their ids."""
-    return list(await session.scalars(for_update(_unconfirmed(agent_ids).order_by(WeightDeletionRow.deployment_id))))
-
-
-async def unconfirmed_deletions(session: AsyncSession, agent_id: uuid.UUID) -> list[uuid.UUID]:
-    """Ids of deployments."""
-    return list(await session.scalars(_unconfirmed([agent_id]).with_only_columns(WeightDeletionRow.deployment_id)))
-
-
-async def weight_deletion(
-    session: AsyncSession, model_id: uuid.UUID, deployment_id: uuid.UUID
-) -> WeightDeletionRow | None:
-    """A request to delete weights of this model, locked."""
-    statement = select(any_tenant(WeightDeletionRow)).where(
-        WeightDeletionRow.model_id == model_id, WeightDeletionRow.deployment_id == deployment_id
-    )
-    found: WeightDeletionRow | None = await session.scalar(for_update(statement))
-    return found
-
-
-def _is_pending() -> ColumnElement[bool]:
-    return and_(WeightDeletionRow.confirmed_at.is_(None), WeightDeletionRow.closed_at.is_(None))
-
-
-def _not_of(owner_id: str, project_id: InstrumentedAttribute[str | None]) -> ColumnElement[bool]:
-    """Agents of other projects and of the platform."""
-    return or_(project_id.is_(None), project_id != owner_id)
-
-
-async def weight_deletions(
-    session: AsyncSession, model_id: uuid.UUID, owner_id: str, since: int | None
-) -> list[WeightDeletionRow]:
-    """Requests to agents of others to delete weights, newest first: all since `since`, and unconfirmed older ones. With
-    None, only unconfirmed ones.
+async def ready_or_expected(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
+    """Ready deployments on connected agents, and those that may soon be: the agent is expected to connect or to report.
+    Each with its agent and version.
     """
-    statement = select(any_tenant(WeightDeletionRow)).where(
-        WeightDeletionRow.model_id == model_id, _not_of(owner_id, WeightDeletionRow.project_id)
-    )
-    unconfirmed = _is_pending()
-    statement = statement.where(unconfirmed if since is None else or_(WeightDeletionRow.asked_at >= since, unconfirmed))
-    return list(
-        await session.scalars(statement.order_by(WeightDeletionRow.asked_at.desc(), WeightDeletionRow.deployment_id))
-    )
-
-
-async def machines_holding(session: AsyncSession, model_id: uuid.UUID, owner_id: str) -> int:
-    """The number of agents of others that have weights of the model, or have not confirmed that they deleted them. This
-    includes removed agents until the owner closes the request.
-    """
-    hold = (
-        select(DeploymentRow.agent_id)
-        .join(DeploymentRow.agent)
-        .join(DeploymentRow.version)
-        .where(VersionRow.model_id == model_id, _not_of(owner_id, AgentRow.project_id))
-    )
-    told = select(any_tenant(WeightDeletionRow).agent_id).where(
-        WeightDeletionRow.model_id == model_id,
-        _not_of(owner_id, WeightDeletionRow.project_id),
-        _is_pending(),
-    )
-    return await session.scalar(select(func.count()).select_from(union(hold, told).subquery())) or 0
-
-
-async def ready_deployments(session: AsyncSession, version_ids: Collection[uuid.UUID]) -> list[DeploymentRow]:
-    """Ready deployments on connected agents, each with its agent and version."""
+    is_ready, is_connected = DeploymentRow.phase == Phase.READY, AgentRow.state == AgentState.ACTIVE
+    is_away = and_(is_ready, AgentRow.state == AgentState.DISCONNECTED)
+    is_silent = and_(is_connected, DeploymentRow.phase == Phase.WAITING)
     statement = (
         select(DeploymentRow)
         .join(DeploymentRow.agent)
         .where(
             DeploymentRow.version_id.in_(version_ids),
-            DeploymentRow.phase == Phase.READY,
-            AgentRow.state == AgentState.ACTIVE,
+            or_(
+                and_(is_ready, is_connected),
+                and_(AgentRow.expected_until.is_not(None), or_(is_away, is_silent)),
+            ),
         )
         .options(joinedload(DeploymentRow.agent), joinedload(DeploymentRow.version).joinedload(VersionRow.model))
     )

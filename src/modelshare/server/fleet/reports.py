@@ -8,6 +8,7 @@ reports are limited by its number of deployments.
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -16,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from modelshare.server import outages
 from modelshare.server.background import Loop
 from modelshare.server.db import Database
-from modelshare.server.fleet import presence, weight_deletions
+from modelshare.server.fleet import presence
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import Report
 
@@ -35,7 +37,9 @@ _GRADUAL: Final = frozenset({Phase.PULLING, Phase.VERIFYING, Phase.CONVERTING})
 
 
 class Reports:
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+    def __init__(self, database: Database, clock: Callable[[], float], process: str | None = None) -> None:
+        """`process`: the name of this one; None: it is not checked whether agents are connected to it."""
+        self._apply = partial(presence.apply, process=process)
         self._database = database
         self._clock = clock
         self._reports: dict[Deployment, Report] = {}
@@ -69,7 +73,7 @@ class Reports:
 
     async def flush(self) -> None:
         """Writes pending reports; keeps those that cannot be written now."""
-        await self._write(self._reports, presence.apply)
+        await self._write(self._reports, self._apply)
         await self._write(self._released, self._confirm)
 
     async def _write(self, waiting: dict[Deployment, Value], write: Write[Value]) -> None:

@@ -8,9 +8,10 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.errors import ConflictError, UnauthenticatedError
-from modelshare.server.fleet import holding, service, version_deletion, weight_deletions
+from modelshare.server.fleet import direct, grants, holding, service, version_deletion
 from modelshare.server.fleet.tables import AgentRow
 from modelshare.server.fleet.verdicts import FleetPlatform
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import (
     BaseUrl,
     Caller,
@@ -42,6 +43,7 @@ from modelshare.wire.agents import (
     JoinKeyWithValue,
 )
 from modelshare.wire.base import Page
+from modelshare.wire.direct import WrongBytes
 from modelshare.wire.held import HeldChanges, HeldOpen, HeldVersion
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import Deletion, StoredBytes, VersionDeletion
@@ -88,21 +90,22 @@ async def agent_status(
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
-async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl, deployment_id: str) -> Grant:
+async def issue_grant(request: Request, platform: FleetPlatformDep, base_url: BaseUrl, deployment_id: str) -> Grant:
     """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
     for new ones.
     """
     now, seconds = platform.now(), platform.settings.grants_seconds
     async with platform.database.read() as session:
         agent = await _agent(request, session)
-        wanted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+        wanted = await grants.grant(session, agent, deployment_id, now=now, seconds=seconds)
     urls = await download_urls(platform, wanted.files, expires_at=wanted.expires_at, base_url=base_url)
     async with platform.database.write() as session:
         agent = await _agent(request, session)
-        granted = await service.grant(session, agent, deployment_id, now=now, seconds=seconds)
+        granted = await grants.grant(session, agent, deployment_id, now=now, seconds=seconds)
         if granted != wanted:  # while the storage was asked
             raise ConflictError("The deployment has just changed. Request the grant again.")
-        service.record_grant(session, agent, granted, now=now)
+        grants.record_grant(session, agent, granted, now=now)
+        sources = await direct.sources(session, agent, granted)
     return Grant(
         deployment_id=deployment_id,
         manifest_digest=granted.deployment.version.manifest_digest or "",
@@ -116,7 +119,15 @@ async def issue_grant(request: Request, platform: PlatformDep, base_url: BaseUrl
             for file, url in zip(granted.files, urls, strict=True)
         ],
         expires_at=granted.expires_at,
+        sources=await asyncio.to_thread(direct.signed, platform.verdicts, sources, agent.id, granted),
     )
+
+
+@public.post("/v1/agent/wrong-bytes", status_code=204)
+async def report_wrong_bytes(request: Request, session: WriteSession, platform: PlatformDep, body: WrongBytes) -> None:
+    """Records which agents of the project sent bytes to this one that did not have their file's digest."""
+    agent = await _agent(request, session)
+    await direct.report_wrong_bytes(session, agent, body, now=platform.now())
 
 
 async def _agent(request: Request, session: AsyncSession) -> AgentRow:

@@ -10,8 +10,9 @@ that has an ID of its own (`Content.id`).
 import hashlib
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Final, NamedTuple
 
 from modelshare.wire.agents import AgentState, Phase
@@ -22,6 +23,11 @@ GRACE_SECONDS: Final = 60
 """How long a shared tier waits for a disconnected agent before another one takes over its deployments."""
 _PLACEABLE: Final = frozenset({AgentState.ACTIVE, AgentState.DISCONNECTED})
 _PHASES: Final = tuple(Phase)
+_FETCHING: Final = frozenset({Phase.WAITING, Phase.PULLING, Phase.VERIFYING})
+_CHILDREN: Final = 2
+"""How many agents fetch from one."""
+_NEAREST: Final = 3
+"""Ancestors that an agent is told of, besides the first of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,3 +254,48 @@ def _rendezvous(agent_id: uuid.UUID, model_id: uuid.UUID) -> bytes:
 def _advance(holding: HeldDeployment) -> tuple[int, int]:
     rank = -1 if holding.phase is Phase.FAILED else _PHASES.index(holding.phase)
     return rank, holding.bytes_done
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A deployment of some content on a connected agent that others may fetch it from."""
+
+    deployment_id: uuid.UUID
+    phase: Phase
+    is_whole: bool
+    """It reported that it has all bytes."""
+
+
+def copies_before(reader: uuid.UUID, copies: Collection[Copy]) -> list[Copy]:
+    """From which copies the deployment `reader` fetches its files, in the order to try them. None: from the owner.
+
+    All copies form a tree: complete ones first, then the others by age. Each fetches from its parent, while that one
+    still fetches itself, else from an ancestor. So one alone fetches from the owner, everybody sends to at most
+    `_CHILDREN`, and since an incomplete parent is always older than its children, none wait for each other.
+    """
+    others = [copy for copy in copies if copy.deployment_id != reader]
+    complete = [copy for copy in others if copy.is_whole and copy.phase not in _FETCHING]
+    fetching = [copy for copy in others if copy.phase in _FETCHING and copy.deployment_id < reader]
+    before = sorted(complete, key=_age) + sorted(fetching, key=_age)
+    ancestors = []
+    position = len(before)
+    while position > 0:
+        position = (position - 1) // _CHILDREN
+        ancestors.append(before[position])
+    return ancestors[:_NEAREST] + ancestors[_NEAREST:][-1:]
+
+
+def _age(copy: Copy) -> uuid.UUID:
+    return copy.deployment_id
+
+
+def is_within(address: str, networks: Sequence[str]) -> bool:
+    """Whether the IP address before the port is in one of the networks. False for what is no address."""
+    host = address.rpartition(":")[0].strip("[]")
+    for network in networks:
+        try:
+            if ip_address(host) in ip_network(network, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False

@@ -1,29 +1,26 @@
 """Join keys, agents, grants, and the deployments that can serve an endpoint."""
 
-import math
 import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.service import Audit
 from modelshare.server.db import Database, advisory_lock, notify
-from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.service import ActiveEndpoint
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError, UnauthenticatedError
-from modelshare.server.fleet import queries, rules, weight_deletions
+from modelshare.server.fleet import queries, rules
 from modelshare.server.fleet.tables import AgentRow, DeploymentRow, JoinKeyRow
 from modelshare.server.fleet.topics import AGENTS_TOPIC, DESIRED_TOPIC
 from modelshare.server.fleet.verdicts import Verdicts
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import Caller
 from modelshare.server.ids import new_secret, parse_uuid, secret_hash
 from modelshare.server.paging import Paging
 from modelshare.server.registry import file_selection
-from modelshare.server.registry import service as registry
-from modelshare.server.registry.service import StoredFile
 from modelshare.server.registry.signatures.service import SIGNATURES_TOPIC
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierRegistry
@@ -180,52 +177,13 @@ async def remove_agent(session: AsyncSession, caller: Caller, agent_id: str, *, 
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """The contents of a grant, before the storage signs the URLs."""
-
-    deployment: DeploymentRow = field(compare=False)
-    files: list[StoredFile]
-    expires_at: int
-
-
-async def grant(session: AsyncSession, agent: AgentRow, deployment_id: str, *, now: int, seconds: int) -> Granted:
-    """Access to a deployment's files for `seconds`, to be issued by `record_grant`.
-
-    404 unless the deployment belongs to this agent, the agent is connected, and an active endpoint that it may serve
-    uses that version now. A grant expires at a recall's deadline at the latest.
-    """
-    uid = parse_uuid(deployment_id)
-    row = await queries.deployment(session, agent.id, uid) if uid else None
-    needed_until = await _needed_until(session, agent, row) if row and agent.state == AgentState.ACTIVE else None
-    if row is None or needed_until is None or now >= needed_until:
-        raise NotFoundError(
-            "This deployment is not assigned to this agent. Wait for the desired state from the server."
-        )
-    expires_at = int(min(now + seconds, needed_until))
-    files = await registry.stored_files(session, row.version_id)
-    model = file_selection.find(row.version, row.file)
-    return Granted(row, model.needed(files) if model else [], expires_at)
-
-
-def record_grant(session: AsyncSession, agent: AgentRow, granted: Granted, *, now: int) -> None:
-    """In the audit logs of the model's owner and of the agent's project."""
-    row = granted.deployment
-    owner_id = row.version.model.project_id
-    of_version = {"model": str(row.version.model_id), "version": row.version.version}
-    for project_id in {owner_id, agent.project_id or owner_id}:
-        Audit(session, project_id, f"agent:{agent.id}", now).done(
-            "grant.issue", f"deployment:{row.id}", project=agent.project_id or "platform", **of_version
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """A deployment that can serve an endpoint's requests now."""
 
     deployment_id: str
     agent_id: uuid.UUID
-    address: str
-    """URL of the server process to which the agent is connected."""
+    addresses: tuple[str, ...]
+    """URLs of the server processes to which the agent is connected."""
     routes: frozenset[str]
     context_length: int | None = None
     """Tokens, if known from the model's files."""
@@ -236,6 +194,8 @@ class Answering:
     versions: frozenset[str] = frozenset()
     """IDs of the versions that may serve: the current one, and the previous one until the current one is ready."""
     targets: tuple[Target, ...] = ()
+    expected_until: int | None = None
+    """If there are no targets: until when an agent is expected that could answer before."""
 
 
 async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answering:
@@ -245,15 +205,22 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
     contents += [rules.Content(serving.version_id, serving.file)] if serving else []
     versions = {content.version_id for content in contents}
     found: dict[rules.Content, list[Target]] = defaultdict(list)
-    for row in await queries.ready_deployments(session, versions):
-        agent = row.agent
-        if rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
+    expected = 0
+    rows = await queries.ready_or_expected(session, versions)
+    links = await queries.links_of(session, {row.agent_id for row in rows})
+    for row in rows:
+        agent, content = row.agent, rules.Content(row.version_id, row.file)
+        if not rules.eligible(endpoint.tier, endpoint.project_id, facts_of(agent)):
+            continue
+        if row.phase == Phase.READY and agent.state == AgentState.ACTIVE:
             model = file_selection.find(row.version, row.file)
             context = model.context_length if model else None
-            target = Target(str(row.id), agent.id, agent.linked_to or "", frozenset(row.routes), context)
-            found[rules.Content(row.version_id, row.file)].append(target)
+            addresses = tuple(link.address for link in links[agent.id])
+            found[content].append(Target(str(row.id), agent.id, addresses, frozenset(row.routes), context))
+        elif serving is not None and content in contents:
+            expected = max(expected, agent.expected_until or 0)
     targets = next((found[content] for content in contents if found[content]), [])
-    return Answering(frozenset(map(str, versions)), tuple(targets))
+    return Answering(frozenset(map(str, versions)), tuple(targets), None if targets else expected or None)
 
 
 async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[str]:
@@ -323,21 +290,9 @@ async def _own(session: AsyncSession, caller: Caller, agent_id: str, *, lock: bo
 
 async def _deactivate(session: AsyncSession, row: AgentRow, state: AgentState, *, now: int) -> None:
     await weight_deletions.request_deletion(session, await queries.deployments_to_change(session, [row.id]), now=now)
-    row.state, row.linked_to, row.link_token = state, None, None
+    await queries.end_links(session, row.id)
+    row.state, row.instance, row.expected_until = state, None, None
     await session.flush()
-
-
-async def _needed_until(session: AsyncSession, agent: AgentRow, row: DeploymentRow) -> float | None:
-    """When the last endpoint that needs this deployment ends (Unix seconds, or infinity); None if none needs it."""
-    facts = facts_of(agent)
-    ids = await queries.active_endpoints_of(session, row.version.model_id)
-    ends = [
-        math.inf if endpoint.ends_at is None else endpoint.ends_at
-        for endpoint in await endpoints.active(session, ids)
-        if (endpoint.version_id, endpoint.file) == (row.version_id, row.file)
-        and rules.eligible(endpoint.tier, endpoint.project_id, facts)
-    ]
-    return max(ends, default=None)
 
 
 async def _views(session: AsyncSession, rows: Iterable[AgentRow]) -> list[Agent]:

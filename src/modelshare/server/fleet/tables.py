@@ -1,4 +1,4 @@
-"""Join keys, agents, deployments, and requests to delete weights."""
+"""Join keys, agents, their links, deployments, and requests to delete weights."""
 
 import uuid
 from typing import Any
@@ -48,15 +48,33 @@ class AgentRow(Table):
     state: Mapped[str]
     capabilities: Mapped[dict[str, Any]]
     linked_to: Mapped[str | None]
-    """URL of the server process that it is connected to, for the other processes."""
+    """Unused, like `link_token`: earlier versions wrote here what is now in `agent_links`."""
     link_token: Mapped[uuid.UUID | None]
-    """Identifies the connection, so that the end of an old one does not disconnect a newer one."""
     created_at: Mapped[int]
     last_seen_at: Mapped[int | None]
     join_key_id: Mapped[uuid.UUID | None]
     """The key used to enroll. Not a foreign key; None for agents older than this column."""
     is_holder: Mapped[bool] = mapped_column(default=False, server_default=false())
     """It runs no models: it serves files that stay on its machine."""
+    instance: Mapped[str | None]
+    """The run of the agent's program that its links belong to; None for an agent that does not say."""
+    expected_until: Mapped[int | None]
+    """Until when requests wait for it: its last link was lost, or it has not reported yet."""
+
+
+class AgentLinkRow(Table):
+    """A connection of an agent to a server process."""
+
+    __tablename__ = "agent_links"
+    __table_args__ = (UniqueConstraint("agent_id", "process"), Index("ix_agent_links_address", "address"))
+
+    token: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    agent_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("agents.id", ondelete="CASCADE"))
+    process: Mapped[str]
+    """Its name among the processes."""
+    address: Mapped[str]
+    """URL of the process for the other processes."""
+    seen_at: Mapped[int]
 
 
 class DeploymentRow(Table):

@@ -11,8 +11,9 @@ from modelshare.server.db import notify
 from modelshare.server.endpoints import holders
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.errors import AuditedRefusal, ConflictError
-from modelshare.server.fleet import queries, weight_deletions
+from modelshare.server.fleet import queries
 from modelshare.server.fleet.topics import DESIRED_TOPIC
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.http import Caller, Platform
 from modelshare.server.registry import service as registry
 from modelshare.server.registry import versions

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 _MAX_PIPELINED: Final = 32
 _LINGER_SECONDS: Final = 10.0
 _LINGER_BYTES: Final = 256 << 20
-"""Bytes read and discarded after an early answer: closing with unread bytes would reset the connection, and a client
-that is still sending would never see the answer."""
+"""Bytes read and discarded after an early answer, which a reset, due to unread bytes, would keep from the client."""
+_BODY_SECONDS: Final = 2.0
+"""How long a stop waits for more of a request's body."""
 
 
 class Connection(Overdue, asyncio.Protocol):
@@ -177,8 +178,8 @@ class Connection(Overdue, asyncio.Protocol):
         if len(self._pipeline) >= _MAX_PIPELINED:
             raise refusals.malformed("too many pipelined requests")
         is_newer = head.version == "1.1"
-        keep_alive, expects = is_newer and head.keep_alive, is_newer and request.expects(head.headers)
-        self._pipeline.append(Exchange(self, scope, keep_alive=keep_alive, expects=expects))
+        keep_alive, expects = head.keep_alive and not self._front.is_leaving, request.expects(head.headers)
+        self._pipeline.append(Exchange(self, scope, keep_alive=is_newer and keep_alive, expects=is_newer and expects))
         if self._exchange is None and not self._is_draining:
             self._next()
         else:
@@ -309,10 +310,10 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Called by the server.
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether an answer is pending."""
-        return self._exchange is not None or self._transport.get_write_buffer_size() > 0
+    def is_busy(self, now: float) -> bool:
+        """Whether an answer is pending, or a request whose body makes progress."""
+        is_stalled = self._phase is ConnectionPhase.BODY and now - self._heard > _BODY_SECONDS
+        return not is_stalled and (self._exchange is not None or self._transport.get_write_buffer_size() > 0)
 
     def end(self) -> None:
         """Stops accepting requests, since the process stops."""
@@ -361,8 +362,7 @@ class Connection(Overdue, asyncio.Protocol):
     def _become_websocket(self, scope: dict[str, Any], rest: bytes) -> None:
         self._seat.leave()
         self.deadline = NEVER
-        link = WebSocket(self._front, self._transport, scope)
-        self._transport.set_protocol(link)
+        self._transport.set_protocol(link := WebSocket(self._front, self._transport, scope))
         self._front.became(self, link)
         if rest:
             link.data_received(rest)

@@ -58,7 +58,10 @@ class Front:
         )
         total = settings.connections_total or _max_connections()
         self.room: Room[Connection] = Room(total, settings.connections_per_address)
+        self.is_leaving = False
+        """Whether clients are asked, with their next answer, to open another connection: the process stops soon."""
         self.is_stopping = False
+        self._stops_now = False
         self._app = app
         self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
@@ -81,6 +84,14 @@ class Front:
             server.close()
             await self._stop()
             await sweeping.stop()
+
+    def leave(self) -> None:
+        """Asks clients to turn to other processes; requests are still answered."""
+        self.is_leaving = True
+
+    def stop_now(self) -> None:
+        """Ends answers in progress at once when serving ends."""
+        self._stops_now = True
 
     # Called by connections.
 
@@ -131,9 +142,9 @@ class Front:
         self.is_stopping = True
         for connection in self._of(Connection):
             connection.end()
-        await self._while(lambda: any(each.is_busy for each in self._connections), self.limits.stop_seconds)
+        await self._while(self._is_waited_for, self.limits.stop_seconds)
         for connection in self._of(Connection):
-            connection.abort()
+            connection.refuse(refusals.stopping())
         await self._while(lambda: bool(self._of(Connection)), _LEAVE_SECONDS)
         if left := [task for task, asked in self._tasks.items() if isinstance(asked, Exchange)]:
             await asyncio.wait(left, timeout=_LEAVE_SECONDS)
@@ -142,6 +153,11 @@ class Front:
         await self._while(lambda: bool(self._connections), CLOSE_SECONDS)
         for link in self._of(WebSocket):
             link.abort()
+
+    def _is_waited_for(self) -> bool:
+        """Whether an answer is in progress, or a request that makes progress."""
+        now = self.loop.time()
+        return not self._stops_now and any(each.is_busy(now) for each in self._connections)
 
     def _of(self, kind: type[Kind]) -> list[Kind]:
         return [each for each in self._connections if isinstance(each, kind)]

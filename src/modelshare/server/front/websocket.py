@@ -243,8 +243,9 @@ class WebSocket(asyncio.Protocol):
 
     # Called by the server.
 
-    is_busy = False
-    """No response is pending."""
+    def is_busy(self, _: float) -> bool:
+        """No response is pending."""
+        return False
 
     def end(self) -> None:
         """Closes the connection, since the process stops."""

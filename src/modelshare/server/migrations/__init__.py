@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from modelshare.server.db import Database
 from modelshare.server.migrations.tables import metadata
 
-HEAD = "0027"
+HEAD = "0029"
 """The newest revision; a test compares it with the files."""
 _LOCK = 0x6D6F64656C  # "model": the advisory lock under which one process migrates and the others wait
 

@@ -1,7 +1,7 @@
 """Versions whose files stay on their owner's machine: registered by digests, and failed when a file changes there."""
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -104,6 +104,11 @@ async def _storage(session: AsyncSession, platform: Platform, project_id: str, h
         session.add(row)
         await session.flush()
     return row
+
+
+async def holders(session: AsyncSession, storages_: Collection[str]) -> dict[str, uuid.UUID]:
+    """The agents that hold what is in these storages, by storage."""
+    return await storages.holders(session, storages_)
 
 
 async def held_versions(session: AsyncSession, model: ModelRow) -> set[str]:

@@ -74,6 +74,8 @@ class Call:
         self.caller: Caller
         self.endpoint: Snapshot
         self._entrance: Entrance | None = None
+        self._gives_up_at: float | None = None
+        """Until when it waits for an agent, once it does."""
         self._turns = 1
         self._body: list[bytes] = []
         self._size = 0
@@ -161,6 +163,9 @@ class Call:
     def _admit(self, found: Snapshot | None) -> None:
         router, head = self._router, self.head
         head.check(self.caller)
+        if found is not None and found.awaits_agent(router.clock()) and self.may_wait:
+            self.later(self._admit_with_agent())
+            return
         endpoint = self.endpoint = checked_endpoint(head, found, router.clock())
         if head.reads_models:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
@@ -169,6 +174,9 @@ class Call:
         self._track(router.running_endpoints, endpoint.id)
         self._entrance = Entrance(router, self)
         self._entrance.begin()
+
+    async def _admit_with_agent(self) -> None:
+        self._admit(await self._await_agent())
 
     def _read(self) -> None:
         limit, announced = self._router.max_body_bytes, self.head.content_length
@@ -211,6 +219,8 @@ class Call:
         """Looks the endpoint up again, unless that was done a second ago. Raises an error if it cannot serve."""
         with database_outages():
             found = await self._router.find_endpoint(self.head)
+        if found is not None and found.awaits_agent(self._router.clock()) and self.may_wait:
+            found = await self._await_agent()
         self.endpoint = checked_endpoint(self.head, found, self._router.clock())
 
     def admitted(self) -> None:
@@ -232,7 +242,7 @@ class Call:
         self.deadline = self._router.now() + self.endpoint.tier.stream_idle_timeout_seconds
 
     @property
-    def may_wait(self) -> bool:
+    def has_queue(self) -> bool:
         """Whether the tier has a queue."""
         return self.endpoint.tier.queue_seconds > 0
 
@@ -258,11 +268,25 @@ class Call:
             self.later(self.refresh())
         return found[0].targets if found and found[0] else self.endpoint.targets
 
-    async def fresh_targets(self) -> Sequence[Target]:
-        """The endpoint's targets as they are in the database now."""
+    @property
+    def may_wait(self) -> bool:
+        """Whether the request may wait for an agent: not if it has waited long enough."""
+        return self._gives_up_at is None or self._router.now() < self._gives_up_at
+
+    async def fresh_targets(self, *, is_patient: bool = False) -> Sequence[Target]:
+        """The endpoint's targets as they are in the database now. `is_patient`: after the next change of them."""
         with database_outages():
-            fresh = await self._router.find_endpoint(self.head, is_fresh=True)
+            fresh = None if is_patient else await self._router.find_endpoint(self.head, is_fresh=True)
+        if is_patient or (fresh is not None and fresh.awaits_agent(self._router.clock()) and self.may_wait):
+            fresh = await self._await_agent()
         return checked_endpoint(self.head, fresh, self._router.clock()).targets
+
+    async def _await_agent(self) -> Snapshot | None:
+        """The endpoint, once its agent is connected again or the request has waited long enough."""
+        if self._gives_up_at is None:
+            self._gives_up_at = self._router.now() + self._router.handover_seconds
+        with database_outages():
+            return await self._router.await_agent(self.head, self._gives_up_at)
 
     def guard(self, step: Callable[[], None]) -> None:
         """Takes the step, unless the request is over; an error ends the request."""

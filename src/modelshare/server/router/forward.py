@@ -55,7 +55,17 @@ _WATCH_SECONDS: Final = 0.1
 _MAX_ENCODED: Final = MAX_FRAME + 64
 """Bytes of a frame; joined chunks are no longer than the link's own frames."""
 _NOTHING_YET: Final = _LENGTH.pack(0)
-"""Sent first, so that the other process knows immediately that its request arrived."""
+"""Sent first, and again while there is nothing else, so that the other process knows that this one works on its
+request."""
+_ACCEPT_SECONDS: Final = 2.0
+"""How long a process may take to accept a request, beside the time for its body."""
+_SLOWEST: Final = 4 << 20
+"""Bytes per second between processes."""
+_BEAT_SECONDS: Final = 2.0
+_SILENT_SECONDS: Final = 6.0
+"""A process that has sent nothing for so long hangs."""
+_SKIPPED_SECONDS: Final = 5.0
+"""How long a process that did not accept a request in time is not asked again."""
 
 
 class Forwarder:
@@ -66,6 +76,8 @@ class Forwarder:
         self._secret = hmac.digest(secret, b"modelshare internal streams 1", "sha256")
         self._clock = clock
         self._http: aiohttp.ClientSession | None = None
+        self._skipped: dict[str, float] = {}
+        """Addresses of processes that hang, and until when they are not asked, by the event loop's clock."""
 
     async def stop(self) -> None:
         if self._http is not None:
@@ -81,21 +93,44 @@ class Forwarder:
         tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's time limit, sent to it
     ) -> AsyncIterator["RemoteStream"]:
-        """Sends the request to the process with the connection. Leaving the block closes it, which cancels the work."""
+        """Sends the request to a process with the connection. Leaving the block closes it, which cancels the work.
+
+        Raises StreamBrokenError if none of them takes it.
+        """
         path = f"{PREFIX}{target.agent_id}/{target.deployment_id}/{route}"
         headers = self._signed(path, tenant, timeout, hashlib.sha256(body).hexdigest())
-        try:
-            answer = await self._session().post(target.address + path, data=body, headers=headers)
-        except (_aiohttp().ClientError, TimeoutError, OSError) as error:
-            raise StreamBrokenError(f"{target.address} cannot be reached.") from error
+        answer = await self._answer(target, path, body, headers)
         stream = RemoteStream(answer.content)
         try:
-            if answer.status != 200:  # noqa: PLR2004 - the status itself
-                raise StreamBrokenError(f"{target.address} answered {answer.status}.")
             yield stream
         finally:
             stream.close()
             answer.close()
+
+    async def _answer(
+        self, target: Target, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> "aiohttp.ClientResponse":
+        """The answer of the first process that takes the request."""
+        why = "The agent is not connected to another process."
+        now = asyncio.get_running_loop().time
+        for address in target.addresses:
+            if address == self._links.address or now() < self._skipped.get(address, 0):
+                continue
+            try:
+                async with asyncio.timeout(_ACCEPT_SECONDS + len(body) / _SLOWEST):
+                    answer = await self._session().post(address + path, data=body, headers=headers)
+            except TimeoutError:
+                self._skipped[address] = now() + _SKIPPED_SECONDS
+                why = f"{address} is not responding."
+                continue
+            except (_aiohttp().ClientError, OSError):
+                why = f"{address} cannot be reached."
+                continue
+            if answer.status == 200:  # noqa: PLR2004 - the status itself
+                return answer
+            answer.close()
+            why = f"{address} answered {answer.status}."
+        raise StreamBrokenError(why)
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers another process. 404 without a valid signature, and if the agent is not connected here."""
@@ -162,7 +197,12 @@ async def _pass_frames(stream: AnswerStream, send: Send) -> None:
     await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
     more = True
     while more:
-        frame = await stream.next()
+        try:
+            async with asyncio.timeout(_BEAT_SECONDS):
+                frame = await stream.next()
+        except TimeoutError:
+            await send({"type": "http.response.body", "body": _NOTHING_YET, "more_body": True})
+            continue
         data = encode(frame)
         more = isinstance(frame, Head | Chunk)
         await send({"type": "http.response.body", "body": _LENGTH.pack(len(data)) + data, "more_body": more})
@@ -197,11 +237,18 @@ class RemoteStream:
         try:
             length = 0
             while not length:
-                (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
+                async with asyncio.timeout(_SILENT_SECONDS):
+                    (length,) = _LENGTH.unpack(await self._content.readexactly(_LENGTH.size))
             if length > _MAX_ENCODED:
                 raise StreamBrokenError("The process that holds the connection sent an invalid frame.")
             frame = decode_answer(await self._content.readexactly(length))
-        except (_aiohttp().ClientError, asyncio.IncompleteReadError, msgspec.DecodeError, OSError) as error:
+        except (
+            _aiohttp().ClientError,
+            asyncio.IncompleteReadError,
+            msgspec.DecodeError,
+            TimeoutError,
+            OSError,
+        ) as error:
             raise StreamBrokenError("The process that holds the connection closed it.") from error
         return frame
 

@@ -38,7 +38,7 @@ class HolderConnections:
     async def read(
         self, holder_id: uuid.UUID, storage_id: uuid.UUID, wanted: HeldRead
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        target = Target(str(storage_id), holder_id, await self._address(holder_id), frozenset())
+        target = Target(str(storage_id), holder_id, await self._addresses(holder_id), frozenset())
         if self._selector.best([target]) is None:
             raise HolderAwayError(_OFFLINE)
         body = encode_read(wanted)
@@ -50,11 +50,11 @@ class HolderConnections:
         except StreamBrokenError as error:
             raise HolderAwayError(_LOST) from error
 
-    async def _address(self, holder_id: uuid.UUID) -> str:
+    async def _addresses(self, holder_id: uuid.UUID) -> tuple[str, ...]:
         if self._links.get(holder_id) is not None:
-            return self._links.address
+            return ()
         async with self._database.read() as session:
-            return await holding.address_of(session, holder_id)
+            return await holding.addresses_of(session, holder_id)
 
 
 async def _begin(stream: AnswerStream) -> None:

@@ -123,13 +123,15 @@ class Relay:
         """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
         of a new version before this process, and stop a deployment to which requests are still being sent."""
         while (target := self._selector.best(self._targets, self.conversation, self._tried, self._tenant)) is not None:
-            if self._call.may_wait and self._waits_for(target):
+            if self._call.has_queue and self._waits_for(target):
                 return
             self._tried.add(target.deployment_id)
             if self._ask(target):
                 return
         if self._searches < _SEARCHES:
             self._call.later(self._search_again())
+        elif not self._refused and self._call.may_wait:
+            self._call.later(self._search_again(is_patient=True))
         elif self._refused:
             raise UnavailableError(
                 "The model is being loaded on its machine; try again in a moment.",
@@ -200,8 +202,8 @@ class Relay:
         self._is_trial = self._selector.circuits.start(self._circuit)
         return True
 
-    async def _search_again(self) -> None:
-        self.start(await self._call.fresh_targets())
+    async def _search_again(self, *, is_patient: bool = False) -> None:
+        self.start(await self._call.fresh_targets(is_patient=is_patient))
 
     async def _ask_elsewhere(self, target: Target) -> None:
         """Asks through the process that the agent is connected to."""
@@ -237,7 +239,12 @@ class Relay:
                 raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _pass_answer(self, frame: Answer) -> None:
-        if frame.retry_after is not None and frame.status in _BUSY and self._call.may_wait and self._target is not None:
+        if (
+            frame.retry_after is not None
+            and frame.status in _BUSY
+            and self._call.has_queue
+            and self._target is not None
+        ):
             self._selector.rest(self._target, min(frame.retry_after, _REST_SECONDS))
             self._tried.discard(self._target.deployment_id)
             self.usage.is_engine_busy, self._has_turn = False, True

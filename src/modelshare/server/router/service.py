@@ -20,12 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from modelshare.server.accounts.key_auth import KEYS_TOPIC, KeyAuthenticator, KeyUse
 from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticator, SessionUse
-from modelshare.server.background import Loop, stop_all
+from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import PrefixHits, WaitingRequests
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
+from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.http import Caller, session_token
 from modelshare.server.ids import secret_hash
 from modelshare.server.proven import proven
@@ -49,6 +50,8 @@ from modelshare.wire.base import SLUG_PATTERN
 _SLUG: Final = re.compile(SLUG_PATTERN)
 _SWEEP_SECONDS: Final = 0.25
 """How late a deadline may be noticed: one sweep over all requests costs less than a timer for each."""
+_POLL_SECONDS: Final = 0.25
+"""How often a waiting request looks for its agent without being told."""
 _TENANTS: Final = 10_000
 
 
@@ -72,6 +75,9 @@ class Router:
         self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, refusals.session_over)
         parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
         parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
+        self.handover_seconds = settings.handover_seconds
+        self._agents_changed = asyncio.Event()
+        parts.database.subscribe(READY_TOPIC, self._wake_waiting)  # after the snapshots, which drop what changed
         secret = settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._tenants: dict[str, str] = {}
@@ -177,6 +183,19 @@ class Router:
             return None
         since = {"since": time.monotonic()} if is_fresh else {}
         return await self.snapshots.get(head.project_id, head.slug, **since)
+
+    async def await_agent(self, head: RequestHead, until: float) -> Snapshot | None:
+        """The endpoint after the next change of agents, and once it has one again, if one is expected. Waits until a
+        time of `now` at most."""
+        while True:
+            await wait(self._agents_changed, min(_POLL_SECONDS, max(0.0, until - self.now())))
+            found = await self.find_endpoint(head)
+            if found is None or not found.awaits_agent(self.clock()) or self.now() >= until:
+                return found
+
+    def _wake_waiting(self, _: str) -> None:
+        self._agents_changed.set()
+        self._agents_changed = asyncio.Event()
 
     async def _sweep(self) -> None:
         self.queue.serve_all()

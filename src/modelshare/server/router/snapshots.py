@@ -48,6 +48,12 @@ class Snapshot:
     """When a recall stops it, in Unix seconds."""
     monthly_budget: int | None = None
     """The project's, in millionths of the platform's currency."""
+    expected_until: int | None = None
+    """If there are no targets: until when an agent is expected that could answer before."""
+
+    def awaits_agent(self, now: float) -> bool:
+        """Whether a request should wait for an agent that is changing connections."""
+        return not self.targets and self.expected_until is not None and now < self.expected_until
 
 
 class Snapshots:
@@ -112,4 +118,5 @@ async def load_snapshot(session: AsyncSession, tiers: TierRegistry, project_id: 
         routes=frozenset[str]().union(*(target.routes for target in answering.targets)),
         monthly_budget=row.project.monthly_budget,
         ends_at=active[0].ends_at if active else None,
+        expected_until=answering.expected_until,
     )

@@ -130,7 +130,7 @@ class TargetSelector:
 
     def _is_reachable(self, target: Target) -> bool:
         """False if its connection ended, but the database has not been updated yet."""
-        return self._links.get(target.agent_id) is not None or target.address not in {"", self._links.address}
+        return self._links.get(target.agent_id) is not None or bool(set(target.addresses) - {self._links.address})
 
     def _candidate(self, target: Target) -> "_Candidate":
         link = self._links.get(target.agent_id)

@@ -18,7 +18,8 @@ from urllib3 import PoolManager
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NewConnectionError
 
-from modelshare.server.public_addresses import is_public, not_public
+from modelshare.server.public_addresses import not_public
+from modelshare.wire.public_addresses import is_public
 
 NO_IDENTITY: Final = (
     "The platform has no AWS identity that could assume a role. Use access keys, or ask the platform's operator."

@@ -9,6 +9,7 @@ from modelshare.wire.usage import AuditEntry
 _SAID_OTHERWISE: Final[Mapping[str, str]] = {
     "agent.enroll": "Agent enrolled",
     "agent.delete_weights": "Weights deleted from an agent",
+    "agent.report_wrong_bytes": "Wrong bytes received from agent",
     "endpoint.recall": "Recall reached endpoint",
     "endpoint.recall_cancel": "Recall of endpoint cancelled",
     "endpoint.stop": "Endpoint stopped by a recall",

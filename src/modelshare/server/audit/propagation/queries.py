@@ -16,6 +16,7 @@ from sqlalchemy import (
     select,
     tuple_,
     union_all,
+    update,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -86,9 +87,21 @@ async def see(session: AsyncSession, process: str, address: str, version: str, s
     return (await session.execute(statement.returning(ProcessRow.started_ms))).scalar_one()
 
 
-async def forget_dead(session: AsyncSession, dead_ms: int) -> None:
-    """Deletes processes that were not seen for `dead_ms`."""
-    await session.execute(delete(ProcessRow).where(ProcessRow.seen_ms < now_ms(session) - dead_ms))
+async def forget_dead(session: AsyncSession, dead_ms: int) -> bool:
+    """Deletes processes that were not seen for `dead_ms`; whether there were any."""
+    statement = delete(ProcessRow).where(ProcessRow.seen_ms < now_ms(session) - dead_ms)
+    return bool((await session.scalars(statement.returning(ProcessRow.name))).all())
+
+
+async def leave(session: AsyncSession, process: str) -> None:
+    await session.execute(update(ProcessRow).where(ProcessRow.name == process).values(is_leaving=True))
+
+
+async def running(session: AsyncSession, limit: int) -> list[str]:
+    """Names of processes that are not about to stop, oldest first."""
+    order = ProcessRow.started_ms, ProcessRow.name
+    statement = select(ProcessRow.name).where(ProcessRow.is_leaving.is_(False)).order_by(*order).limit(limit)
+    return list(await session.scalars(statement))
 
 
 async def forget_place(session: AsyncSession, address: str) -> None:

@@ -18,13 +18,15 @@ from modelshare import __version__
 from modelshare.server.audit.propagation import queries
 from modelshare.server.audit.tables import ProcessRow
 from modelshare.server.background import Loop, stop_all
-from modelshare.server.db import CONFIRM_TOPIC, Database
+from modelshare.server.db import CONFIRM_TOPIC, Database, notify
 from modelshare.server.paging import Paging
 from modelshare.wire.base import Page
 from modelshare.wire.usage import Process
 
 log = structlog.get_logger()
 
+PROCESSES_TOPIC: Final = "processes"
+"""A process started, is about to stop, or is gone; the subject is the name of one that knows."""
 _REST_SECONDS: Final = 0.05
 """Pause after confirming, so that changes in the meantime are confirmed together."""
 _BEAT_SECONDS: Final = 3.0
@@ -42,6 +44,8 @@ class PropagationTracker:
     def __init__(self, database: Database, *, address: str) -> None:
         """`address`: this process's URL for other processes, which is unique."""
         self.name = f"p-{secrets.token_hex(4)}"
+        self.is_leaving = False
+        """Whether this process is about to stop."""
         self._database = database
         self._address = address
         self._started_ms = 0
@@ -58,6 +62,7 @@ class PropagationTracker:
         async with self._database.write() as session:
             await queries.forget_place(session, self._address)
             self._started_ms = await queries.see(session, self.name, self._address, __version__, None)
+            notify(session, PROCESSES_TOPIC, self.name)
         self._caught_up = asyncio.get_running_loop().time()
         await self._confirming.start()
         await self._beating.start()
@@ -68,8 +73,16 @@ class PropagationTracker:
         try:
             async with self._database.write() as session:
                 await queries.forget(session, self.name)
+                notify(session, PROCESSES_TOPIC, self.name)
         except Exception as error:  # noqa: BLE001 - other processes remove it after a while
             log.warning("cannot unregister this process", error=str(error))
+
+    async def leave(self) -> None:
+        """Records that this process is about to stop. It still confirms changes until then."""
+        self.is_leaving = True
+        async with self._database.write() as session:
+            await queries.leave(session, self.name)
+            notify(session, PROCESSES_TOPIC, self.name)
 
     async def check(self) -> None:
         """Makes a write without effect, to raise an error if the database cannot be written to."""
@@ -99,7 +112,8 @@ class PropagationTracker:
         self._may_have_missed = False
         async with self._database.write() as session:
             # In this order, since locking its own row before others' could deadlock with another process.
-            await queries.forget_dead(session, _DEAD_MS)
+            if await queries.forget_dead(session, _DEAD_MS):
+                notify(session, PROCESSES_TOPIC, self.name)
             await queries.see(session, self.name, self._address, __version__, self._started_ms)
         await self._catch_up(overdue_ms)
 
@@ -116,6 +130,11 @@ class PropagationTracker:
             self._heard.update(owed)
             self._confirming.wake()
         self._caught_up = now
+
+
+async def running(session: AsyncSession, limit: int) -> list[str]:
+    """Names of the processes that are not about to stop, oldest first."""
+    return await queries.running(session, limit)
 
 
 async def page(session: AsyncSession, paging: Paging) -> Page[Process]:

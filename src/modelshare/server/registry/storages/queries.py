@@ -71,6 +71,13 @@ async def held_by(session: AsyncSession, project_id: str, holder_id: uuid.UUID) 
     return await session.scalar(scoped_to(StorageRow, project_id).where(StorageRow.holder_id == holder_id))
 
 
+async def holders(session: AsyncSession, storages: Collection[str]) -> dict[str, uuid.UUID]:
+    """The agents that hold what is in these storages, by storage; those of other kinds are left out."""
+    ids = [uuid.UUID(hex=storage) for storage in storages if storage != PLATFORM]
+    statement = select(any_tenant(StorageRow)).where(StorageRow.id.in_(ids), StorageRow.holder_id.is_not(None))
+    return {row.id.hex: row.holder_id for row in await session.scalars(statement) if row.holder_id is not None}
+
+
 async def held_versions(session: AsyncSession, model_id: uuid.UUID, project_id: str) -> set[str]:
     """Numbers of the model's versions with files that an agent holds."""
     held = await session.scalars(scoped_to(StorageRow, project_id).where(StorageRow.holder_id.is_not(None)))

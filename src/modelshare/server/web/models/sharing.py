@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Form, Response
 
 from modelshare.server.endpoints import deployment_stats, recalls
 from modelshare.server.errors import InvalidRequestError
-from modelshare.server.fleet import weight_deletions
+from modelshare.server.fleet.weight_deletions import service as weight_deletions
 from modelshare.server.sharing import audience
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import extended_view

@@ -9,9 +9,10 @@ from modelshare.server.accounts.service import get_project
 from modelshare.server.audit.service import Audit, project_changed
 from modelshare.server.db import notify
 from modelshare.server.errors import ConflictError, NotFoundError
-from modelshare.server.fleet import queries
+from modelshare.server.fleet import queries as fleet_queries
 from modelshare.server.fleet.tables import DeploymentRow, WeightDeletionRow
 from modelshare.server.fleet.topics import DEPLOYMENTS_TOPIC, READY_TOPIC
+from modelshare.server.fleet.weight_deletions import queries
 from modelshare.server.http import Caller
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry import service as registry
@@ -21,7 +22,7 @@ from modelshare.wire.sharing import WeightsDeletion
 
 async def request_deletion(session: AsyncSession, deployments: Collection[DeploymentRow], *, now: int) -> None:
     """Ends deployments, and tells their agents to delete the weights and confirm it. The agents must be locked."""
-    for row in await queries.with_agent_and_version(session, [row.id for row in deployments]):
+    for row in await fleet_queries.with_agent_and_version(session, [row.id for row in deployments]):
         session.add(
             WeightDeletionRow(
                 deployment_id=row.id,
