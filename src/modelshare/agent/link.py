@@ -22,7 +22,6 @@ from modelshare.wire.link import (
     HEARTBEAT_SECONDS,
     LINK_PATH,
     LINKED_HEADER,
-    LOAD_SECONDS,
     MAX_DESIRED,
     MAX_LINKS,
     OLDEST_PROTOCOL,
@@ -45,6 +44,8 @@ from modelshare.wire.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
+LOAD_SECONDS: Final = 1.0
+"""How often it may be said how busy the engines are."""
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 5.0
 _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}

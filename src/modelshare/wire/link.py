@@ -7,12 +7,8 @@ Unknown fields and frame types are ignored. docs/link-protocol.md has the rest.
 
 Each request has its own stream, identified by `stream`, an integer that the server chooses and that is unique on the
 link. The response is one `Answer`, or one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as
-many body bytes on a stream as it has credit for (`Request.credit` plus every `Credit.bytes`); all other frames of a
-stream are sent once and are bounded. The other direction needs no credit, since request bodies are bounded by
-`MAX_REQUEST_BODY`.
-
-After a new link of an agent without others, every deployment counts as `waiting` until the agent reports it. Therefore
-it reports the phase of each one when it receives the first `Desired`.
+many body bytes on a stream as it has credit for (`Request.credit` plus every `Credit.bytes`); all else is bounded, and
+so are request bodies (`MAX_REQUEST_BODY`).
 """
 
 from collections.abc import Callable
@@ -40,8 +36,6 @@ MAX_LINKS: Final = 8
 MAX_PROCESSES: Final = 256
 """Names of processes in one frame."""
 HEARTBEAT_SECONDS: Final = 5.0
-LOAD_SECONDS: Final = 1.0
-"""How often an agent may say how busy its engines are."""
 DEAD_AFTER_SECONDS: Final = 15.0
 MAX_FRAME: Final = 1 << 20
 """Bytes of one message; longer bodies are split into several `Body` or `Chunk` frames."""
@@ -338,8 +332,7 @@ class Cancel(Frame, frozen=True, tag="cancel"):
 
 
 class DeploymentLoad(msgspec.Struct, frozen=True):
-    """How busy an engine is with the requests of all server processes: `slots` is how many sequences it processes at
-    once, and `waiting` how many wait for one."""
+    """How busy an engine is with the requests of all server processes, in sequences."""
 
     deployment_id: Id
     slots: Figure
@@ -351,8 +344,7 @@ class Ping(Frame, frozen=True, tag="ping"):
     """Keeps the link alive: each side sends it when it has sent nothing for `HEARTBEAT_SECONDS`."""
 
     processes: Processes = []
-    """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
-    it is not among them. Empty: not said."""
+    """From the server, when they changed: those that accept links, without this one if it is about to stop."""
     loads: Annotated[list[DeploymentLoad], Meta(max_length=MAX_DEPLOYMENTS)] | None = None
     """From the agent, when they changed: those of all deployments that serve. None: not said."""
 
