@@ -26,6 +26,11 @@ class DatabaseProxy:
         self._passing.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cut_at: tuple[bytes, bool] | None = None
+
+    def cut_at(self, message: bytes, *, is_answered: bool) -> None:
+        """Cuts the connection that sends this next: before it arrives, or before its answer does."""
+        self._cut_at = message, is_answered
 
     async def open(self) -> None:
         self._passing.set()
@@ -56,17 +61,34 @@ class DatabaseProxy:
         there_reader, there = await asyncio.open_connection(*self._to)
         self._writers |= {writer, there}
         try:
-            await asyncio.gather(self._pass(reader, there), self._pass(there_reader, writer))
+            ending = asyncio.Event()
+            await asyncio.gather(
+                self._pass(reader, there, ending), self._pass(there_reader, writer, ending, answers=True)
+            )
         finally:
             for each in (writer, there):
                 self._writers.discard(each)
                 each.transport.abort()
             self._tasks.discard(task)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ending: asyncio.Event,
+        *,
+        answers: bool = False,
+    ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
                 await self._passing.wait()
+                if answers and ending.is_set():
+                    break
+                if not answers and self._cut_at is not None and self._cut_at[0] in data:
+                    (_, is_answered), self._cut_at = self._cut_at, None
+                    ending.set()
+                    if not is_answered:
+                        break
                 writer.write(data)
                 await writer.drain()
             writer.close()

@@ -1,38 +1,14 @@
 """Invariants of the rules of sharing, checked in the database itself."""
 
-from collections.abc import Sequence
-from typing import Any
-
-from sqlalchemy import Row, select, text
+from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from modelshare.server.audit.tables import AuditRow
 from modelshare.server.db import Database
+from modelshare.server.doctor import queries
 from modelshare.server.registry.tables import ModelRow
-from modelshare.server.sharing.search.index import entry_of
-from modelshare.server.sharing.search.queries import SOURCE, shown_to_projects
-from modelshare.server.sharing.search.tables import CatalogEntryRow
 from modelshare.server.sharing.tables import ShareRow
 
-ENTRY_COLUMNS = CatalogEntryRow.__table__.columns
-
-CONTRADICTIONS = text("""
-    SELECT count(*) FROM models m
-    LEFT JOIN shares s ON s.model_id = m.id
-    LEFT JOIN (
-        SELECT e.model_id, count(*) AS total,
-            sum(CASE WHEN e.tier <> 'self_hosted' THEN 1 ELSE 0 END) AS on_shared,
-            sum(CASE WHEN e.project_id <> o.project_id THEN 1 ELSE 0 END) AS foreigners
-        FROM endpoints e JOIN models o ON o.id = e.model_id WHERE e.is_active GROUP BY e.model_id
-    ) e ON e.model_id = m.id
-    WHERE m.active_endpoints <> coalesce(e.total, 0)
-        OR m.shared_tier_endpoints <> coalesce(e.on_shared, 0)
-        OR m.foreign_endpoints <> coalesce(e.foreigners, 0)
-        OR s.deployment_count <> coalesce(e.total, 0)
-        OR s.shared_tier_endpoints <> coalesce(e.on_shared, 0)
-        OR (s.role = 'shared' AND coalesce(e.on_shared, 0) = 0)
-""")
-"""Number of models whose counts or role contradict their endpoints, in one statement and therefore one snapshot."""
 ORPHANS = text("""
     SELECT count(*) FROM endpoints WHERE model_id IS NULL AND is_active AND project_id <> :owner
 """)
@@ -41,8 +17,9 @@ _ROLE_ACTIONS = ("model.share", "model.unshare", "model.change_role")
 
 
 async def contradictions(database: Database) -> int:
+    """The number of models whose counts or role contradict their endpoints."""
     async with database.read() as session:
-        return int(await session.scalar(CONTRADICTIONS) or 0)
+        return len(await queries.contradictions(session))
 
 
 async def orphans(database: Database, owner: str) -> int:
@@ -76,16 +53,8 @@ async def lost_updates(database: Database) -> list[str]:
 async def stale_entries(database: Database) -> list[str]:
     """Catalog and search index entries that do not match the rows they are derived from."""
     async with database.read() as session:
-        sources = (await session.execute(SOURCE)).all()
-        stored = {row.model_id: dict(row._mapping) for row in await _entries(session)}
-        stale = [f"{model_id} is not shared" for model_id in stored.keys() - {row.model_id for row in sources}]
-        for row in sources:
-            shown_to = await shown_to_projects(session, row.model_id) if row.audience == "targeted" else ()
-            wanted = {"model_id": row.model_id, **entry_of(row, shown_to)}
-            del wanted["is_learned"]
-            if stored.get(row.model_id) != wanted:
-                stale.append(f"{wanted} is {stored.get(row.model_id)}")
-    if database.is_sqlite and stored:
+        stale = await queries.stale_entries(session)
+    if database.is_sqlite:
         async with database.write() as session:
             await session.execute(text("INSERT INTO catalog_index (catalog_index, rank) VALUES ('integrity-check', 1)"))
     return stale
@@ -96,9 +65,3 @@ async def assert_consistent(database: Database) -> None:
     assert await contradictions(database) == 0, "the counts or roles of some models contradict their endpoints"
     stale = await stale_entries(database)
     assert not stale, stale
-
-
-async def _entries(session: AsyncSession) -> Sequence[Row[*tuple[Any, ...]]]:
-    return (
-        await session.execute(select(*(each for each in ENTRY_COLUMNS if each.key not in {"id", "is_learned"})))
-    ).all()

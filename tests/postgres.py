@@ -25,7 +25,10 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ('{PIDS}');
 DO $$ DECLARE name text; BEGIN
     SET LOCAL session_replication_role = replica; -- no foreign keys: any order will do
-    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version' LOOP
+    FOR name IN
+        SELECT tablename FROM pg_tables
+        WHERE schemaname = 'public' AND tablename NOT IN ('alembic_version', 'schema_compatibility')
+    LOOP
         EXECUTE format('DELETE FROM %I', name);
     END LOOP;
 END $$;
@@ -90,6 +93,14 @@ class EmptyDatabases:
         yield database.url
         database.empty(self._kept())
         self._free.append(database)
+
+    @contextlib.contextmanager
+    def new(self) -> Iterator[str]:
+        """The URL of one without tables, of which nothing is kept."""
+        name = "untouched"
+        run_sql(f"{self._server}/postgres", f"CREATE DATABASE {name}")
+        yield f"{self._server}/{name}"
+        run_sql(f"{self._server}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
     def close(self) -> None:
         for database in self._all:

@@ -151,7 +151,8 @@ def old_part(content: Dump) -> Dump:
         *(
             "shares.audience",
             "audit_log.changed_ms",
-            "usage.estimated",
+            *(f"usage.{name}" for name in ("estimated", "tier", "version", "cost_micros", "cost_rest")),
+            "keys.suspended_at",
             "agents.join_key_id",
             "agents.is_holder",
             "agents.instance",

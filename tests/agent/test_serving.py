@@ -306,6 +306,28 @@ async def test_weights_damaged_on_the_disk_are_found_and_pulled_again(
     assert storage.requests == ["model.gguf"] * 2
 
 
+async def test_a_byte_that_changed_silently_is_never_served(peer: Peer, storage: Storage, tmp_path: Path) -> None:
+    """Neither the file's size nor its times tell, and the engine starts with it."""
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        await ready(peer)
+    blob = tmp_path / "weights" / storage.file("model.gguf").sha256
+    before = blob.stat()
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        file.write(bytes([storage.files["model.gguf"][-3] ^ 1]))
+    blob.chmod(0o400)
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+    async with running_agent(peer, storage, tmp_path):
+        await peer.want(wanted(storage))
+        report = await peer.expect(Report, lambda one: one.phase in {Phase.FAILED, Phase.READY})
+        assert report.reason == "model.gguf was damaged on the disk of the agent's machine, and will be pulled again."
+        await ready(peer)
+        assert blob.read_bytes() == storage.files["model.gguf"]
+    assert storage.requests == ["model.gguf"] * 2
+
+
 async def test_a_deployment_that_cannot_be_says_why(peer: Peer, storage: Storage, tmp_path: Path) -> None:
     storage.files = {"model.gguf": b"GGUF but not really"}
     async with running_agent(peer, storage, tmp_path):

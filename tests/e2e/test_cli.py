@@ -145,6 +145,9 @@ def test_keys(owner: Shell, server: Server) -> None:
     assert rotated.stdout.startswith("ms_acme_")
     assert "The old value works until" in rotated.stderr
     assert created["key"] not in owner.says("keys", "list")
+    assert "Key reader is suspended." in owner.says("keys", "suspend", created["id"])
+    assert "suspended" in owner.says("keys", "list")
+    assert owner.json("keys", "resume", created["id"])["suspended_at"] is None
     owner.says("keys", "revoke", created["id"])
     reader.refused("models", "list", code=ExitCode.UNREACHABLE)
 
@@ -174,7 +177,13 @@ def test_audit_and_usage(owner: Shell) -> None:
     (entry,) = owner.json("audit", "--action", "key.create", "--limit", "1")
     assert owner.json("audit", "--target", entry["target"], "--outcome", "done") == [entry]
     assert owner.json("audit", "--actor", entry["actor"], "--action", "webhook") == []
-    assert owner.json("usage", "--by", "model") == []
+    assert owner.json("usage", "--by", "model,tier") == []
+    assert owner.says("usage", "export").startswith("day,endpoint,model,")
+    exported = owner.run("usage", "export", "--format", "json", "--output", "usage.json")
+    assert (exported.returncode, exported.stderr.strip()) == (0, "Wrote usage.json.")
+    assert "--from is after --to" in owner.refused(
+        "usage", "export", "--from", "2026-02-02", "--to", "2026-02-01", code=ExitCode.USAGE
+    )
 
 
 def test_refusals_of_the_server_are_one_line(owner: Shell) -> None:

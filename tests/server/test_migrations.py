@@ -16,6 +16,7 @@ from modelshare.server.app import create_app
 from modelshare.server.audit.tables import AuditRow, ConfirmationRow, OutboxRow, ProcessRow
 from modelshare.server.audit.webhooks.tables import DeliveryRow, WebhookRow
 from modelshare.server.db import Database
+from modelshare.server.endpoints.tables import UsageWriterRow
 from modelshare.server.fleet.tables import AgentLinkRow, WeightDeletionRow
 from modelshare.server.hub.oci.tables import OciArtifactRow
 from modelshare.server.hub.tables import DraftRow, EndpointTokenRow, XorbRow
@@ -25,6 +26,7 @@ from modelshare.server.registry.moves.tables import MoveFileRow, MoveRow
 from modelshare.server.registry.storages.tables import StorageRow
 from modelshare.server.registry.tables import (
     DeletedVersionRow,
+    DeletionHoldRow,
     ModelRow,
     RegisteredFileRow,
     SignatureRow,
@@ -82,6 +84,7 @@ async def add_what_is_new(database: Database) -> None:
         session.add_all(
             [
                 ShareRow(model_id=PRIVATE, role="deployable", audience="targeted", shared_at=9, **counts),
+                DeletionHoldRow(until=9),
                 RecallRow(model_id=SHARED, deadline=LATER, reason="Licence.", created_at=9),
                 WebhookRow(id=uid(90), project_id="proj_acme", url="https://example.org", events=[], created_at=9),
                 OutboxRow(project_id="proj_acme", type="model.shared", at=9, data={}),
@@ -91,6 +94,7 @@ async def add_what_is_new(database: Database) -> None:
                 WeightDeletionRow(
                     deployment_id=uid(42), agent_id=uid(41), model_id=SHARED, version="1.0.0", asked_at=9
                 ),
+                UsageWriterRow(id=uid(98), batch=1, written_at=9),
                 DeletedVersionRow(model_id=SHARED, version="0.9.0", deleted_at=9),
                 OciArtifactRow(version_id=uid(20), file="tiny.gguf", manifest=b"{}", digest="sha256:1"),
                 LastShownRow(model_id=PRIVATE, project_id="", version_id=None, versions=[]),

@@ -13,7 +13,7 @@ from modelshare.agent import signatures
 from modelshare.agent.cache import Cache, CachedFiles
 from modelshare.agent.engines.base import Engine, EngineError, OutOfMemoryError
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.errors import DeploymentError
+from modelshare.agent.errors import DamagedError, DeploymentError
 from modelshare.agent.layout import lay_out
 from modelshare.agent.pull import Puller
 from modelshare.agent.ram_budget import RamBudget
@@ -168,18 +168,21 @@ class Deployment:
         self._enter(Phase.WAITING)
         await in_thread(None, signatures.check, self.wanted, context.signers)
         await in_thread(None, context.cache.hold, self._holding)
-        pulled = await self._pull()
+        fresh = await self._pull()
         layout = lay_out(self.wanted)
         folder = await in_thread(None, context.cache.view, self._holding, layout.files)
         await in_thread(None, layout.finish, folder)
         scratch = context.cache.converted(self._holding.manifest_digest, layout.key)
         with ExitStack() as lifetime:
             async with context.loads:
-                engine = await self._start_engine(folder, scratch, lifetime, pulled=pulled)
+                engine = await self._start_engine(folder, scratch, lifetime, fresh)
             return await self._serve(engine)
 
-    async def _start_engine(self, folder: Path, scratch: Path, lifetime: ExitStack, *, pulled: bool) -> Engine:
-        """Starts the best engine that works. Its memory reservation is added to `lifetime`."""
+    async def _start_engine(self, folder: Path, scratch: Path, lifetime: ExitStack, fresh: set[str]) -> Engine:
+        """Starts the best engine that works. Its memory reservation is added to `lifetime`.
+
+        While it loads the files, they are read and verified again, except those that were just pulled (`fresh`).
+        """
         context = self._context
         failed: dict[str, str] = {}
         while True:
@@ -188,7 +191,7 @@ class Deployment:
                 attempt.enter_context(context.memory.room_for(engine.mapped_bytes))
                 self._enter(Phase.LOADING)
                 try:
-                    await engine.start()
+                    await self._start_verified(engine, fresh)
                 except EngineError as error:
                     _log.warning(
                         "%s: %s failed to start: %s\n%s",
@@ -197,14 +200,40 @@ class Deployment:
                         error,
                         "\n".join(engine.log_tail),
                     )
-                    if not pulled and not failed:  # the files were pulled earlier and may have been damaged since
-                        await context.puller.discard_damaged(self._holding.files)
-                    if isinstance(error, OutOfMemoryError) or not all(map(context.cache.has, self._holding.files)):
+                    if isinstance(error, OutOfMemoryError):
                         raise
                     failed[engine.kind] = str(error)
                 else:
                     lifetime.push(attempt.pop_all())
                     return engine
+
+    async def _start_verified(self, engine: Engine, fresh: set[str]) -> None:
+        """Starts the engine, and meanwhile verifies what it loads: damage may change neither size nor time of a file.
+
+        Raises EngineError, and DamagedError for files that are no longer the model's.
+        """
+        files = [file for file in self._holding.files if file.sha256 not in fresh]
+        verifying = asyncio.create_task(self._context.puller.discard_damaged(files))
+        try:
+            try:
+                await engine.start()
+            except EngineError as error:
+                if damaged := await verifying:
+                    raise DamagedError(damaged) from error
+                raise
+            try:
+                damaged = await verifying
+            except BaseException:
+                await engine.stop()
+                raise
+            if damaged:
+                await engine.stop()
+                raise DamagedError(damaged)
+        finally:
+            verifying.cancel()
+            await asyncio.wait([verifying])
+            if not verifying.cancelled() and verifying.exception() is None:
+                fresh.update(file.sha256 for file in files)  # for the next engine, if this one failed
 
     async def _serve(self, engine: Engine) -> str:
         try:
@@ -222,8 +251,8 @@ class Deployment:
             if await engine.activity.drained(min(left, _DRAIN_POLL_SECONDS)):
                 return
 
-    async def _pull(self) -> bool:
-        """Pulls all missing files; returns whether there were any. Waits while their owner's machine is away."""
+    async def _pull(self) -> set[str]:
+        """Pulls all missing files; returns their digests. Waits while their owner's machine is away."""
         while True:
             try:
                 return await self._pull_missing()
@@ -231,20 +260,19 @@ class Deployment:
                 self._enter(Phase.WAITING, f"The pull waits. {away}")
                 await asyncio.sleep(away.retry_after)
 
-    async def _pull_missing(self) -> bool:
-        context, here = self._context, True
-        for file in self._holding.files:
-            here = here and context.cache.has(file)
-        self._bytes_done = self._bytes_total if here else 0
-        if here:
-            return False
+    async def _pull_missing(self) -> set[str]:
+        context = self._context
+        missing = {file.sha256 for file in self._holding.files if not context.cache.has(file)}
+        self._bytes_done = 0 if missing else self._bytes_total
+        if not missing:
+            return missing
         async with context.pulls:
             with context.cache.room_for(self._holding):
                 self._enter(Phase.PULLING)
                 await context.puller.pull(
                     self._holding.files, lambda: context.grant(self.wanted.deployment_id), self._on_bytes
                 )
-        return True
+        return missing
 
     def _on_bytes(self, count: int) -> None:
         self._bytes_done += count

@@ -6,10 +6,13 @@ AgentError
 │   └── UnknownAgentError   the platform does not know it: exit
 └── DeploymentError         one deployment failed; it is retried later
     ├── NoMemoryError
+    ├── DamagedError        its files were damaged on the disk
     └── PullError           its files could not be downloaded
         ├── NoSpaceError
         └── GrantGoneError  the server no longer assigns the deployment to this agent
 """
+
+from collections.abc import Sequence
 
 from modelshare.wire.units import size
 
@@ -43,6 +46,14 @@ class NoMemoryError(DeploymentError):
             f"{size(taken)} of its {size(total)}. Use a smaller model or a larger machine, or stop models that are no "
             "longer needed there."
         )
+
+
+class DamagedError(DeploymentError):
+    """Files have other bytes than when they were pulled."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        more = f" and {len(paths) - 1} more file(s) were" if len(paths) > 1 else " was"
+        super().__init__(f"{paths[0]}{more} damaged on the disk of the agent's machine, and will be pulled again.")
 
 
 class PullError(DeploymentError):

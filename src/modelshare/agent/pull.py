@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Final
 from weakref import WeakValueDictionary
 
 import aiohttp
@@ -21,6 +22,8 @@ from modelshare.transfer.tasks import run_all
 from modelshare.wire.link import DeploymentFile
 
 _log = logging.getLogger(__name__)
+_VERIFIED_AT_ONCE: Final = 2
+"""Files that are hashed in parallel while an engine loads them, which needs the other cores."""
 
 
 class Moved:
@@ -87,13 +90,23 @@ class Puller:
         except OSError as error:  # a full or broken disk
             raise PullError(f"Cannot write the weights: {error.strerror or error}.") from error
 
-    async def discard_damaged(self, files: Iterable[DeploymentFile]) -> None:
-        """Hashes files and discards those whose bytes have changed, so that they are pulled again."""
-        for file in files:
-            path = self._cache.blob(file.sha256)
-            if path.exists() and await self._downloader.digest(path) != file.sha256:
-                _log.warning("%s was damaged on the disk; pulling it again.", file.path)
-                self._cache.discard(file)
+    async def discard_damaged(self, files: Iterable[DeploymentFile]) -> list[str]:
+        """Hashes files and discards those whose bytes have changed, so that they are pulled again.
+
+        Returns the paths of these.
+        """
+        todo, damaged = iter({file.sha256: file for file in files}.values()), list[str]()
+
+        async def worker() -> None:
+            for file in todo:
+                path = self._cache.blob(file.sha256)
+                if path.exists() and await self._downloader.digest(path) != file.sha256:
+                    _log.warning("%s was damaged on the disk; pulling it again.", file.path)
+                    self._cache.discard(file)
+                    damaged.append(file.path)
+
+        await run_all(worker() for _ in range(_VERIFIED_AT_ONCE))
+        return damaged
 
     async def _file(self, file: DeploymentFile, urls: SignedUrls, on_bytes: OnBytes) -> None:
         lock = self._locks.setdefault(file.sha256, asyncio.Lock())

@@ -39,6 +39,12 @@ def import_model(
         Path | None,
         typer.Option(dir_okay=False, help=f"File with a token for the source. Default: {TOKEN}."),
     ] = None,
+    token_host: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST", help="Send the token also to this host, if the registry's token service is there."
+        ),
+    ] = None,
     ask_token: Annotated[bool, typer.Option("--ask-token", help="Ask for the token.")] = False,
     include: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Import files that would otherwise be left out.")
@@ -66,6 +72,7 @@ def import_model(
         file=file,
         endpoint=endpoint,
         token=_token(token_file, ask_token=ask_token),
+        token_host=token_host,
         include=include or None,
         exclude=exclude or None,
     )

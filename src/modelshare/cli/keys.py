@@ -81,7 +81,7 @@ def list_keys(json: Json = False) -> None:
             key.hint,
             ", ".join(key.scopes) or "all",
             when(key.expires_at) or "never",
-            "revoked" if key.revoked_at else "",
+            "revoked" if key.revoked_at else "suspended" if key.suspended_at else "",
             when(key.last_used_at) or "never",
             _limits(key),
             key.id,
@@ -132,6 +132,20 @@ def rotate(key: KeyId, json: Json = False) -> None:
 
 
 @app.command()
+def suspend(key: KeyId, json: Json = False) -> None:
+    """Suspend a key immediately. `keys resume` makes it work again."""
+    with Client() as client:
+        _print_state(client.keys.suspend(key), "suspended", json=json)
+
+
+@app.command()
+def resume(key: KeyId, json: Json = False) -> None:
+    """Resume a suspended key."""
+    with Client() as client:
+        _print_state(client.keys.resume(key), "resumed", json=json)
+
+
+@app.command()
 def revoke(key: KeyId, json: Json = False) -> None:
     """Revoke a key immediately."""
     with Client() as client:
@@ -140,6 +154,13 @@ def revoke(key: KeyId, json: Json = False) -> None:
         print_json({"id": key, "revoked": True})
     else:
         print_message("Key revoked.")
+
+
+def _print_state(key: Key, what: str, *, json: bool) -> None:
+    if json:
+        print_json(key)
+    else:
+        print_message(f"Key {key.name} is {what}.")
 
 
 def _limits(key: Key) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Annotated, Final
@@ -15,7 +16,10 @@ from modelshare.cli.formatting import number, size, when, yes
 from modelshare.cli.output import Json, print_json, print_message, print_record, print_table
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import own_model, own_version
+from modelshare.cli.usage import First, Last, Limit, check_period, chosen_columns, print_usage
 from modelshare.client import Client, InvalidRequestError
+from modelshare.client.models import ALL_MODEL_COLUMNS
+from modelshare.wire.base import PAGE_LIMIT_MAX
 from modelshare.wire.models import (
     Deletion,
     ExtendedModel,
@@ -64,6 +68,32 @@ def show(model: Model, json: Json = False) -> None:
     with Client() as client:
         found = client.models.get(own_model(client, model).id)
     _print(found, json=json)
+
+
+@app.command()
+def usage(
+    model: Model,
+    by: Annotated[
+        str, typer.Option(help=f"Columns to group by, separated by commas: {', '.join(ALL_MODEL_COLUMNS)}.")
+    ] = "day,project",
+    first: First = None,
+    last: Last = None,
+    limit: Limit = 100,
+    json: Json = False,
+) -> None:
+    """Show how much all projects use a model: counts, never prompts."""
+    columns = chosen_columns(by, ALL_MODEL_COLUMNS)
+    check_period(first, last)
+    with Client() as client:
+        found = client.models.usage(
+            own_model(client, model).id,
+            group_by=columns,
+            first=first and first.date(),
+            last=last and last.date(),
+            limit=min(limit, PAGE_LIMIT_MAX),
+        )
+        rows = list(islice(found, limit))
+    print_usage(columns, rows, json=json)
 
 
 @app.command()

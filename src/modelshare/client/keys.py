@@ -28,6 +28,15 @@ class Keys(Resource[Transport]):
         return post(at(BASE, key_id, "rotate"), KeyWithValue)
 
     @sent
+    def suspend(self, key_id: str) -> Call[Key]:
+        """Every server process rejects it within a second, until it is resumed."""
+        return post(at(BASE, key_id, "suspend"), Key, repeatable=True)
+
+    @sent
+    def resume(self, key_id: str) -> Call[Key]:
+        return post(at(BASE, key_id, "resume"), Key, repeatable=True)
+
+    @sent
     def revoke(self, key_id: str) -> Call[None]:
         """Revokes the key; every server process rejects it within a second."""
         return delete(at(BASE, key_id))

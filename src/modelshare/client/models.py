@@ -1,10 +1,13 @@
 """`/v1/models`: the project's models, their versions, and sharing."""
 
-from typing import Any
+from collections.abc import Sequence
+from datetime import date
+from typing import Any, Literal
 
 from pydantic_core import from_json
 
 from modelshare.client.call import Call, Paged, Resource, Transport, at, delete, get, listed, patch, post, sent
+from modelshare.client.usage import days
 from modelshare.wire.base import PAGE_LIMIT_MAX, Page
 from modelshare.wire.held import HeldOpen, HeldVersion
 from modelshare.wire.models import (
@@ -25,8 +28,11 @@ from modelshare.wire.models import (
 from modelshare.wire.registering import ModelRegister, Registered
 from modelshare.wire.sharing import Recall, RecallRequest, ShareRequest, ToLink, WeightsDeletion
 from modelshare.wire.uploads import Upload, VersionOpen
+from modelshare.wire.usage import ModelUsageRow
 
 BASE = "/v1/models"
+ModelColumn = Literal["day", "project", "tier", "version"]
+ALL_MODEL_COLUMNS: tuple[ModelColumn, ...] = ("day", "project", "tier", "version")
 DEFAULT_AUDIENCE = ShareRequest()
 
 
@@ -104,6 +110,21 @@ class Models(Resource[Transport]):
     def footprint(self, model_id: str) -> Call[CatalogFootprint]:
         """The model's presence in the catalog, as its owner sees it: role, who deploys it and where, tokens served."""
         return get(at(BASE, model_id, "catalog"), CatalogFootprint)
+
+    @listed
+    def usage(
+        self,
+        model_id: str,
+        *,
+        group_by: Sequence[ModelColumn] = ALL_MODEL_COLUMNS,
+        first: date | None = None,
+        last: date | None = None,
+        limit: int = PAGE_LIMIT_MAX,
+    ) -> Call[Paged[ModelUsageRow]]:
+        """How much all projects use it: sums per group, newest day first. Days as for a project's own usage."""
+        columns = ",".join(group_by)
+        page = Page[ModelUsageRow]
+        return get(at(BASE, model_id, "usage"), page, group_by=columns, limit=limit, **days(first, last))
 
     @listed
     def versions(self, model_id: str) -> Call[Paged[Version]]:

@@ -55,6 +55,7 @@ from modelshare.server.registry.storages.relay import RelayedFiles
 from modelshare.server.registry.storages.stores import SEPARATOR, ProjectStores
 from modelshare.server.registry.uploads import expiry
 from modelshare.server.registry.uploads import routes as uploads_routes
+from modelshare.server.retention.sweep import Retention
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.ledger import Ledger, forget_unused
 from modelshare.server.router.service import Router, RouterParts
@@ -98,6 +99,7 @@ class Application:
         settings = settings.with_secret()
         self.settings = settings
         self.database = Database(settings.database)
+        migrations.SchemaGuard(self.database)
         self.clock = DatabaseClock(self.database, clock)
         self._confirmer = PropagationTracker(self.database, address=settings.address)
         self.platform = _platform(settings, self.database, self.clock, self._confirmer)
@@ -197,6 +199,7 @@ class Application:
                 "router": self._router,
                 "links": self.links,
                 "reconciler": reconciler.loop,
+                "rebuilder": search.Rebuilder(self.database).loop,
                 "chores": self.chores,
             }
             for name, part in parts.items():
@@ -220,7 +223,8 @@ class Application:
             return not self.database.is_sqlite
 
     async def end_streams(self) -> None:
-        """Ends endless streams, which a stopping HTTP server would wait for."""
+        """Ends endless streams, which a stopping HTTP server would wait for, and requests of other processes."""
+        self.links.refuse_requests()
         await self.platform.live.stop()
 
     def _workers(self, sender: Sender) -> Iterator[Worker]:
@@ -257,8 +261,8 @@ class Application:
                 written = b"/" + written.lstrip(b"/").partition(b"/")[2]
             scope["path"] = model_paths.joined(scope["path"], written, BELOW_MODELS)
             scope["raw_path"] = scope["path"].encode()
-        elif scope["path"] == LINK_PATH:
-            return self.links.asgi
+        else:
+            return self.links.asgi if scope["path"] == LINK_PATH else self._router.forwarder.asgi
         return self._api
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -304,7 +308,6 @@ def _platform(
         async with database.read() as session:
             return await sharing.find_own_id(session, caller, reference)
 
-    prices = {tier.slug: tier.price_per_million_tokens or 0 for tier in book}
     return PagesPlatform(
         settings=settings,
         database=database,
@@ -327,7 +330,7 @@ def _platform(
             weights=weight_deletions.weights,
         ),
         verdicts=Verdicts(secret),
-        admission=Admission(ledger=Ledger(database, clock, prices=prices)),
+        admission=Admission(ledger=Ledger(database, clock)),
         keys=keys,
         sessions=sessions,
         sign_in=SignIn(database, settings, clock),
@@ -354,4 +357,6 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
     yield Chore("forget limits that are not used", writing(forget_unused))
+    yield Chore("forget old records", Retention(platform).sweep)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))
+    yield Chore("roll up usage", functools.partial(endpoints_jobs.roll_up_usage, platform))

@@ -42,6 +42,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase
 
 from modelshare import private_files
+from modelshare.server import outages
 from modelshare.server.background import Loop, wait
 
 log = structlog.get_logger()
@@ -50,6 +51,8 @@ Listener = Callable[[str], Awaitable[object] | None]
 """Drops cached data. May return an awaitable for the rest of the work. Must not raise."""
 Effect = Callable[[AsyncSession, str], Awaitable[None]]
 """Updates data derived from the subject of a notification, in the transaction that changed it."""
+Guard = Callable[[AsyncSession], Awaitable[None]]
+"""Raises an error if this process must not write."""
 
 CHANNEL = "modelshare"
 """The one PostgreSQL NOTIFY channel; payloads read `topic:subject`."""
@@ -111,6 +114,7 @@ class Database:
         self._write_session = async_sessionmaker(self._writer, expire_on_commit=False)
         self._listeners: dict[str, list[Listener]] = defaultdict(list)
         self._effects: dict[str, list[Effect]] = defaultdict(list)
+        self._guard: Guard | None = None
         self._dropping = set[asyncio.Future[object]]()
         self._listening = Loop("listen to the database", self._listen, every=0, retry=_RETRY_SECONDS, slow=math.inf)
         self._heard_once = asyncio.Event()
@@ -123,17 +127,19 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A read-only session without locks, in which all statements see the same state."""
-        async with self._read_session() as session:
+        async with self._explained(), self._read_session() as session:
             yield session
 
     @contextlib.asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncSession]:
         """A transaction. At the end of the block, its effects run, it is committed, and its notifications are sent."""
-        async with self._write_session() as session:
+        async with self._explained(), self._write_session() as session:
             pending: list[tuple[str, str]] = []
             session.info[_PENDING] = pending
             yield session
             await self._run_effects(session, pending)
+            if self._guard is not None:
+                await self._guard(session)
             pending.sort(key=lambda told: told[0] == CONFIRM_TOPIC)
             if pending and not self.is_sqlite:
                 payloads = [f"{topic}:{subject}" for topic, subject in pending]
@@ -141,6 +147,10 @@ class Database:
             await session.commit()
         for topic, subject in pending:
             self._dispatch(topic, subject)
+
+    def guard_writes(self, guard: Guard) -> None:
+        """Runs `guard(session)` in every transaction before it commits."""
+        self._guard = guard
 
     def before_commit(self, topic: str, effect: Effect) -> None:
         """Runs `effect(session, subject)` at the end of every transaction that notifies of this topic, once per
@@ -180,6 +190,17 @@ class Database:
         await asyncio.gather(*self._dropping, return_exceptions=True)
         await self._writer.dispose()
         await self._reader.dispose()
+
+    @contextlib.asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        """Lets the guard say why a table or column is missing."""
+        try:
+            yield
+        except DBAPIError as error:
+            if self._guard is not None and outages.outage_of(error) is outages.Outage.DATABASE_UNFIT:
+                async with self._read_session() as session:
+                    await self._guard(session)
+            raise
 
     async def _run_effects(self, session: AsyncSession, pending: list[tuple[str, str]]) -> None:
         """Runs the effects, including those of notifications by effects; each once per subject."""

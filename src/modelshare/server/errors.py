@@ -96,6 +96,13 @@ class UnauthenticatedError(ApiError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class KeySuspendedError(UnauthenticatedError):
+    def __init__(self) -> None:
+        super().__init__(
+            "This key is suspended. Its project can resume it with `modelshare keys resume`; else use another."
+        )
+
+
 class PermissionDeniedError(ApiError):
     status = 403
     type = ErrorType.PERMISSION
@@ -309,6 +316,7 @@ _UNAVAILABLE: Final = {
         "The platform's database is read-only, so nothing can be changed. Try again later.",
         30,
     ),
+    Outage.SCHEMA_CHANGED: ("The platform is being upgraded.", 10),
     Outage.STORAGE_AWAY: ("The platform's storage is unavailable.", 5),
     Outage.OWN_STORAGE_AWAY: ("The storage of a project is unavailable.", 30),
     Outage.HOLDER_AWAY: ("The owner's machine is not connected.", 10),

@@ -1,14 +1,18 @@
-"""Prevents using a database with the wrong secret.
+"""Opens the database of an installation, and prevents using it with the wrong secret.
 
 The database has a fingerprint of the platform's secret, which does not reveal it. With another secret, a process would
 sign links and requests that other processes reject, and webhooks that receivers reject.
 """
 
+import contextlib
 import hashlib
 import hmac
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
+from asyncpg import PostgresError
 from sqlalchemy import Connection, delete, inspect, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server import secret
@@ -17,6 +21,8 @@ from modelshare.server.settings import Settings, SettingsError
 
 _PURPOSE: Final = b"modelshare secret fingerprint 1"
 _ONLY: Final = 1
+UNFINISHED_RESTORE: Final = ".restoring"
+"""A folder in the data folder while a backup is restored there."""
 ANEW: Final = "`modelshare admin replace-secret`"
 
 
@@ -27,6 +33,37 @@ class SecretRow(Table):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     fingerprint: Mapped[str]
+
+
+class SchemaRow(Table):
+    """Which processes may use the schema. There is one row, written by the upgrade to its revision."""
+
+    __tablename__ = "schema_compatibility"
+
+    revision: Mapped[str] = mapped_column(primary_key=True)
+    oldest_compatible: Mapped[str]
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """The database alone. Raises SettingsError if it is unavailable."""
+    database = Database(settings.database)
+    try:
+        with database_errors(database):
+            yield database
+    finally:
+        await database.close()
+
+
+@contextlib.contextmanager
+def database_errors(database: Database) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, DBAPIError, PostgresError) as error:
+        where = database.url.render_as_string(hide_password=True)
+        raise SettingsError(
+            f"Cannot use the database {where} ({_brief(error)}). Start it, or set `database_url` to another."
+        ) from error
 
 
 async def require_secret(settings: Settings, database: Database) -> None:
@@ -41,6 +78,14 @@ async def require_secret(settings: Settings, database: Database) -> None:
             f"{file} is missing, and the database is in use. Restore the file from a backup, or set the setting "
             f"`secret` to its content. If it is lost, {ANEW} starts with a new one: existing download links "
             "stop working, and webhooks get new signing secrets."
+        )
+
+
+def require_finished_restore(settings: Settings) -> None:
+    """Raises SettingsError if the data folder holds half a platform."""
+    if (settings.data_dir / UNFINISHED_RESTORE).exists():
+        raise SettingsError(
+            f"A backup was only partly restored into {settings.data_dir}. Run the same `modelshare restore` again."
         )
 
 
@@ -60,6 +105,13 @@ async def check_secret(settings: Settings, database: Database) -> None:
         )
 
 
+async def fits(settings: Settings, database: Database) -> bool:
+    """Whether the database was used with the secret of these settings, or with none yet. Changes nothing."""
+    async with database.read() as session:
+        known = await session.scalar(select(SecretRow.fingerprint))
+    return known in {None, _fingerprint(settings)}
+
+
 async def replace_secret(settings: Settings, database: Database) -> None:
     """Makes the secret of these settings the only one for the database."""
     async with database.write() as session:
@@ -75,3 +127,9 @@ def _is_in_use(connection: Connection) -> bool:
     there = inspect(connection)
     tables = [name for name in ("secret", "projects", "keys", "people") if there.has_table(name)]
     return any(connection.scalar(text(f"SELECT EXISTS (SELECT 1 FROM {name})")) for name in tables)  # noqa: S608 - names of our own
+
+
+def _brief(error: OSError | DBAPIError | PostgresError) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
+    return said.splitlines()[0].rstrip(".") if said else type(cause).__name__

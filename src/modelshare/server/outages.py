@@ -25,6 +25,8 @@ class Outage(StrEnum):
     DATABASE_READ_ONLY = "database_read_only"
     DATABASE_UNFIT = "database_unfit"
     """A table, a column or a permission is missing."""
+    SCHEMA_CHANGED = "schema_changed"
+    """The schema was upgraded or downgraded under a running process, which no longer fits it."""
     DISK_FULL = "disk_full"
     """The disk of the database or of the storage."""
     STORAGE_AWAY = "storage_away"
@@ -78,6 +80,7 @@ _SQLITE_LACKS: Final = ("no such table", "no such column", "has no column")
 _SENTENCES: Final = {
     Outage.DATABASE_AWAY: "the database is unreachable: check that it runs, and that `database_url` is right",
     Outage.DATABASE_READ_ONLY: "the database rejects writes: make it writable, or set `database_url` to the primary",
+    Outage.SCHEMA_CHANGED: "this process and the database's schema are of different versions: nothing is written",
     Outage.DISK_FULL: "a disk is full, the database's or the storage's: free some space",
     Outage.STORAGE_AWAY: "the storage is unavailable: check that its folder or bucket exists and is writable",
 }
@@ -109,8 +112,8 @@ def outage_of(error: BaseException) -> Outage | None:
 
 
 def is_database_away(error: BaseException) -> bool:
-    """Whether the database was unreachable. False if it answered, even with an error."""
-    return outage_of(error) is Outage.DATABASE_AWAY
+    """Whether the database was unreachable, or no longer fits this process. False if it answered with another error."""
+    return outage_of(error) in {Outage.DATABASE_AWAY, Outage.SCHEMA_CHANGED}
 
 
 def report(what: str, error: BaseException, **context: object) -> None:

@@ -10,6 +10,7 @@ from modelshare.server.clock import DatabaseClock
 from modelshare.server.db import Database
 from modelshare.server.registry.imports import service as imports
 from modelshare.server.registry.storages import credentials
+from modelshare.server.retention import sweep
 from modelshare.server.sealing import Keyring
 from modelshare.server.settings import Settings, SettingsError
 
@@ -43,6 +44,12 @@ async def rotate_secrets(settings: Settings) -> int:
             count = await credentials.seal_again(session, keyring) + await imports.seal_again(session, keyring)
     keyring.forget_old()
     return count
+
+
+async def export_audit(settings: Settings, file: Path, *, before: int) -> int:
+    """Writes the audit log from before this time to a new file; returns the number of entries. Raises OSError."""
+    async with _existing(settings) as database:
+        return await sweep.export_audit(database, file, before=before)
 
 
 @asynccontextmanager

@@ -83,13 +83,23 @@ class Settings(BaseModel):
     keys_rotation_grace_seconds: int = Field(default=24 * 3600, ge=0)
     """How long the old value of a rotated key remains valid."""
     keys_cut_streams: bool = True
-    """False: requests in progress may finish when their key is revoked, replaced or expires."""
+    """False: requests in progress may finish when their key is revoked, suspended, replaced or expires."""
     accounts_sign_up: Literal["open", "invite_only"] = "open"
     """`invite_only`: after the first person, only people who were invited into a project can sign up."""
     accounts_projects_per_person: int = Field(default=10, ge=0)
     """Maximum of projects that a person may create. Admins of the platform may create any number."""
     accounts_session_days: int = Field(default=30, ge=1, le=3650)
     """How long people stay signed in."""
+    audit_days: int = Field(default=400, ge=1, le=36500)
+    """How long entries of the audit log are kept."""
+    audit_archive_dir: Path | None = None
+    """Folder to which entries are written before they are deleted, one JSON object per line. None: nowhere."""
+    audit_confirmations_days: int = Field(default=90, ge=1, le=36500)
+    """How long the audit log shows which processes confirmed a change, and when."""
+    deletions_days: int = Field(default=400, ge=1, le=36500)
+    """How long confirmed deletions of weights are kept."""
+    records_days: int = Field(default=90, ge=1, le=36500)
+    """How long records of what has ended are kept: revoked keys, removed agents, uploads, imports, moves."""
     public_requests_per_minute: int = Field(default=1200, ge=1)
     """Per client address, on routes that need no key."""
     inference_max_body_bytes: int = Field(default=MAX_REQUEST_BODY, ge=1, le=MAX_REQUEST_BODY)
@@ -99,6 +109,8 @@ class Settings(BaseModel):
     """Maximum of agents per join key."""
     agents_per_project: int = Field(default=1000, ge=1)
     """Maximum of agents per project."""
+    usage_daily_days: int = Field(default=400, ge=90)
+    """How long usage is kept by day; then it is added up by month."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of proxies whose X-Forwarded-For is trusted."""
     webhooks_allow_private: bool = False

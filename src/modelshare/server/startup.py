@@ -4,13 +4,9 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Iterator
 
-from asyncpg import PostgresError
-from sqlalchemy.exc import DBAPIError
-
 from modelshare import private_files
 from modelshare.server import installation
 from modelshare.server.app import Application, create_app
-from modelshare.server.db import Database
 from modelshare.server.settings import Settings, SettingsError
 from modelshare.server.storage_errors import StorageSettingError
 
@@ -20,37 +16,16 @@ async def started(settings: Settings) -> AsyncIterator[Application]:
     """The running platform. Raises SettingsError if its folder is in use, or its database or storage is unavailable."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_sole_user(settings))
-        async with opened(settings) as database:
+        installation.require_finished_restore(settings)
+        async with installation.opened(settings) as database:
             await installation.require_secret(settings, database)
         try:
             application = create_app(settings)
         except StorageSettingError as error:
             raise SettingsError(f"Invalid setting `storage_url`: {error}") from error
-        with _database_errors(application.database):
+        with installation.database_errors(application.database):
             await stack.enter_async_context(application.running())
         yield application
-
-
-@contextlib.asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Database]:
-    """The database alone. Raises SettingsError if it is unavailable."""
-    database = Database(settings.database)
-    try:
-        with _database_errors(database):
-            yield database
-    finally:
-        await database.close()
-
-
-@contextlib.contextmanager
-def _database_errors(database: Database) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, DBAPIError, PostgresError) as error:
-        where = database.url.render_as_string(hide_password=True)
-        raise SettingsError(
-            f"Cannot use the database {where} ({_brief(error)}). Start it, or set `database_url` to another."
-        ) from error
 
 
 @contextlib.contextmanager
@@ -73,9 +48,3 @@ def _sole_user(settings: Settings) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _brief(error: OSError | DBAPIError | PostgresError) -> str:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
-    return said.splitlines()[0].rstrip(".") if said else type(cause).__name__

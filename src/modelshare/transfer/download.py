@@ -11,6 +11,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, aclosing
+from io import FileIO
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -31,6 +32,7 @@ from modelshare.wire.backoff import Backoff
 
 _FLUSH: Final = 1 << 20
 _HASH_STEP: Final = 64 << 20
+_READ_SIZE: Final = 1 << 20
 _ATTEMPTS: Final = 8
 """Failures in a row without a new byte; with the default delays they take about half a minute."""
 
@@ -84,8 +86,12 @@ class Downloader:
         )
 
     async def digest(self, path: Path) -> str:
-        """The SHA-256 of a file on disk."""
-        return await in_thread(self.hashers, _digest_of, path)
+        """The SHA-256 of a file on disk. Ends soon when it is cancelled."""
+        hasher = hashlib.sha256()
+        with path.open("rb", buffering=0) as file:
+            while await in_thread(self.hashers, _hash_some, file, hasher):
+                continue
+        return hasher.hexdigest()
 
 
 class Download:
@@ -212,6 +218,10 @@ async def _from(body: RangeBody, start: int) -> AsyncIterator[list[bytes]]:
         yield gathered
 
 
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _hash_some(file: FileIO, hasher: Hasher) -> bool:
+    """Hashes the next bytes; returns whether there were any."""
+    buffer = bytearray(_READ_SIZE)
+    view, end = memoryview(buffer), file.tell() + _HASH_STEP
+    while file.tell() < end and (count := file.readinto(buffer)):
+        hasher.update(view[:count])
+    return file.tell() == end

@@ -75,6 +75,8 @@ class ImportCreate(NewVersion):
     token: Annotated[str | None, Field(max_length=4096, pattern=r"^[!-~]+\Z", repr=False)] = None
     """For a source that is not public; for a registry also `USER:PASSWORD`. Encrypted, and deleted when the import
     ends."""
+    token_host: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,253}(?::[0-9]{1,5})?\Z")] | None = None
+    """Another host to which the token may be sent: that of a registry's token service, as `auth.docker.io`."""
     include: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None
     """`.gitignore` patterns of files to import although they are left out by default."""
     exclude: Annotated[list[PlainPattern], Field(max_length=MAX_PATTERNS)] | None = None

@@ -138,6 +138,8 @@ class Key(Response):
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     monthly_token_budget: int | None = None
+    suspended_at: UnixSeconds | None = None
+    """Since when it is refused, until it is resumed."""
 
 
 class KeyWithValue(Key):

@@ -1,9 +1,10 @@
 """Service tiers and the limits that each one enforces."""
 
+from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from modelshare.wire.base import Response
 
@@ -11,6 +12,7 @@ MAX_QUEUE_SECONDS = 600
 _ProjectId = Annotated[str, Field(pattern=r"^proj_[0-9a-f]{12}$")]
 _Count = Annotated[int, Field(ge=1)]
 
+PRICE_SCALE: Final = 10**6
 SELF_HOSTED = "self_hosted"
 """The one tier that runs on the deployer's own machines; every other tier is a shared tier."""
 
@@ -48,7 +50,8 @@ class Tier(Response):
     request_timeout_seconds: int
     stream_idle_timeout_seconds: int
     max_model_bytes: int | None = None
-    price_per_million_tokens: float | None = None
+    price_per_million_tokens: Annotated[float, Field(ge=0, le=10**9, allow_inf_nan=False)] | None = None
+    """In the platform's currency, with up to six decimals. Prompts and answers cost the same."""
     may_evict: bool
     """Shared tiers may evict a model for capacity; `self_hosted` never does."""
     require_signature: bool = False
@@ -56,3 +59,19 @@ class Tier(Response):
     allowed_signers: list[str] = Field(default_factory=list)
     """Ids of the keys whose signatures count; none: those that each model's owner has registered. In the tiers file
     also public keys in PEM form."""
+
+    @field_validator("price_per_million_tokens")
+    @classmethod
+    def _has_six_decimals(cls, price: float | None) -> float | None:
+        if price is not None and _scaled(price) % 1:
+            raise ValueError("use at most six decimals")
+        return price
+
+    @property
+    def token_price(self) -> int:
+        """The price of a token in millionths of a millionth of the currency's unit, which is exact."""
+        return int(_scaled(self.price_per_million_tokens or 0.0))
+
+
+def _scaled(price: float) -> Decimal:
+    return Decimal(repr(price)) * PRICE_SCALE

@@ -1,9 +1,10 @@
 """Usage by day, the audit log, and the processes that confirm its changes."""
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, PlainSerializer, model_validator
 
 from modelshare.wire.base import Request, Response, UnixSeconds
 
@@ -11,21 +12,48 @@ ACTION_PATTERN = r"^[a-z_]{1,50}(\.[a-z_]{1,50})?$(?!\n)"
 """An action of the audit log, or a subject of several actions."""
 
 
-class UsageRow(Response):
-    object: Literal["usage"] = "usage"
-    day: str | None
-    """`YYYY-MM-DD`, UTC. Like the next three, None unless the rows are grouped by it."""
-    endpoint: str | None
-    """Its slug, or `slug (deleted)` for a deleted endpoint whose slug is used by another one now."""
-    model: str | None
-    key: str | None
-    """The key's id, or `person:<id>` for requests from the dashboard."""
+Cost = Annotated[Decimal, PlainSerializer(float, when_used="json")]
+
+
+class UsageCounts(Response):
     requests: int
     errors: int
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
     """Some of the tokens are an estimate, since the engine reported no count or the answer broke off."""
+    estimated_requests: int = 0
+    """How many of the requests."""
+
+
+class UsageRow(UsageCounts):
+    object: Literal["usage"] = "usage"
+    day: str | None
+    """`YYYY-MM-DD`, UTC; `YYYY-MM` for an older month. Like the next ones, None unless the rows are grouped by it."""
+    endpoint: str | None
+    """Its slug, or `slug (deleted)` for a deleted endpoint whose slug is used by another one now."""
+    model: str | None
+    key: str | None
+    """The key's id, or `person:<id>` for requests from the dashboard."""
+    tier: str | None = None
+    """The endpoint's tier when the request was counted. None also for usage from before it was recorded."""
+    version: str | None = None
+    """Of the model. None also if it is not known, or no machine was asked."""
+    cost: Cost = Decimal(0)
+    """By the tier's price when the request was counted, in the same currency."""
+
+
+class ModelUsageRow(UsageCounts):
+    """How much a model is used by all projects, as its owner sees it."""
+
+    object: Literal["model.usage"] = "model.usage"
+    day: str | None
+    """`YYYY-MM-DD`, UTC; `YYYY-MM` for an older month. Like the next ones, None unless the rows are grouped by it."""
+    project: str | None
+    """The deploying project's public name."""
+    tier: str | None
+    version: str | None
+    """Of the model. None also if it is not known, or no machine was asked."""
 
 
 class AuditOutcome(StrEnum):

@@ -115,6 +115,15 @@ async def test_the_cache_is_used(folder: Path, tmp_path: Path) -> None:
     assert await to_gguf(folder, tmp_path, "f16", tmp_path) == first
 
 
+async def test_converted_weights_that_were_damaged_are_converted_again(folder: Path, tmp_path: Path) -> None:
+    first = await to_gguf(folder, tmp_path, "f16", tmp_path)
+    right = first.read_bytes()
+    first.chmod(0o600)
+    first.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+
+    assert (await to_gguf(folder, tmp_path, "f16", tmp_path)).read_bytes() == right
+
+
 async def test_cancelling_leaves_nothing(folder: Path, tmp_path: Path) -> None:
     others = psutil.Process().children()
     cache = tmp_path / "cache"

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from conftest import Tenant
+from holding import enrolled_holder
 from link_agent import enroll, linked
 from modelshare.wire.link import CloseCode
 from served import wait_until
@@ -70,6 +71,14 @@ async def test_removing_ends_link_and_token(url: str, deployer: Tenant) -> None:
     assert (await deployer.http.get(f"/v1/agents/{agent_id}")).status_code == 404
     assert (await deployer.http.get("/v1/agents")).json()["data"] == []
     assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 404
+
+
+async def test_a_removed_holder_is_told_what_to_run(url: str, deployer: Tenant) -> None:
+    agent_id, token = await enrolled_holder(deployer)
+    async with linked(url, token) as agent:
+        await state(deployer, agent_id, "active")
+        assert (await deployer.http.delete(f"/v1/agents/{agent_id}")).status_code == 204
+        assert "`modelshare hold`" in (await agent.end())[1]
 
 
 async def test_the_platform_manages_shared_agents(operator: httpx.AsyncClient) -> None:

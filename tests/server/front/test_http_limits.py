@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from modelshare.server.front import connection
+from modelshare.server.front import overdue
 from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
-from raw_http import GET, App, Client, connected
+from raw_http import GET, Answer, App, Client, connected
 from served import fronted
 
 pytestmark = pytest.mark.anyio
@@ -158,7 +158,7 @@ async def test_stopping_waits_for_so_long(app: App) -> None:
 
 
 async def test_stopping_does_not_wait_for_a_body_that_does_not_come(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_BODY_SECONDS", 0.1)
+    monkeypatch.setattr(overdue, "_BODY_SECONDS", 0.1)
     async with AsyncExitStack() as clients:
         async with fronted(app, Settings(connections_stop_seconds=60)) as url:
             client = await clients.enter_async_context(connected(url))
@@ -194,3 +194,27 @@ async def test_a_second_signal_ends_what_is_in_progress(app: App) -> None:
                 asyncio.get_running_loop().call_later(0.2, front.stop_now)
             await busy.is_closed()
             assert time.monotonic() < began + 30
+
+
+async def test_a_client_that_uses_its_connection_at_the_last_moment_is_answered(app: App) -> None:
+    """It cannot know that the process stops: the answer before did not say so."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        front = Front(app, Settings())
+        async with AsyncExitStack() as clients:
+            async with front.serving(listener):
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                client = await clients.enter_async_context(connected(url))
+                client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
+                await app.began.wait()
+                front.leave()
+
+                async def ask_again() -> Answer:
+                    while not front.is_stopping:  # noqa: ASYNC110 - it has no event
+                        await asyncio.sleep(0.01)
+                    app.go.set()
+                    assert "connection" not in (await client.answer()).headers
+                    return await client.ask(GET)
+
+                asking = asyncio.create_task(ask_again())
+            answer = await asking
+            assert (answer.status, answer.headers["connection"]) == (200, "close")

@@ -185,7 +185,7 @@ async def test_basic_authentication(owner: Tenant, registry: Registry) -> None:
     assert "does not show it without a token" in without["reason"]
 
 
-async def test_a_token_service_on_another_host_gets_no_credential(owner: Tenant, registry: Registry) -> None:
+async def test_a_token_service_on_another_host_has_to_be_allowed(owner: Tenant, registry: Registry) -> None:
     """Without one, it may issue tokens for everybody, as Docker's does."""
     elsewhere = Registry({})
     async with fronted(elsewhere) as url:
@@ -194,8 +194,15 @@ async def test_a_token_service_on_another_host_gets_no_credential(owner: Tenant,
         assert "Tokens are sent to the source's own host only" in refused["reason"]
         assert elsewhere.requests == []
         found = await imported(owner, f"oci:{registry.host}/acme/tiny:x")
-    assert (found["state"], found["reason"]) == ("ready", None)
-    assert [request.headers.get("authorization") for request in elsewhere.requests] == [None]
+        assert (found["state"], found["reason"]) == ("ready", None)
+        assert [request.headers.get("authorization") for request in elsewhere.requests] == [None]
+        options = {"token": "u:p", "name": "other"}
+        host = url.removeprefix("http://")
+        wrong = await imported(owner, f"oci:{registry.host}/acme/tiny:x", token_host=f"x{host}", **options)
+        assert f"`--token-host {host}`" in wrong["reason"]
+        found = await imported(owner, f"oci:{registry.host}/acme/tiny:x", token_host=host, **options)
+        assert (found["state"], found["reason"]) == ("ready", None)
+        assert elsewhere.requests[-1].headers["authorization"] == basic("u:p")
 
 
 async def test_tokens_are_nowhere_to_be_read(

@@ -64,7 +64,7 @@ class Machines:
         link = self.links.get(uuid.UUID(agent.agent_id))
         assert link is not None
         (wanted,) = await agent.wanted()
-        load = link.load(wanted.deployment_id)
+        load = link.loads.of(wanted.deployment_id)
         return load.slots, load.here + load.elsewhere
 
     async def serve(self, number: int, agent: LinkAgent, request: Request, body: bytes) -> None:

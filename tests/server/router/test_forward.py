@@ -250,21 +250,6 @@ async def test_a_process_that_hangs_in_an_answer_is_noticed(
     assert (answered.status_code, "disconnected" in answered.text) == (503, True)
 
 
-async def test_a_process_that_only_waits_for_the_engine_does_not_hang(
-    processes: tuple[Application, str, str],
-    agent: LinkAgent,
-    client: httpx.AsyncClient,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(forward, "_SILENT_SECONDS", 2)
-    monkeypatch.setattr(forward, "_BEAT_SECONDS", 0.1)
-    asked = asyncio.ensure_future(client.post("/chat/completions", content=b"{}"))
-    request, _ = await agent.request()
-    await asyncio.wait([asked], timeout=3)
-    await agent.send(answer(request, b"{}"))
-    assert (await asked).status_code == 200
-
-
 async def named(link: LinkAgent) -> str:
     return link.process
 

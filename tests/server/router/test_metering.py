@@ -1,6 +1,8 @@
 """What is counted gets written, whatever else cannot be."""
 
 import uuid
+from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 from sqlalchemy import select, text
@@ -9,6 +11,7 @@ from structlog.testing import capture_logs
 from modelshare.server.app import Application
 from modelshare.server.db import Database
 from modelshare.server.endpoints.tables import UsageRow
+from modelshare.server.router import usage
 from modelshare.server.router.metering import Meter, MeteredUsage
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.wire.endpoints import EndpointStatus
@@ -41,6 +44,10 @@ def endpoint(app: Application, slug: str) -> Snapshot:
         routes=frozenset(),
         ends_at=None,
     )
+
+
+def with_price(snapshot: Snapshot, price: float | None) -> Snapshot:
+    return replace(snapshot, tier=snapshot.tier.model_copy(update={"price_per_million_tokens": price}))
 
 
 async def written(app: Application) -> dict[str, tuple[int, int]]:
@@ -86,6 +93,48 @@ async def test_a_damaged_row_mends(app: Application, meter: Meter) -> None:
     meter.add(endpoint(app, "a"), KEY, MeteredUsage(7, 1), failed=False)
     await meter.flush()
     assert await written(app) == {"a": (2, 2**48 + 7)}
+
+
+@pytest.mark.parametrize(
+    ("price", "micros", "rest"),
+    [(None, 0, 0), (0.0, 0, 0), (2.0, 40, 0), (0.15, 3, 0), (0.0375, 0, 750_000), (1e9, 20_000_000_000, 0)],
+)
+async def test_the_cost_is_the_tiers_price_to_the_last_digit(
+    app: Application, meter: Meter, price: float | None, micros: int, rest: int
+) -> None:
+    priced = with_price(endpoint(app, "a"), price)
+    for _ in range(2):
+        meter.add(priced, KEY, MeteredUsage(3, 7), failed=False)
+    await meter.flush()
+    async with app.database.read() as session:
+        (row,) = await session.scalars(_WRITTEN)
+    assert (row.tier, row.cost_micros, row.cost_rest) == ("self_hosted", micros, rest)
+
+
+async def test_many_flushes_lose_nothing_and_a_new_price_changes_nothing_old(app: Application, meter: Meter) -> None:
+    cheap = with_price(endpoint(app, "a"), 0.000001)
+    for _ in range(7):
+        meter.add(cheap, KEY, MeteredUsage(1, 0), failed=False)
+        await meter.flush()
+    again = Meter(app.database, app.platform.clock)  # a process with another tiers file
+    again.add(with_price(endpoint(app, "a"), 1_000_000.0), KEY, MeteredUsage(1, 1), failed=False)
+    await again.flush()
+    async with app.database.read() as session:
+        (row,) = await session.scalars(_WRITTEN)
+    assert (row.cost_micros, row.cost_rest) == (2_000_000, 7)
+    assert usage.cost_of(row.cost_micros, row.cost_rest) == Decimal("2.000000000007")
+
+
+async def test_tiers_and_versions_have_rows_of_their_own(app: Application, meter: Meter) -> None:
+    free = app.platform.tiers.get("free")
+    assert free is not None
+    for each in (endpoint(app, "a"), replace(endpoint(app, "a"), tier=free)):
+        for version in ("1.0.0", "1.1.0"):
+            meter.add(each, KEY, MeteredUsage(1, 1, version=version), failed=False)
+    await meter.flush()
+    async with app.database.read() as session:
+        found = {(row.tier, row.version) for row in await session.scalars(_WRITTEN)}
+    assert found == {(tier, version) for tier in ("self_hosted", "free") for version in ("1.0.0", "1.1.0")}
 
 
 async def test_while_the_database_is_away_everything_is_kept_and_the_stop_ends(app: Application, meter: Meter) -> None:

@@ -81,6 +81,20 @@ async def test_a_stream_is_cut_with_an_error(caller: Caller, ready: LinkAgent) -
     await cancelled(ready, request)
 
 
+async def test_a_stream_is_cut_when_its_key_is_suspended(caller: Caller, ready: LinkAgent) -> None:
+    streamed, request = await started(caller, ready)
+    keys = caller.endpoint.tenant.http
+    assert (await keys.post(f"/v1/keys/{caller.id}/suspend")).status_code == 200
+    assert "suspended" in error_of(await streamed.aread())["message"]
+    await cancelled(ready, request)
+    refused = await caller.ask()
+    assert (refused.status_code, "suspended" in (await refused.aread()).decode()) == (401, True)
+    assert (await keys.post(f"/v1/keys/{caller.id}/resume")).status_code == 200
+    again, _ = await started(caller, ready)
+    assert again.status_code == 200
+    await again.aclose()
+
+
 async def test_an_unanswered_request_is_refused(caller: Caller, ready: LinkAgent) -> None:
     asked = caller.ask()
     request, _ = await ready.request()

@@ -59,6 +59,10 @@ async def test_requests_tokens_and_errors_are_counted(endpoint: Endpoint, ready:
         "prompt_tokens": 11,
         "completion_tokens": 18,
         "estimated": False,
+        "estimated_requests": 0,
+        "tier": None,
+        "version": None,
+        "cost": 0.0,
     }
     await endpoint.chat()
     (row,) = await usage(endpoint.tenant, 5)

@@ -129,9 +129,26 @@ async def test_revoking(app: Application, colleague: Somebody, project: str) -> 
     assert again.status_code == 409
 
 
+async def test_suspending_and_resuming(app: Application, colleague: Somebody, project: str) -> None:
+    value = value_in(await colleague.post(f"{KEYS}/new", name="website"))
+    (key,) = ids(await colleague.get(KEYS))
+    asked = lines(await colleague.get(f"{KEYS}/{key}/suspend"))
+    assert "is refused immediately, on every server process" in asked
+    assert "aborted, streams included" in asked
+    await colleague.post(f"{KEYS}/{key}/suspend")
+    async with client_of(app, value) as http:
+        assert (await http.get("/v1/models")).status_code == 401
+        listed = lines(await colleague.get(KEYS))
+        assert "website is suspended." in listed
+        assert "suspended just now" in listed
+        await colleague.post(f"{KEYS}/{key}/resume")
+        assert (await http.get("/v1/models")).status_code == 200
+    assert "website works again." in lines(await colleague.get(KEYS))
+
+
 async def test_a_key_of_another_project_is_not_there(colleague: Somebody, project: str, owner: Tenant) -> None:
     key = (await owner.http.get("/v1/keys")).json()["data"][0]["id"]
-    for step in ("rotate", "revoke"):
+    for step in ("rotate", "suspend", "revoke"):
         for wrong in (key, "nothing"):
             assert (await colleague.get(f"{KEYS}/{wrong}/{step}")).status_code == 404
             assert (await colleague.post(f"{KEYS}/{wrong}/{step}")).status_code == 404

@@ -1,7 +1,10 @@
 """The page of usage, and of who deploys one's models."""
 
 import datetime as dt
+import html
+import re
 import uuid
+from typing import Any
 
 import httpx
 import pytest
@@ -19,7 +22,7 @@ PAGE = "/dashboard/acme/usage"
 
 
 async def use(
-    app: Application, tenant: Tenant, model: uuid.UUID, key: uuid.UUID, *, days_ago: int, slug: str, estimated: int = 0
+    app: Application, tenant: Tenant, model: uuid.UUID, key: uuid.UUID, *, days_ago: int, slug: str, **fields: Any
 ) -> None:
     """30 requests of 100 and 200 tokens."""
     day = dt.datetime.fromtimestamp(app.platform.now(), dt.UTC).date() - dt.timedelta(days_ago)
@@ -36,7 +39,7 @@ async def use(
                 errors=2,
                 prompt_tokens=100,
                 completion_tokens=200,
-                estimated=estimated,
+                **fields,
             )
         )
 
@@ -88,6 +91,27 @@ async def test_what_is_estimated_is_marked(app: Application, owner: Tenant, pers
     words = lines(await person.get(PAGE))
     assert "chat 30 2 100 200" in words
     assert "guessed 30 2 ~ 100 ~ 200" in words
+
+
+async def test_costs_are_shown_once_there_are_some(app: Application, owner: Tenant, person: Somebody) -> None:
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=0, slug="chat")
+    assert "Cost" not in lines(await person.get(PAGE))
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=0, slug="dear", tier="free", cost_micros=1_204_500_000)
+    words = lines(await person.get(PAGE))
+    assert "chat 30 2 100 200 0.00" in words
+    assert "dear 30 2 100 200 1,204.50" in words
+    assert "By tier Tier Requests Errors Prompt tokens Answer tokens Cost" in words
+    assert "free 30 2 100 200 1,204.50" in words
+    assert "unknown 30 2 100 200 0.00" in words
+
+
+async def test_the_page_leads_to_files_of_its_period(app: Application, owner: Tenant, person: Somebody) -> None:
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=6, slug="chat")
+    await use(app, owner, uuid.uuid4(), uuid.uuid4(), days_ago=7, slug="older")
+    found = re.findall(r'href="(/proj_[^"]+/usage/export[^"]+)"', (await person.get(f"{PAGE}?days=7")).text)
+    table, rows = [await person.get(html.unescape(each)) for each in found]
+    assert (table.status_code, table.text.count("\r\n")) == (200, 2)
+    assert [row["endpoint"] for row in rows.json()] == ["chat"]
 
 
 async def test_another_projects_usage_is_not_counted(

@@ -82,7 +82,8 @@ def test_a_command_says_of_itself_what_the_list_says_of_it(entry: Entry) -> None
 
 
 ARGUMENTS = {
-    "models show": ["m"], "models rename": ["m", "n"], "models edit": ["m", "--license", "mit"], "share": ["m"],
+    "models show": ["m"], "models usage": ["m"], "models rename": ["m", "n"], "share": ["m"],
+    "models edit": ["m", "--license", "mit"],
     "models delete": ["m", "-y"], "models revalidate": ["m"], "models versions": ["m"], "unshare": ["m"],
     "sign": ["m", "--key", "KEY.pem"], "signers add": ["s", "--public-key", "KEY.pub"], "signers remove": ["s"],
     "models signature": ["m"], "models unsign": ["m"], "bom": ["m"], "manifest": ["m"], "pull": ["m", "."],
@@ -101,11 +102,14 @@ ARGUMENTS = {
     "webhooks delete": ["w", "-y"], "webhooks test": ["w"], "webhooks rotate": ["w"], "webhooks deliveries": ["w"],
     "webhooks redeliver": ["w", "d"],
     "projects quota": ["acme", "5GB"],
-    "keys create": ["k"],
-    "keys update": ["k", "--requests-per-minute", "9"],
-    "keys rotate": ["k"], "keys revoke": ["k"], "chat": ["e", "hello"],
+    "keys create": ["k"], "keys update": ["k", "--requests-per-minute", "9"],
+    "keys rotate": ["k"], "keys revoke": ["k"], "keys suspend": ["k"], "keys resume": ["k"],
+    "chat": ["e", "hello"],
 }  # fmt: skip
-OFFLINE = {"serve", "demo", "db", "admin", "secrets", "agent", "hold", "push", "login", "keys hf-token"}
+OFFLINE = {
+    *("serve", "demo", "db", "admin", "secrets", "backup", "restore", "doctor"),
+    *("agent", "hold", "push", "login", "keys hf-token"),
+}
 ONLINE = [command for command in LEAVES if not {command[0], " ".join(command)} & OFFLINE]
 
 

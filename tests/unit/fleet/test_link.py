@@ -120,27 +120,27 @@ async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> 
 
 
 async def test_how_busy_an_engine_is_counts_what_others_ask_for(peer: Peer) -> None:
-    assert not peer.link.load("d").is_full
+    assert not peer.link.loads.of("d").is_full
     peer.say(Ping(loads=[DeploymentLoad("d", 4, 3, 1), DeploymentLoad("e", 4, 1, 0)]))
-    assert (peer.link.load("d").is_full, peer.link.load("e").is_full, peer.link.busy) == (True, False, 5)
+    assert (peer.link.loads.of("d").is_full, peer.link.loads.of("e").is_full, peer.link.busy) == (True, False, 5)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(peer.link.request("d", "completions", b"", 30))
         assert peer.link.busy == 6
         peer.say(Ping())  # says nothing about them
         assert peer.link.busy == 6
         peer.say(Ping(loads=[DeploymentLoad("d", 4, 1, 0)]))  # which is the request above
-        assert (peer.link.load("d").elsewhere, peer.link.busy) == (0, 1)
+        assert (peer.link.loads.of("d").elsewhere, peer.link.busy) == (0, 1)
         peer.say(Ping(loads=[]))
-        assert (peer.link.load("d").slots, peer.link.busy) == (0, 1)
+        assert (peer.link.loads.of("d").slots, peer.link.busy) == (0, 1)
     assert peer.link.busy == 0
 
 
 async def test_a_request_counts_as_its_sequences(peer: Peer) -> None:
     peer.say(Ping(loads=[DeploymentLoad("d", 4, 0, 0)]))
     request = peer.link.ask(Stream(), "d", "completions", b"", timeout=30, sequences=4)
-    assert peer.link.load("d").is_full
+    assert peer.link.loads.of("d").is_full
     request.close()
-    assert (peer.link.load("d").is_full, peer.link.busy) == (False, 0)
+    assert (peer.link.loads.of("d").is_full, peer.link.busy) == (False, 0)
 
 
 async def test_leaving_early_cancels_and_leaving_late_does_not(peer: Peer) -> None:

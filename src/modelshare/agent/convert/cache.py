@@ -1,11 +1,14 @@
 """Caches converted weights, one file per verified source."""
 
+import asyncio
+import hashlib
 import logging
 import signal
 import sys
 from pathlib import Path
 from typing import Final
 
+from modelshare import private_files
 from modelshare.agent.convert.headers import open_weights
 from modelshare.agent.convert.numbers import read_numbers
 from modelshare.agent.convert.rules import why_not
@@ -50,14 +53,17 @@ def converted_file(cache: Path, weight_type: str) -> Path:
 
 
 async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) -> Path:
-    """The model in `folder` as a GGUF file, from `cache` if it exists there. Raises EngineError.
+    """The model in `folder` as a GGUF file, from `cache` if it exists there undamaged. Raises EngineError.
 
     `cache` must belong to the verified contents of `folder`, and be used by one conversion at a time. A child process
     does the work, since it uses much memory and CPU; cancelling kills it and deletes partial output.
     """
     target = converted_file(cache, weight_type)
     if target.exists():
-        return target
+        if await asyncio.to_thread(_is_intact, target):
+            return target
+        _log.warning("The converted weights were damaged on the disk; converting them again.")
+        target.unlink()
     command = (sys.executable, "-P", "-m", "modelshare.agent.convert", str(folder), str(target), "--type", weight_type)
     child = await Child.spawn(command, {}, state_dir)
     try:
@@ -72,4 +78,23 @@ async def to_gguf(folder: Path, cache: Path, weight_type: str, state_dir: Path) 
     if returncode:
         _log.error("The conversion to GGUF failed with exit code %d:\n%s", returncode, "\n".join(child.log))
         raise EngineError("The weights cannot be converted to GGUF; see the agent's log for details.")
+    await asyncio.to_thread(_record_digest, target)
     return target
+
+
+def _is_intact(target: Path) -> bool:
+    record = _record_of(target)
+    return record.exists() and record.read_text() == _digest(target)
+
+
+def _record_digest(target: Path) -> None:
+    private_files.replace(_record_of(target), _digest(target).encode())
+
+
+def _record_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _digest(target: Path) -> str:
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

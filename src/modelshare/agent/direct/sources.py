@@ -35,13 +35,13 @@ Network = IPv4Network | IPv6Network
 Grants = Callable[[], Awaitable[Grant]]
 """Requests a new grant from the server; its errors end the pull."""
 
-_CONNECT_SECONDS: Final = 3.0
+_CONNECT_SECONDS: Final = 5.0
 _STALL_SECONDS: Final = 20.0
-_PATIENCE_SECONDS: Final = 30.0
-"""How long another agent may have nothing new: it may still wait for its own turn."""
+_PATIENCE_SECONDS: Final = 75.0
+"""How long another agent may have nothing new. One that waits for the owner's machine asks again within a minute."""
 _PAUSE_SECONDS: Final = 0.2
-_FAILURES: Final = 3
-"""In a row without a byte; then a source is not used any more by this pull."""
+_FAILURES: Final = 2
+"""In a row without a byte; then a source is not used any more by this pull. Requests that ran together count once."""
 _SLOWEST: Final = 100_000
 """Bytes a second that another agent has to send of what it has, on average over `_SLOW_SECONDS`."""
 _SLOW_SECONDS: Final = 10.0
@@ -119,6 +119,7 @@ class Sources(SignedUrls):
         self._handed_out: dict[str, tuple[DirectSource, str]] = {}
         self._used: defaultdict[str, set[str]] = defaultdict(set)
         self._failures: Counter[str] = Counter()
+        self._failed_at: dict[str, float] = {}
         self._progress: dict[str, float] = {}
 
     async def get(self, path: str) -> str:
@@ -180,7 +181,11 @@ class Sources(SignedUrls):
     async def _open(
         self, source: DirectSource, path: str, url: str, start: int, end: int, size: int
     ) -> AsyncIterator[RangeBody]:
-        self._progress.setdefault(source.agent_id, self._clock())
+        begun = self._clock()
+        if source.agent_id not in self._progress:
+            self._progress[source.agent_id] = begun
+            who = "the owner's machine" if source.is_owner else f"agent {source.agent_id}"
+            _log.info("Fetching files from %s at %s.", who, source.address)
         try:
             async with self._direct.requests(source.fingerprint)(url, start, end, size) as body:
                 _check_not_empty(body)
@@ -191,7 +196,7 @@ class Sources(SignedUrls):
         except UnusableAnswerError as unusable:
             await self._refused(source, path, unusable)
         except (UrlRejectedError, InterruptedTransferError) as interrupted:
-            await self._failed(source, interrupted)
+            await self._failed(source, begun, interrupted)
 
     async def _watched(self, source: DirectSource, chunks: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         begun, count = self._clock(), 0
@@ -228,8 +233,10 @@ class Sources(SignedUrls):
             self._missing.add((source.agent_id, path))
         raise SourceFailedError(str(unusable)) from unusable
 
-    async def _failed(self, source: DirectSource, error: Exception) -> None:
-        self._failures[source.agent_id] += 1
+    async def _failed(self, source: DirectSource, begun: float, error: Exception) -> None:
+        if begun >= self._failed_at.get(source.agent_id, 0.0):
+            self._failures[source.agent_id] += 1
+            self._failed_at[source.agent_id] = self._clock()
         if self._failures[source.agent_id] >= _FAILURES:
             self._lose(source, str(error))
         else:

@@ -10,6 +10,7 @@ from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, 
 from modelshare.server.accounts.tables import KeyValueRow
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
+from modelshare.server.errors import KeySuspendedError
 from modelshare.server.http import Caller
 from modelshare.server.ids import secret_hash
 from modelshare.wire.keys import NO_LIMITS
@@ -24,13 +25,17 @@ class _Known:
 
     caller: Caller | None
     revoked_at: int | None = None
+    is_suspended: bool = False
 
     @property
     def subject(self) -> str | None:
         return str(self.caller.id) if self.caller else None
 
     def good(self, now: float, address: str) -> Caller | None:
-        """The caller, unless the value is unknown, expired, revoked or used from an address that is not allowed."""
+        """The caller, unless the value is unknown, expired, revoked or used from an address that is not allowed.
+
+        KeySuspendedError if it would be valid but for the suspension: only its holder learns of that.
+        """
         caller = self.caller
         if caller is None or not is_allowed_from(address, caller.allowed_ips):
             return None
@@ -40,7 +45,12 @@ class _Known:
             revoked_at=self.revoked_at,
             value_expires_at=caller.value_expires_at,
         )
+        if valid and self.is_suspended:
+            raise KeySuspendedError
         return caller if valid else None
+
+    def is_over(self, now: float, address: str) -> bool:
+        return self.is_suspended or self.good(now, address) is None
 
 
 class KeyUse(NamedTuple):
@@ -63,7 +73,10 @@ class KeyAuthenticator:
         self._cache.drop_on(database, KEYS_TOPIC, lambda subject, _, known: subject == known.subject)
 
     async def authenticate(self, secret: str, address: str) -> Caller | None:
-        """The key's caller; None if it is unknown, expired, revoked or used from an address that is not allowed."""
+        """The key's caller; None if it is unknown, expired, revoked or used from an address that is not allowed.
+
+        Raises KeySuspendedError.
+        """
         return await self.authenticate_hash(secret_hash(secret), address)
 
     async def authenticate_hash(self, value_hash: str, address: str) -> Caller | None:
@@ -83,12 +96,12 @@ class KeyAuthenticator:
         return caller
 
     async def revoked_among(self, uses: Collection[KeyUse]) -> set[KeyUse]:
-        """Those of `uses` that are not valid any more, according to the database, in one query."""
+        """Those of `uses` that are suspended or not valid any more, according to the database, in one query."""
         now = self._clock()
         async with self._database.read() as session:
             values = await queries.key_values(session, {use.value_hash for use in uses})
         known = {value.hash: _known(value) for value in values}
-        return {use for use in uses if use.value_hash not in known or not known[use.value_hash].good(now, use.address)}
+        return {use for use in uses if use.value_hash not in known or known[use.value_hash].is_over(now, use.address)}
 
     async def note_use(self) -> None:
         """Stores when keys were last used; call it regularly. What cannot be written is kept for the next call."""
@@ -126,4 +139,4 @@ def _known(value: KeyValueRow) -> _Known:
         is_platform=key.project_id is None,
         limits=None if key.limits == NO_LIMITS else key.limits,
     )
-    return _Known(caller, key.revoked_at)
+    return _Known(caller, key.revoked_at, is_suspended=key.suspended_at is not None)

@@ -40,6 +40,18 @@ async def rotate_key(caller: KeysCaller, session: WriteSession, platform: Platfo
     return await service.rotate_key(session, caller, key_id, now=platform.now(), grace_seconds=grace)
 
 
+@router.post("/v1/keys/{key_id}/suspend", tags=["keys"])
+async def suspend_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> Key:
+    """Suspends the key with all its values, immediately and on every process, until it is resumed."""
+    return await service.suspend_key(session, caller, key_id, is_suspended=True, now=platform.now())
+
+
+@router.post("/v1/keys/{key_id}/resume", tags=["keys"])
+async def resume_key(caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str) -> Key:
+    """Resumes a suspended key: it works again, with the values that it has."""
+    return await service.suspend_key(session, caller, key_id, is_suspended=False, now=platform.now())
+
+
 @router.patch("/v1/keys/{key_id}", tags=["keys"])
 async def change_key(
     caller: KeysCaller, session: WriteSession, platform: PlatformDep, key_id: str, body: KeyPatch

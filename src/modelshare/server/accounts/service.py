@@ -1,4 +1,4 @@
-"""Projects and keys: create, rotate, revoke."""
+"""Projects and keys: create, rotate, suspend, revoke."""
 
 import uuid
 from collections.abc import Collection
@@ -181,8 +181,7 @@ async def rotate_key(
     """Creates a new value. The previous one stays valid for `grace_seconds`; older ones end now."""
     row = await _own_key(session, caller, key_id)
     _check_reach(caller, _reach(row))
-    if row.revoked_at is not None:
-        raise ConflictError("This key is revoked. Create a new one.")
+    _check_not_revoked(row)
     until = now + grace_seconds
     for value in await queries.values_of(session, row.id):
         if value.expires_at is None:
@@ -196,11 +195,20 @@ async def rotate_key(
     return KeyWithValue(**_view(row).model_dump(), key=secret, old_value_valid_until=until)
 
 
+async def suspend_key(session: AsyncSession, caller: Caller, key_id: str, *, is_suspended: bool, now: int) -> Key:
+    """Suspends a key with all its values, or resumes it. Safe to repeat."""
+    row = await _own_key(session, caller, key_id)
+    _check_not_revoked(row)
+    if (row.suspended_at is not None) != is_suspended:
+        row.suspended_at = now if is_suspended else None
+        _record(session, caller, "key.suspend" if is_suspended else "key.resume", row, now)
+    return _view(row)
+
+
 async def change_key(session: AsyncSession, caller: Caller, key_id: str, request: KeyPatch, *, now: int) -> Key:
     """Sets what the key may use, from now on."""
     row = await _own_key(session, caller, key_id)
-    if row.revoked_at is not None:
-        raise ConflictError("This key is revoked. Create a new one.")
+    _check_not_revoked(row)
     changes = {name: getattr(request, name) for name in request.model_fields_set}
     if all(getattr(row, name) == value for name, value in changes.items()):
         return _view(row)
@@ -296,6 +304,11 @@ async def _own_key(session: AsyncSession, caller: Caller, key_id: str) -> KeyRow
     return row
 
 
+def _check_not_revoked(row: KeyRow) -> None:
+    if row.revoked_at is not None:
+        raise ConflictError("This key is revoked. Create a new one.")
+
+
 def _no_project() -> NotFoundError:
     return NotFoundError(
         "There is no such project. GET /v1/platform/projects lists them.", code=ErrorCode.PROJECT_NOT_FOUND
@@ -341,5 +354,6 @@ def _view(row: KeyRow) -> Key:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        suspended_at=row.suspended_at,
         **row.limits._asdict(),
     )

@@ -51,6 +51,8 @@ class KeyRow(Table):
     requests_per_minute: Mapped[int | None]
     tokens_per_minute: Mapped[int | None]
     monthly_token_budget: Mapped[int | None]
+    suspended_at: Mapped[int | None]
+    """None unless it is refused until somebody resumes it."""
 
     project: Mapped[ProjectRow | None] = relationship(lazy="raise")
 

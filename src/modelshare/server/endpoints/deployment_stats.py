@@ -4,7 +4,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +18,11 @@ from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, is_listed
 from modelshare.wire.models import CatalogFootprint, DeployingProject, UnsharePreview
 from modelshare.wire.sharing import Audience
+
+MAX_COUNT: Final = 2**48
+"""Upper bound of a row's counts, so that sums over any number of rows fit into 64 bits."""
+MAX_COST: Final = 2**56
+"""The same for its cost in millionths: 72 billion, since currencies differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,12 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
     )
 
 
-async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], *, limit: int) -> None:
-    """Adds to the counts of the same day, endpoint and key. Counts stop growing near `limit`."""
-    await queries.add_usage(session, rows, limit)
+async def add_usage(
+    session: AsyncSession, rows: Sequence[dict[str, Any]], *, writer: uuid.UUID, batch: int, now: int
+) -> None:
+    """Adds rows to those with the same key. Counts stop growing near `MAX_COUNT`, costs near `MAX_COST`.
+
+    Does nothing if the writer's batch with this number, or a later one, has been added already.
+    """
+    if await queries.note_batch(session, writer, batch, now):
+        await queries.add_usage(session, rows, MAX_COUNT, MAX_COST)

@@ -4,20 +4,22 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.db import any_tenant, capped_count, for_key_share, for_update, scoped_to, upsert
-from modelshare.server.endpoints.tables import EndpointRow, UsageRow
+from modelshare.server.endpoints.tables import EndpointRow, UsageRow, UsageWriterRow
 from modelshare.server.registry.tables import ModelRow
 from modelshare.server.sharing.tables import RecallRow
 from modelshare.wire.endpoints import EndpointStatus
 
 _COUNTS: Final = [
-    *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated)
+    *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated),
+    UsageRow.cost_rest,
 ]
+_USAGE_KEY: Final = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id, UsageRow.tier, UsageRow.version]
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
@@ -204,12 +206,42 @@ async def tokens_served(session: AsyncSession, model_id: uuid.UUID) -> int:
     return int(await session.scalar(select(total).where(UsageRow.model_id == model_id)) or 0)
 
 
-async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit: int) -> None:
+async def note_batch(session: AsyncSession, writer: uuid.UUID, batch: int, now: int) -> bool:
+    """Whether the batch is newer than the writer's last one, which it then is."""
+    statement = upsert(session, UsageWriterRow).values(id=writer, batch=batch, written_at=now)
+    newer = statement.on_conflict_do_update(
+        index_elements=[UsageWriterRow.id],
+        set_={"batch": batch, "written_at": now},
+        where=UsageWriterRow.batch < batch,
+    )
+    return await session.scalar(newer.returning(UsageWriterRow.id)) is not None
+
+
+async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit: int, cost_limit: int) -> None:
     statement = upsert(session, UsageRow).values(rows)
     least = func.min if session.get_bind().dialect.name == "sqlite" else func.least
-    added = {count.key: least(count, limit) + statement.excluded[count.key] for count in _COUNTS}
-    key = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id]
-    await session.execute(statement.on_conflict_do_update(index_elements=key, set_=added))
+    limits = {**dict.fromkeys(_COUNTS, limit), UsageRow.cost_micros: cost_limit}
+    added = {count.key: least(count, most) + statement.excluded[count.key] for count, most in limits.items()}
+    await session.execute(statement.on_conflict_do_update(index_elements=_USAGE_KEY, set_=added))
+
+
+async def days_before(session: AsyncSession, day: str, limit: int) -> list[tuple[str, str]]:
+    """(project ID, day) of rows from before this day, oldest first, without months."""
+    is_day = func.length(UsageRow.day) == len(day)
+    statement = select(any_tenant(UsageRow).project_id, UsageRow.day).where(UsageRow.day < day, is_day)
+    ordered = statement.distinct().order_by(UsageRow.day, UsageRow.project_id).limit(limit)
+    return [(project_id, found) for project_id, found in await session.execute(ordered)]
+
+
+async def take_day(session: AsyncSession, project_id: str, day: str) -> list[dict[str, Any]]:
+    """Deletes and returns a project's rows of a day: of two processes, only one gets each."""
+    taken = delete(UsageRow).where(UsageRow.project_id == project_id, UsageRow.day == day)
+    columns = UsageRow.__table__.columns
+    return [dict(row) for row in (await session.execute(taken.returning(*columns))).mappings()]
+
+
+async def forget_writers(session: AsyncSession, before: int) -> None:
+    await session.execute(delete(UsageWriterRow).where(UsageWriterRow.written_at < before))
 
 
 async def note_tier(session: AsyncSession, tier: str, signers: str | None) -> None:

@@ -87,16 +87,19 @@ class EndpointRow(Table):
 
 
 class UsageRow(Table):
-    """Requests and tokens of one day, endpoint and key. No foreign keys: usage outlives endpoints and keys."""
+    """Requests and tokens of one day (or month), endpoint, key, tier and version.
+
+    No foreign keys: usage outlives endpoints and keys.
+    """
 
     __tablename__ = "usage"
     __table_args__ = (
         Index("ix_usage_project_id_day", "project_id", "day"),
-        Index("ix_usage_model_id", "model_id"),
+        Index("ix_usage_model_id_day", "model_id", "day"),
     )
 
     day: Mapped[str] = mapped_column(primary_key=True)
-    """`YYYY-MM-DD`, UTC."""
+    """`YYYY-MM-DD`, UTC; `YYYY-MM` once the month is rolled up."""
     endpoint_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     project_id: Mapped[str]
@@ -108,3 +111,25 @@ class UsageRow(Table):
     completion_tokens: Mapped[int]
     estimated: Mapped[int] = mapped_column(default=0, server_default="0")
     """Requests whose tokens are an estimate."""
+    tier: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
+    """Of the endpoint at the time; empty in rows from before it was recorded, like the version."""
+    version: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
+    """Empty also for requests that no machine was asked to answer."""
+    cost_micros: Mapped[int] = mapped_column(default=0, server_default="0")
+    """By the tier's price at the time, in millionths of its unit."""
+    cost_rest: Mapped[int] = mapped_column(default=0, server_default="0")
+    """What is left of the cost, in millionths of `cost_micros`, so that nothing is lost by rounding."""
+
+
+class UsageWriterRow(Table):
+    """A process that counts usage, and the last batch of counts that it has added.
+
+    A batch is added in the transaction that notes its number here, so that one whose commit was not confirmed can be
+    sent again without being counted twice.
+    """
+
+    __tablename__ = "usage_writers"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    batch: Mapped[int]
+    written_at: Mapped[int]

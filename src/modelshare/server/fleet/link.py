@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import DecodeError
 
-from modelshare.server.fleet.streams import AnswerSink, ClosedError, EngineLoad, LinkRequest, Stream, StreamBrokenError
+from modelshare.server.fleet.streams import AnswerSink, ClosedError, EngineLoads, LinkRequest, Stream, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import (
@@ -32,7 +32,6 @@ from modelshare.wire.link import (
     Cancel,
     Chunk,
     CloseCode,
-    DeploymentLoad,
     Frame,
     FromAgent,
     FromServer,
@@ -87,23 +86,30 @@ class Wire(Protocol):
         ...
 
 
-_UNKNOWN: Final = EngineLoad()
-
-
 class AgentLink:
     """One agent's connection to this process, after its `Hello`."""
 
-    def __init__(self, wire: Wire, protocol: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        protocol: int,
+        clock: Callable[[], float],
+        *,
+        heartbeat: float = HEARTBEAT_SECONDS,
+        dead_after: float = DEAD_AFTER_SECONDS,
+    ) -> None:
         """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds."""
+        self.accepts = True
+        """Whether new requests are accepted."""
+        self._heartbeat = heartbeat
+        self._dead_after = dead_after
+        self._asked_at = clock()
         self._wire = wire
         self._outbox = Outbox(protocol)
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, LinkRequest] = {}
-        self._loads: dict[str, EngineLoad] = {}
-        """By deployment."""
-        self._elsewhere = 0
-        self._here = 0
+        self.loads = EngineLoads()
         self._ids = itertools.count(1)
         self._last_received = self._last_sent = clock()
         self._end: asyncio.Future[None] = self._loop.create_future()
@@ -121,10 +127,12 @@ class AgentLink:
     @property
     def busy(self) -> int:
         """Number of sequences in progress or waiting at the agent, as far as it is known."""
-        return self._here + self._elsewhere
+        return self.loads.busy
 
-    def load(self, deployment_id: str) -> EngineLoad:
-        return self._loads.get(deployment_id, _UNKNOWN)
+    @property
+    def idle_seconds(self) -> float:
+        """Since the last request was sent."""
+        return self._clock() - self._asked_at
 
     @property
     def is_over(self) -> bool:
@@ -165,23 +173,24 @@ class AgentLink:
         timeout: float,
         tenant: str = "",
         sequences: int = 1,
+        window: int | None = None,
     ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
-        `timeout`: the agent's time limit, in seconds. `sequences`: as which it counts. The caller has to close what is
-        returned.
+        `timeout`: the agent's time limit, in seconds. `sequences`: as which it counts. `window`: the bytes that may be
+        in transit or waiting, if the caller keeps them. The caller has to close what is returned.
         """
-        if self._end.done() or self._wire.is_closed:
+        if self._end.done() or self._wire.is_closed or not self.accepts:
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
-        load = self._loads.setdefault(deployment_id, EngineLoad())
-        window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
+        self._asked_at = self._clock()
+        load = self.loads.begin(deployment_id, sequences)
+        if window is None:
+            window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
         request = LinkRequest(self, next(self._ids), window, sink, load, sequences)
         self._requests[request.id] = request
-        self._here += sequences
-        load.here += sequences
         if len(body) <= BODY_SLICE and not self._unsent and not self._wire.is_blocked:
             request.is_sent = True
             self.post(Request(request.id, deployment_id, route, body, False, timeout, window, tenant))
@@ -211,7 +220,6 @@ class AgentLink:
         """The request is over."""
         if self._requests.pop(request.id, None) is None:
             return
-        self._here -= request.sequences
         request.load.here -= request.sequences
         self._free += request.window
         self._unsent.pop(request.id, None)
@@ -219,7 +227,7 @@ class AgentLink:
             self._late = min(LINK_CREDIT, self._late + request.credit + _HEAD_AND_END)
             self.post(Cancel(request.id))
         if self._retires is not None:
-            self.close_when_idle(self._retires)
+            self.close_when_idle(self._retires, accepts=self.accepts)
 
     def _slices(
         self, request: LinkRequest, deployment_id: str, route: str, body: bytes, seconds: float, tenant: str
@@ -291,22 +299,11 @@ class AgentLink:
             case Released():
                 self._on_released(frame)
             case Ping():
-                if frame.loads is not None:
-                    self._take_loads(frame.loads)
+                self.loads.report(frame.loads)
             case UnknownFrame():
                 pass
             case _:
                 raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")
-
-    def _take_loads(self, reported: list[DeploymentLoad]) -> None:
-        loads = {name: load for name, load in self._loads.items() if load.here}
-        for load in loads.values():
-            load.slots = load.elsewhere = 0
-        for each in reported:
-            load = loads.setdefault(each.deployment_id, EngineLoad())
-            load.slots = each.slots
-            load.elsewhere = max(0, each.running + each.waiting - load.here)
-        self._loads, self._elsewhere = loads, sum(load.elsewhere for load in loads.values())
 
     def _take_late(self, frame: AnswerFrame) -> None:
         self._late -= len(frame.data) if isinstance(frame, Chunk) else _HEAD_AND_END // 2
@@ -348,8 +345,9 @@ class AgentLink:
         for request in list(self._requests.values()):
             request.break_off(why)
 
-    def close_when_idle(self, why: ClosedError) -> None:
-        """Ends the connection once no request is in progress."""
+    def close_when_idle(self, why: ClosedError, *, accepts: bool = True) -> None:
+        """Ends the connection once no request is in progress. `accepts`: new ones may come until then."""
+        self.accepts = accepts
         self._retires = why
         if not self._requests:
             self.close(why)
@@ -357,11 +355,11 @@ class AgentLink:
     async def _beat(self) -> None:
         while True:
             now = self._clock()
-            if now - self._last_received >= DEAD_AFTER_SECONDS:
-                raise ClosedError(CloseCode.SILENT, f"No frame was received for {DEAD_AFTER_SECONDS:.0f} seconds.")
-            if now - self._last_sent >= HEARTBEAT_SECONDS:
+            if now - self._last_received >= self._dead_after:
+                raise ClosedError(CloseCode.SILENT, f"No frame was received for {self._dead_after:.0f} seconds.")
+            if now - self._last_sent >= self._heartbeat:
                 self.post(Ping())
-            await asyncio.sleep(HEARTBEAT_SECONDS / 5)
+            await asyncio.sleep(self._heartbeat / 5)
 
 
 def decoded_hello(data: bytes) -> FromAgent:

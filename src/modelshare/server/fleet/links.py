@@ -64,6 +64,7 @@ _EARLY = 1000
 _HEARTBEAT_SECONDS = presence.STALE_SECONDS / 3
 _SUSPENDED = ClosedError(CloseCode.SUSPENDED, "This agent is suspended. Its owner can resume it.")
 _REMOVED = ClosedError(CloseCode.REMOVED, "This agent was removed. Enrol it again with a join key to use it.")
+_REMOVED_HOLDER = ClosedError(CloseCode.REMOVED, "This machine was removed. Run `modelshare hold` to use it again.")
 _LEAVING = ClosedError(CloseCode.GOING_AWAY, "The server is restarting.")
 _UNKNOWN = ClosedError(CloseCode.GOING_AWAY, "The server considered this connection dead: reconnect.")
 _REPLACED = ClosedError(CloseCode.REPLACED, "A newer connection of this agent took over.")
@@ -131,18 +132,21 @@ class AgentLinks:
         await self._heartbeats.start()
 
     async def leave(self) -> bool:
-        """Tells the agents to connect to other processes, since this one is about to stop, and accepts no new
-        connections. Those that have connections here answer requests until `stop`.
-
-        Returns whether there are other processes.
-        """
+        """Tells the agents to connect to other processes, since this one is about to stop, and accepts no more of them.
+        Connections here are used until `stop`. Returns whether there are other processes."""
         self._is_leaving = True
         await self._look()
-        if self._processes:
-            for linked in self._linked.values():
-                if not linked.instance:  # it has one connection, and does not know of other processes
-                    linked.link.close_when_idle(_LEAVING)
+        self._hand_over(accepts=True)
         return bool(self._processes)
+
+    def refuse_requests(self) -> None:
+        """After `leave`: agents that are connected only here get no more requests, so that they can move."""
+        self._hand_over(accepts=False)
+
+    def _hand_over(self, *, accepts: bool) -> None:
+        for linked in self._linked.values() if self._processes else ():
+            if not linked.instance:  # it has one connection, and does not know of other processes
+                linked.link.close_when_idle(_LEAVING, accepts=accepts)
 
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes a few seconds at most, even in an outage."""
@@ -319,7 +323,7 @@ class AgentLinks:
             agent = await queries.agent(session, linked.info.agent_id)
             links = await queries.links_of(session, [linked.info.agent_id])
         if agent is None or agent.state == AgentState.REMOVED:
-            return _REMOVED
+            return _REMOVED_HOLDER if agent is not None and agent.is_holder else _REMOVED
         if agent.state == AgentState.SUSPENDED:
             return _SUSPENDED
         of_agent = links[linked.info.agent_id]

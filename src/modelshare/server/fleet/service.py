@@ -187,6 +187,7 @@ class Target:
     routes: frozenset[str]
     context_length: int | None = None
     """Tokens, if known from the model's files."""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ async def answering(session: AsyncSession, endpoint: ActiveEndpoint) -> Answerin
             model = file_selection.find(row.version, row.file)
             context = model.context_length if model else None
             addresses = tuple(link.address for link in links[agent.id])
-            found[content].append(Target(str(row.id), agent.id, addresses, frozenset(row.routes), context))
+            place, version = (str(row.id), agent.id, addresses), row.version.version
+            found[content].append(Target(*place, frozenset(row.routes), context, version))
         elif serving is not None and content in contents:
             expected = max(expected, agent.expected_until or 0)
     targets = next((found[content] for content in contents if found[content]), [])
@@ -228,12 +230,10 @@ async def capacity(session: AsyncSession, caller: Caller, tier: Tier) -> list[st
     if tier.slug == SELF_HOSTED:
         if await queries.linked_agents(session, caller.project_id):
             return []
-        note = (
-            "No agent of your project is connected, so the endpoint waits for one. Create a join key, on the "
-            "Agents page or with `modelshare join-keys create`, and run `modelshare agent` with it on your "
-            "machine."
-        )
-        return [note]
+        return [
+            "No agent of your project is connected, so the endpoint waits for one. Create a join key, on the Agents "
+            "page or with `modelshare join-keys create`, and run `modelshare agent` with it on your machine."
+        ]
     if any(tier.slug in (agent.tiers or ()) for agent in await queries.linked_agents(session, None)):
         return []
     return [f"No agent of the tier `{tier.slug}` is connected, so the endpoint waits for one."]

@@ -71,6 +71,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._pace = Pace(front.limits.stalled_seconds)
         self._heard = 0.0
         self._received = self._sent_of_files = 0
+        self._answered_at = self._now()
 
     # Called by the transport.
 
@@ -279,7 +280,8 @@ class Connection(Overdue, asyncio.Protocol):
         if self._is_proxy:  # the next request may be from another client
             self._seat.is_known, self._seat.address = False, None
         is_last = self._doubt.is_there and not self._pipeline and self._refusal is None
-        if not exchange.keep_alive or is_last or self._front.is_stopping:
+        self._answered_at = self._now()
+        if not exchange.keep_alive or is_last or (self._front.is_stopping and not self._front.is_leaving):
             self._close(lingers=not exchange.complete)
         elif self._is_blocked:
             self._is_draining = True
@@ -310,21 +312,11 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Called by the server.
 
-    def is_busy(self, now: float) -> bool:
-        """Whether an answer is pending, or a request whose body makes progress."""
-        is_stalled = self._phase is ConnectionPhase.BODY and now - self._heard > _BODY_SECONDS
-        return not is_stalled and (self._exchange is not None or self._transport.get_write_buffer_size() > 0)
-
-    def end(self) -> None:
-        """Stops accepting requests, since the process stops."""
-        if self._exchange is None:
-            self._transport.close()
-
     def abort(self) -> None:
         self._transport.abort()
 
     def refuse(self, error: ApiError) -> None:
-        """Closes the connection to free capacity, with an error if the client has sent something."""
+        """Closes the connection at once, with an error if the client has sent something."""
         says = self._phase is ConnectionPhase.BODY or self._parser.is_in_head
         exchange, self._exchange = self._exchange, None
         if exchange is not None:

@@ -1,4 +1,4 @@
-"""The deadlines of a connection: when each phase has taken too long, and what happens then."""
+"""The deadlines of a connection: when each phase has taken too long, and what happens then; how it stops."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,16 +12,21 @@ from modelshare.server.front.parsing import Parser
 from modelshare.server.front.room import Seat
 
 if TYPE_CHECKING:
-    from modelshare.server.front.server import Limits
+    from modelshare.server.front.server import Front, Limits
 
 
 NEVER: Final = float("inf")
+_REUSE_SECONDS: Final = 0.5
+"""How long a stop waits for a request on a connection that has just been used."""
+_BODY_SECONDS: Final = 2.0
+"""How long a stop waits for more of a request's body."""
 
 
 class Overdue:
     """The part of a connection that handles deadlines."""
 
     deadline: float
+    _front: "Front"
     _limits: "Limits"
     _transport: asyncio.Transport
     _parser: Parser
@@ -30,6 +35,7 @@ class Overdue:
     _doubt: Doubt
     _pace: Pace
     _heard: float
+    _answered_at: float
     _received: int
     _sent_of_files: int
     _ahead: int
@@ -95,6 +101,25 @@ class Overdue:
                 self._probe(now)
             case ConnectionPhase.WORK | ConnectionPhase.CLOSING if not self._takes(now):
                 self._transport.abort()
+
+    # When the process stops.
+
+    def is_busy(self, now: float) -> bool:
+        """Whether an answer is pending, or a request that makes progress or may be on its way."""
+        if self._phase is ConnectionPhase.BODY:
+            return now <= self._heard + _BODY_SECONDS
+        is_pending = self._exchange is not None or self._transport.get_write_buffer_size() > 0
+        return is_pending or (self._may_be_reused(now) and not self._transport.is_closing())
+
+    def end(self, now: float) -> None:
+        """Closes the connection if it is idle, since the process stops."""
+        if self._phase in {ConnectionPhase.HEAD, ConnectionPhase.IDLE} and not self._may_be_reused(now):
+            self._transport.close()
+
+    def _may_be_reused(self, now: float) -> bool:
+        """Whether the client may be sending a request: the last answer has just ended and did not say that this one
+        stops."""
+        return self._front.is_leaving and now < self._answered_at + _REUSE_SECONDS
 
     def _comes(self, now: float) -> bool:
         """False if the body has stalled or is too slow; else sets a new deadline."""

@@ -14,6 +14,8 @@ from modelshare.wire.link import LINK_PATH
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names are in lower case."""
+PEER_LINKS: Final = "/internal/v1/links/"
+"""Beginning of the path of WebSockets between processes."""
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
@@ -94,10 +96,10 @@ def expects(headers: Headers) -> bool:
 
 
 def asks_for_link(scope: MutableMapping[str, Any]) -> bool:
-    """Whether this is the handshake of an agent's WebSocket (RFC 6455 section 4.2.1)."""
+    """Whether this is the handshake of a WebSocket of an agent or of another process (RFC 6455 section 4.2.1)."""
     headers = dict(scope["headers"])
     return (
-        scope["path"] == LINK_PATH
+        (scope["path"] == LINK_PATH or scope["path"].startswith(PEER_LINKS))
         and scope["method"] == "GET"
         and scope["http_version"] == "1.1"
         and headers.get(b"upgrade", b"").lower() == b"websocket"

@@ -108,7 +108,7 @@ class Front:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
-        if self.is_stopping:  # it was accepted just before
+        if self.is_stopping and not self.is_leaving:  # it was accepted just before
             connection.abort()
             return
         if len(self._connections) > self.room.total:
@@ -140,8 +140,6 @@ class Front:
 
     async def _stop(self) -> None:
         self.is_stopping = True
-        for connection in self._of(Connection):
-            connection.end()
         await self._while(self._is_waited_for, self.limits.stop_seconds)
         for connection in self._of(Connection):
             connection.refuse(refusals.stopping())
@@ -155,8 +153,10 @@ class Front:
             link.abort()
 
     def _is_waited_for(self) -> bool:
-        """Whether an answer is in progress, or a request that makes progress."""
+        """Whether an answer is in progress, or a request that makes progress; closes idle connections."""
         now = self.loop.time()
+        for connection in self._of(Connection):
+            connection.end(now)
         return not self._stops_now and any(each.is_busy(now) for each in self._connections)
 
     def _of(self, kind: type[Kind]) -> list[Kind]:

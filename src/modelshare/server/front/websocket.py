@@ -107,6 +107,8 @@ class WebSocket(asyncio.Protocol):
         """The received part of a message in several frames."""
         self._is_text = self._in_fragments = False
         self._listener: Listener | None = None
+        self.pending = 0
+        """Answers in progress for which a stop waits; the listener sets it."""
         self._flow = asyncio.Event()
         self._flow.set()
         self._is_accepted = self._is_over = False
@@ -244,8 +246,7 @@ class WebSocket(asyncio.Protocol):
     # Called by the server.
 
     def is_busy(self, _: float) -> bool:
-        """No response is pending."""
-        return False
+        return self.pending > 0
 
     def end(self) -> None:
         """Closes the connection, since the process stops."""

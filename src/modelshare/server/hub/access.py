@@ -114,7 +114,10 @@ def commit_of(version: VersionRow) -> str:
 
 
 async def reader_of(platform: Platform, secret: str, address: str) -> Reader | None:
-    """Authenticates an endpoint's token or a key in either form; None if it is unknown, expired or revoked."""
+    """Authenticates an endpoint's token or a key in either form; None if it is unknown, expired or revoked.
+
+    Raises KeySuspendedError.
+    """
     return await reader_with(platform, credential_of(secret), address)
 
 

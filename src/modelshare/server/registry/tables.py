@@ -328,3 +328,13 @@ class GarbageRow(Table):
     storage: Mapped[str] = mapped_column(default=PLATFORM, server_default=PLATFORM)
     not_before: Mapped[int | None]
     """When it may be deleted; None: at once. Until then somebody may be reading it by a signed URL."""
+
+
+class DeletionHoldRow(Table):
+    """While one is in force, no bytes are deleted from storage: a backup copies what its snapshot of the database
+    names."""
+
+    __tablename__ = "deletion_holds"
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    until: Mapped[int]

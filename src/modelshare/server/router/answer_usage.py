@@ -20,6 +20,8 @@ class AnswerUsage:
         """Of the engine's answer, as far as it is known."""
         self.context_length: int | None = None
         """The model's, in tokens, if known."""
+        self.version = ""
+        """The version that was asked; empty before."""
         self.is_engine_busy = False
         """Whether an engine may be working on the request."""
         self.answer_bytes = 0
@@ -59,6 +61,9 @@ class AnswerUsage:
         `has_started`: a part of the answer was sent. If the client disconnected before that, only the prompt is
         counted: the engine's progress is unknown.
         """
+        return self._tokens(has_started=has_started)._replace(version=self.version)
+
+    def _tokens(self, *, has_started: bool) -> MeteredUsage:
         if self._reported is None and self.status == _OK and (has_started or self.is_engine_busy):
             most_prompt, most_completion = self._limits()
             completion = self._events or tokens_in(self.answer_bytes)

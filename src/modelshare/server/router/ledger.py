@@ -6,7 +6,7 @@ The sum over all processes is exact: see `ledger_rules`. What ended with its pro
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -45,17 +45,13 @@ class Ledger:
         database: Database,
         clock: Callable[[], float],
         ticks: Callable[[], float] = time.monotonic,
-        *,
-        prices: Mapping[str, float] | None = None,
     ) -> None:
-        """`clock`: the database's, in Unix seconds. `ticks`: a monotonic one. `prices`: of a million tokens, by
-        tier."""
+        """`clock`: the database's, in Unix seconds. `ticks`: a monotonic one."""
         self.clock = clock
         self.is_shared = not database.is_sqlite
         """Whether there may be other processes. If not, only budgets are stored."""
         self.ticks = ticks
         self._database = database
-        self._prices = prices or {}
         self._process = uuid.uuid4().hex[:12]
         self._held: dict[str, Counted] = {}
         """What was borrowed or is owed."""
@@ -187,10 +183,8 @@ class Ledger:
         """What was used of a budget before the ledger knew of it, as usage says."""
         if not isinstance(counted, Allowance) or counted.budget is None:
             return 0
-        tokens = await queries.tokens_in_month(session, counted.budget)
-        if counted.budget.key_id is not None:
-            return sum(tokens.values())
-        return sum(count * self._prices.get(tier, 0) for tier, count in tokens.items())
+        tokens, micros = await queries.used_in_month(session, counted.budget)
+        return micros if counted.budget.key_id is None else tokens
 
     async def _sweep(self) -> None:
         """Reports what was used, gives back what is idle, and renews loans. In an outage: tries the database again."""

@@ -52,7 +52,7 @@ def unavailable(status: EndpointStatus, reason: str | None, progress: EndpointPr
 def key_over() -> ApiError:
     """For a request whose key ended while it ran."""
     return UnauthenticatedError(
-        "The key of this request expired or was revoked or replaced during the request. Use another key."
+        "The key of this request expired, or was revoked, suspended or replaced during the request. Use another key."
     )
 
 

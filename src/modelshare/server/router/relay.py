@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 from modelshare.server.errors import RateLimitedError, UnavailableError
+from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
 from modelshare.server.router.answer_usage import AnswerUsage
@@ -29,6 +30,8 @@ _BUSY: Final = frozenset({429, 503})
 """With `retry_after`: the agent or its engine has too much to do."""
 _REST_SECONDS: Final = 1
 """How long it gets no requests of those that may wait."""
+_MISDIRECTED: Final = 421
+"""The agent takes no more requests from the process that was asked."""
 _SEARCHES: Final = 3
 """How often the targets are looked up for one request: the version may change again meanwhile."""
 
@@ -179,47 +182,46 @@ class Relay:
     def _ask(self, target: Target) -> bool:
         """Sends the request. Returns False if the connection is down."""
         self._target = target
-        self.usage.context_length = target.context_length
+        self.usage.context_length, self.usage.version = target.context_length, target.version
         link = self._selector.link(target)
         if link is None:
             self._call.later(self._ask_elsewhere(target))
-        else:
-            route, deployment_id = self._call.head.route, target.deployment_id
-            try:
-                self._request = link.ask(
-                    self,
-                    deployment_id,
-                    route,
-                    self._body,
-                    timeout=LONGEST_STREAM,
-                    tenant=self._tenant,
-                    sequences=self.sequences,
-                )
-            except StreamBrokenError:
-                return False
-            self.usage.is_engine_busy = True
+        elif not self._send(link, target):
+            return False
         self._circuit = circuit_of(self._tenant, target)
         self._is_trial = self._selector.circuits.start(self._circuit)
         return True
 
-    async def _search_again(self, *, is_patient: bool = False) -> None:
-        self.start(await self._call.fresh_targets(is_patient=is_patient))
+    def _send(self, link: AgentLink, target: Target) -> bool:
+        """As `_ask`."""
+        route, deployment_id = self._call.head.route, target.deployment_id
+        try:
+            self._request = link.ask(
+                self,
+                deployment_id,
+                route,
+                self._body,
+                timeout=LONGEST_STREAM,
+                tenant=self._tenant,
+                sequences=self.sequences,
+            )
+        except StreamBrokenError:
+            return False
+        self.usage.is_engine_busy = True
+        return True
 
     async def _ask_elsewhere(self, target: Target) -> None:
         """Asks through the process that the agent is connected to."""
-        route, body, drain = self._call.head.route, self._body, self._call.drain
         try:
-            async with self._selector.request(
-                target, route, body, tenant=self._tenant, timeout=LONGEST_STREAM
-            ) as stream:
-                is_last, self.usage.is_engine_busy = False, True
-                while self._target is target and not is_last:
-                    frame = await stream.next()
-                    is_last = isinstance(frame, End | Answer)
-                    self._handle(frame)
-                    await drain()
+            link = await self._selector.connect(target)
         except StreamBrokenError as error:
             self._broken(error)
+            return
+        if self._target is target and not self._send(link, target):
+            self._broken(StreamBrokenError("The connection to the other process was lost."))
+
+    async def _search_again(self, *, is_patient: bool = False) -> None:
+        self.start(await self._call.fresh_targets(is_patient=is_patient))
 
     # The answer.
 
@@ -239,17 +241,12 @@ class Relay:
                 raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _pass_answer(self, frame: Answer) -> None:
-        if (
-            frame.retry_after is not None
-            and frame.status in _BUSY
-            and self._call.has_queue
-            and self._target is not None
-        ):
-            self._selector.rest(self._target, min(frame.retry_after, _REST_SECONDS))
-            self._tried.discard(self._target.deployment_id)
-            self.usage.is_engine_busy, self._has_turn = False, True
-            self.stop()
-            self._try_next()
+        target = self._target
+        if frame.retry_after is not None and frame.status in _BUSY and target is not None and self._call.has_queue:
+            self._leave_alone(target, frame.retry_after)
+            return
+        if frame.refused and frame.status == _MISDIRECTED:
+            self._broken(StreamBrokenError("The agent is leaving the process that was asked."))
             return
         if frame.refused:
             self.usage.is_engine_busy = False
@@ -266,6 +263,14 @@ class Relay:
         wait = () if frame.retry_after is None else ((b"retry-after", b"%d" % frame.retry_after),)
         self._call.reply.whole(frame.status, frame.content_type.encode(), frame.data, wait)
         self._call.finish(is_failure=is_failure)
+
+    def _leave_alone(self, target: Target, seconds: int) -> None:
+        """Tries the target again after a while, and meanwhile others."""
+        self._selector.rest(target, min(seconds, _REST_SECONDS))
+        self._tried.discard(target.deployment_id)
+        self.usage.is_engine_busy, self._has_turn = False, True
+        self.stop()
+        self._try_next()
 
     def _pass_chunk(self, data: bytes) -> None:
         head = self._begun()

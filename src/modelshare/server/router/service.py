@@ -34,7 +34,7 @@ from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.call import Call
 from modelshare.server.router.clients import AsgiClient, Client, Headers
-from modelshare.server.router.forward import PREFIX, Forwarder
+from modelshare.server.router.forward import Forwarder
 from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter
@@ -81,8 +81,8 @@ class Router:
         secret = settings.signing_secret()
         self._tenant_secret = hmac.digest(secret, b"modelshare tenant 1", "sha256")
         self._tenants: dict[str, str] = {}
-        self._forwarder = Forwarder(parts.links, secret, parts.clock)
-        self.selector = TargetSelector(parts.links, self._forwarder, parts.hits)
+        self.forwarder = Forwarder(parts.links, secret, parts.clock)
+        self.selector = TargetSelector(parts.links, self.forwarder, parts.hits)
         self.holders = HolderConnections(parts.database, parts.links, self.selector)
         self._calls: set[Call] = set()
         self._sweeping = Loop("end requests that take too long", self._sweep, every=_SWEEP_SECONDS)
@@ -100,7 +100,7 @@ class Router:
         await self.admission.stop()
         await self.meter.stop()
         await self.snapshots.stop()
-        await self._forwarder.stop()
+        await self.forwarder.stop()
 
     def _loops(self) -> list[Loop]:
         running: tuple[InFlight[Any], ...] = (self._running_keys, self._running_sessions, self.running_endpoints)
@@ -109,7 +109,7 @@ class Router:
     @staticmethod
     def matches_path(path: str) -> bool:
         """Whether the path is one of the router's."""
-        return parse_path(path) is not None or path.startswith(PREFIX)
+        return parse_path(path) is not None
 
     def handler(self, scope: Scope, client: Client, extra: Headers) -> Call | None:
         """The handler of a request; None if it does not ask for inference. `extra`: headers of every answer."""
@@ -119,9 +119,7 @@ class Router:
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request over ASGI."""
         path = parse_path(scope["path"])
-        if path is None:
-            await self._forwarder.asgi(scope, receive, send)
-            return
+        assert path is not None  # noqa: S101 - see `matches_path`
         client = AsgiClient(scope, receive, send)
         await client.run(self._call(scope, path, client))
 

@@ -2,9 +2,8 @@
 
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 from modelshare.server.endpoints.policy import PrefixHits
@@ -47,7 +46,6 @@ class TargetSelector:
         self._conversations = Conversations()
         self._links = links
         self._forwarder = forwarder
-        self._forwarded: Counter[str] = Counter()
         self._resting: dict[str, float] = {}
         """Until when, by deployment."""
 
@@ -84,9 +82,9 @@ class TargetSelector:
 
     def is_full(self, target: Target) -> bool:
         """Whether it is known to have no free slot."""
-        link = self._links.get(target.agent_id)
+        link = self.link(target)
         is_resting = target.deployment_id in self._resting and self._rests(target.deployment_id)
-        return is_resting or (link is not None and link.load(target.deployment_id).is_full)
+        return is_resting or (link is not None and link.loads.of(target.deployment_id).is_full)
 
     def rest(self, target: Target, seconds: float) -> None:
         """It said that it has too much to do: for a while it counts as full."""
@@ -101,32 +99,26 @@ class TargetSelector:
         return False
 
     def link(self, target: Target) -> AgentLink | None:
-        """The agent's connection, if it is to this process."""
-        return self._links.get(target.agent_id)
+        """The agent's connection, to this process or through another one, if it is open."""
+        return self._links.get(target.agent_id) or self._forwarder.link(target)
 
-    def request(
-        self, target: Target, route: str, body: bytes, *, tenant: str, timeout: float
-    ) -> AbstractAsyncContextManager[AnswerStream]:
-        link = self._links.get(target.agent_id)
-        if link is not None:
-            return link.request(target.deployment_id, route, body, timeout, tenant)
-        return self._forward(target, route, body, tenant, timeout)
+    async def connect(self, target: Target) -> AgentLink:
+        """The agent's connection through another process. Raises StreamBrokenError."""
+        return await self._forwarder.connect(target)
 
     @asynccontextmanager
-    async def _forward(
+    async def request(
         self,
         target: Target,
         route: str,
         body: bytes,
+        *,
         tenant: str,
         timeout: float,  # noqa: ASYNC109 - the agent's
     ) -> AsyncIterator[AnswerStream]:
-        self._forwarded[target.deployment_id] += 1
-        try:
-            async with self._forwarder.request(target, route, body, tenant=tenant, timeout=timeout) as stream:
-                yield stream
-        finally:
-            self._forwarded[target.deployment_id] -= 1
+        link = self.link(target) or await self.connect(target)
+        async with link.request(target.deployment_id, route, body, timeout, tenant) as stream:
+            yield stream
 
     def _is_reachable(self, target: Target) -> bool:
         """False if its connection ended, but the database has not been updated yet."""
@@ -134,12 +126,11 @@ class TargetSelector:
 
     def _candidate(self, target: Target) -> "_Candidate":
         link = self._links.get(target.agent_id)
-        if link is None:
-            return _Candidate(
-                target, self._forwarded[target.deployment_id], _USUAL_SLOTS, self.is_full(target), is_forwarded=True
-            )
-        slots = link.load(target.deployment_id).slots or _USUAL_SLOTS
-        return _Candidate(target, link.busy, slots, self.is_full(target), is_forwarded=False)
+        is_forwarded = link is None
+        link = link or self._forwarder.link(target)
+        slots = (link.loads.of(target.deployment_id).slots if link is not None else 0) or _USUAL_SLOTS
+        busy = link.busy if link is not None else 0
+        return _Candidate(target, busy, slots, self.is_full(target), is_forwarded)
 
 
 class _Candidate(NamedTuple):

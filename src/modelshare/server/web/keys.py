@@ -1,4 +1,4 @@
-"""Pages of a project's keys: create, rotate, revoke."""
+"""Pages of a project's keys: create, rotate, suspend, revoke."""
 
 import ipaddress
 from typing import Annotated, Final
@@ -99,6 +99,24 @@ async def rotate(page: OwnerPage, key_id: str) -> Response:
     return page.show_once("dashboard/keys/shown.html", key=key, base_url=page.base_url)
 
 
+@router.get("/{key_id}/suspend")
+async def suspend_page(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.get_key(page.session, page.caller, key_id)
+    return page.render("dashboard/keys/suspend.html", key=key, cuts_streams=page.platform.settings.keys_cut_streams)
+
+
+@router.post("/{key_id}/suspend")
+async def suspend(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.suspend_key(page.session, page.caller, key_id, is_suspended=True, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"{key.name} is suspended.")
+
+
+@router.post("/{key_id}/resume")
+async def resume(page: OwnerPage, key_id: str) -> Response:
+    key = await accounts.suspend_key(page.session, page.caller, key_id, is_suspended=False, now=page.now)
+    return page.redirect(f"{page.root}/keys", f"{key.name} works again.")
+
+
 @router.get("/{key_id}/revoke")
 async def revoke_page(page: OwnerPage, key_id: str) -> Response:
     key = await accounts.get_key(page.session, page.caller, key_id)
@@ -128,4 +146,6 @@ def _networks(text: str) -> list[str]:
 def _state(key: Key, now: int) -> str:
     if key.revoked_at is not None:
         return "revoked"
-    return "expired" if key.expires_at is not None and now >= key.expires_at else "active"
+    if key.expires_at is not None and now >= key.expires_at:
+        return "expired"
+    return "active" if key.suspended_at is None else "suspended"

@@ -1,5 +1,6 @@
 """Formats numbers, sizes and times for users. Pure."""
 
+from decimal import Decimal
 from typing import Final
 
 from modelshare.wire.units import minute, moment, scale
@@ -40,6 +41,12 @@ def context(tokens: int | None) -> str:
 def whole(count: int) -> str:
     """All digits, with separators: `1,234,567`."""
     return f"{count:,}"
+
+
+def cost(amount: Decimal) -> str:
+    """With two to six decimals: `0.0125`, `1,204.50`."""
+    units, _, decimals = f"{amount:,.6f}".partition(".")
+    return f"{units}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
 def date(seconds: int) -> str:

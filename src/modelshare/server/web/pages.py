@@ -212,6 +212,7 @@ def _environment() -> Environment:
         size=number_format.size,
         short=number_format.short,
         whole=number_format.whole,
+        cost=number_format.cost,
         parameters=number_format.parameters,
         context=number_format.context,
         date=number_format.date,

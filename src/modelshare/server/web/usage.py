@@ -31,7 +31,8 @@ async def usage_page(
     span = (today - dt.timedelta(int(days) - 1), today)
     by_day = await usage.by_day(page.session, page.caller, span)
     named = {
-        what: await usage.by_name(page.session, page.caller, what, span, _MAX) for what in ("endpoint", "model", "key")
+        what: await usage.by_name(page.session, page.caller, what, span, _MAX)
+        for what in ("endpoint", "model", "key", "tier")
     }
     deployed, cursor = (
         await deployment_stats.overview(page.session, page.caller, Paging(_MAX, after))
@@ -46,6 +47,8 @@ async def usage_page(
         requests=[Bar(str(row.day), row.requests) for row in by_day],
         tokens=[Bar(str(row.day), row.prompt_tokens + row.completion_tokens) for row in by_day],
         by_name=named,
+        has_costs=any(row.cost for row in by_day),
+        span=span,
         limit=_MAX,
         deployed=deployed,
         cursor=cursor,

@@ -17,6 +17,7 @@ from modelshare.server.registry.service import model_changed
 from modelshare.server.registry.tables import VersionRow
 from page_texts import text_after_redirect, text_of
 from served import serving, wait_until
+from server.router.test_export import use
 from server.web.conftest import ON_BOTH_DATABASES
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,19 @@ async def footprint(owner: Tenant, model: uuid.UUID) -> dict[str, Any]:
 async def deployed(deployer: Tenant, model: uuid.UUID) -> None:
     body = {"slug": "theirs", "model": str(model), "tier": "self_hosted"}
     assert (await deployer.http.post("/v1/endpoints", json=body)).status_code == 201
+
+
+async def test_the_owner_sees_how_much_others_use_it(
+    app: Application, owner: Tenant, deployer: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str
+) -> None:
+    assert (await owner.http.post(f"/v1/models/{model}/share")).status_code == 200
+    assert "Usage in 30 days" not in text_of(await person.get(page))
+    await use(app, deployer.project.id, model_id=model, tier="free", version="1.0.0", endpoint_slug="secret-slug")
+    await use(app, owner.project.id, model_id=model, requests=9, estimated=1)
+    await use(app, deployer.project.id, model_id=model, day="2026-01-01")
+    shown = text_of(await person.get(page))
+    assert "Tokens Acme unknown unknown 9 1 ~ 30 Borg free 1.0.0 3 1 30" in shown
+    assert "secret-slug" not in shown
 
 
 async def test_sharing_with_everybody(owner: Tenant, person: httpx.AsyncClient, model: uuid.UUID, page: str) -> None:

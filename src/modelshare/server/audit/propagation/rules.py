@@ -6,6 +6,7 @@ ACTIONS: Final = frozenset(
     {
         "key.rotate",
         "key.revoke",
+        "key.suspend",
         "member.change_role",
         "member.remove",
         "model.share",

@@ -20,6 +20,10 @@ HEADERS: Final = {
 """Sent with every response."""
 _CODES: Final = {400: "UNSUPPORTED", 401: "UNAUTHORIZED", 403: "DENIED", 405: "UNSUPPORTED", 429: "TOOMANYREQUESTS"}
 """Error codes by status, for errors of other parts of the server."""
+_LOG_IN: Final = (
+    "Authentication required: log in with any user name, and a project's API key or an endpoint's token as the "
+    "password."
+)
 _PLAIN: Final = re.compile(r"[a-z0-9._/-]{1,255}")
 
 
@@ -41,11 +45,8 @@ class LoginError(UnauthenticatedError):
 class TokenNeededError(UnauthenticatedError):
     """Challenges the client to fetch a token, for the repository if there is one."""
 
-    def __init__(self, own_url: str, repository: str | None) -> None:
-        super().__init__(
-            "Authentication required: log in with any user name, and a project's API key or an endpoint's token as the "
-            "password."
-        )
+    def __init__(self, own_url: str, repository: str | None, message: str = _LOG_IN) -> None:
+        super().__init__(message)
         host = own_url.partition("://")[2]
         scope = f',scope="repository:{repository}:pull"' if repository and _PLAIN.fullmatch(repository) else ""
         self._challenge = f'Bearer realm="{own_url}/v2/token",service="{host}"{scope}'

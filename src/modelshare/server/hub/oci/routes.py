@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, quote
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
+from modelshare.server.errors import KeySuspendedError
 from modelshare.server.http import BaseUrl, Platform, PlatformDep, bearer, client_address
 from modelshare.server.hub import access
 from modelshare.server.hub.access import EndpointReader, ReadableModel, Reader
@@ -55,10 +56,13 @@ async def _reader(request: Request, platform: PlatformDep, base_url: BaseUrl) ->
     if token is not None and repository is not None and repository not in token.repositories:
         raise TokenNeededError(base_url, repository)
     address = client_address(request)
-    if token is not None:
-        reader = await access.reader_with(platform, token.credential, address)
-    else:
-        reader = await access.reader_of(platform, secret, address) if secret else None
+    try:
+        if token is not None:
+            reader = await access.reader_with(platform, token.credential, address)
+        else:
+            reader = await access.reader_of(platform, secret, address) if secret else None
+    except KeySuspendedError as error:
+        raise TokenNeededError(base_url, repository, error.message) from error
     if reader is None:
         raise TokenNeededError(base_url, repository)
     proven(request.scope)
@@ -169,7 +173,10 @@ async def other(request: Request) -> Response:
 
 async def _token(request: Request, platform: Platform, secret: str, scopes: list[str]) -> Response:
     credential = access.credential_of(secret)
-    reader = await access.reader_with(platform, credential, client_address(request)) if secret else None
+    try:
+        reader = await access.reader_with(platform, credential, client_address(request)) if secret else None
+    except KeySuspendedError as error:
+        raise LoginError(error.message) from error
     if reader is None:
         raise LoginError("The password is unknown, expired or revoked. Use a project's API key or an endpoint's token.")
     proven(request.scope)

@@ -5,15 +5,16 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from modelshare.server.accounts.tables import ProjectRow
-from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked
+from modelshare.server.db import any_tenant, for_update, scoped_to, skip_locked, upsert
 from modelshare.server.jobs import JobRow
 from modelshare.server.registry.tables import (
     BlobRow,
+    DeletionHoldRow,
     FileRow,
     GarbageRow,
     StagedFileRow,
@@ -149,7 +150,9 @@ async def garbage(
 
 async def next_due(session: AsyncSession, project_id: str) -> int | None:
     """When the first of the project's garbage that has to be kept for now may be deleted."""
-    return await session.scalar(select(func.min(GarbageRow.not_before)).where(GarbageRow.project_id == project_id))
+    due = await session.scalar(select(func.min(GarbageRow.not_before)).where(GarbageRow.project_id == project_id))
+    held = await session.scalar(select(func.max(DeletionHoldRow.until)))
+    return due if due is None or held is None else max(due, held)
 
 
 async def projects_with_garbage(session: AsyncSession, job: str, *, now: int) -> list[str]:
@@ -162,8 +165,21 @@ async def projects_with_garbage(session: AsyncSession, job: str, *, now: int) ->
     return list(await session.scalars(statement.order_by(GarbageRow.project_id)))
 
 
+async def hold_deletions(session: AsyncSession, hold_id: uuid.UUID, *, until: int) -> None:
+    """Has nothing deleted from storage before `until` (Unix seconds). Call it again to prolong the hold."""
+    statement = upsert(session, DeletionHoldRow).values(id=hold_id, until=until)
+    await session.execute(statement.on_conflict_do_update(index_elements=["id"], set_={"until": until}))
+
+
+async def end_hold(session: AsyncSession, hold_id: uuid.UUID, *, now: int) -> None:
+    """Ends the hold, and forgets those that have expired."""
+    await session.execute(
+        delete(DeletionHoldRow).where((DeletionHoldRow.id == hold_id) | (DeletionHoldRow.until <= now))
+    )
+
+
 def _is_due(now: int) -> ColumnElement[bool]:
-    return func.coalesce(GarbageRow.not_before, 0) <= now
+    return and_(func.coalesce(GarbageRow.not_before, 0) <= now, ~exists().where(DeletionHoldRow.until > now))
 
 
 def in_session() -> ColumnElement[bool]:

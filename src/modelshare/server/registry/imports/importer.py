@@ -73,6 +73,7 @@ class Importer:
             allows_private=partial(allows_private, self._platform.settings),
             authorization=authorization_of(self._reference.kind, self._token),
             now=self._platform.clock,
+            token_host=self._options.get("token_host"),
         )
         try:
             source = open_source(client, self._reference, self._row.endpoint, self._token)

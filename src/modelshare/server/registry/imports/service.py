@@ -38,7 +38,7 @@ IMPORT: Final = "registry.import"
 STORED: Final = "stored"
 """The state of an import whose files are all stored; the version's own status says the rest."""
 _EXAMPLE: Final = "https://hub.example.org"
-_OPTIONS: Final = ("version", "make_latest", "version_notes", "file", "include", "exclude")
+_OPTIONS: Final = ("version", "make_latest", "version_notes", "file", "include", "exclude", "token_host")
 
 
 async def create(platform: Platform, caller: Caller, spec: ImportCreate) -> tuple[Import, bool]:
@@ -200,7 +200,8 @@ def _is_same(one: ImportRow, other: ImportRow) -> bool:
 
 def _about(row: ImportRow) -> tuple[str, ...]:
     """What the token is sealed for: it does not open in another row, nor for another endpoint."""
-    return ("import token", row.project_id, row.id.hex, row.endpoint)
+    hosts = [row.endpoint, *filter(None, [row.options.get("token_host")])]
+    return ("import token", row.project_id, row.id.hex, *hosts)
 
 
 def _audit(session: AsyncSession, row: ImportRow, actor: str, now: int) -> Audit:

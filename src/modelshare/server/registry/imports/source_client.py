@@ -73,7 +73,7 @@ Challenge = Callable[[str], Awaitable[str]]
 
 
 class SourceClient:
-    """Sends requests to one source. Its credential goes to no other origin."""
+    """Sends requests to one source. Its credential goes to no other origin, but for a token service that is allowed."""
 
     def __init__(
         self,
@@ -82,13 +82,15 @@ class SourceClient:
         allows_private: Callable[[str], bool],
         authorization: str | None,
         now: Callable[[], float],
+        token_host: str | None = None,
     ) -> None:
-        """`allows_private`: see `allows_private`, for a URL."""
+        """`allows_private`: see `allows_private`, for a URL. `token_host`: see `ImportCreate`."""
         self.host = urlsplit(endpoint).netloc
         self._origin = _origin(endpoint)
         self._allows_private = allows_private
         self._authorization = authorization
         self._now = now
+        self._token_host = token_host
         self.challenge: Challenge | None = None
         self._sessions: dict[bool, Any] = {}
 
@@ -99,6 +101,12 @@ class SourceClient:
     def owns(self, url: str) -> bool:
         """Whether the credential may be sent there."""
         return _origin(url) == self._origin
+
+    def may_ask_for_token(self, realm: str) -> bool:
+        """Whether a credential may be sent there for a token: over https, unless the source itself is asked without."""
+        parts = urlsplit(realm)
+        is_allowed = self._token_host is not None and parts.netloc.lower() == self._token_host.lower()
+        return self.owns(realm) or (is_allowed and parts.scheme in {"https", self._origin[0]})
 
     async def read(
         self,
@@ -195,7 +203,11 @@ class SourceClient:
             prefix = "" if self.owns(url) else f"`{self.host}` redirects to an address that is not allowed. "
             raise SourceError(f"{prefix}{refusal}")
         sent = {"Accept-Encoding": "identity", **headers}
-        if (credential := self._authorization if authorization is None else authorization) and self.owns(url):
+        if authorization is None:
+            credential, is_for_it = self._authorization, self.owns(url)
+        else:
+            credential, is_for_it = authorization, self.may_ask_for_token(url)
+        if credential and is_for_it:
             sent["Authorization"] = credential
         try:
             answer: ClientResponse = await self._session(may_be_private).get(
@@ -229,7 +241,7 @@ class SourceClient:
         return SourceError(said) if is_final else SourceAwayError(said.rstrip("."))
 
     def _check_status(self, url: str, answer: "ClientResponse") -> None:
-        status, own = answer.status, self.owns(url)
+        status, own = answer.status, self.may_ask_for_token(url)
         if status >= 500 or status in _LATER or (status in {401, 403, 404} and not own):  # noqa: PLR2004 - server errors
             host = self.host if own else urlsplit(url).netloc
             asked = answer.headers.get("Retry-After")

@@ -183,7 +183,7 @@ class RegistrySource:
         return SourceFile(path, layer.size, f"{self._base}/blobs/{layer.digest}", layer.digest.removeprefix("sha256:"))
 
     async def _answer_challenge(self, header: str) -> str:
-        """A credential for the challenge. Asks for a token where the registry says, with our own only on its host."""
+        """A credential for the challenge. Asks for a token where the registry says, with our own if that is allowed."""
         scheme, _, rest = header.partition(" ")
         if scheme.lower() == "basic" and self._token is not None:
             return self._basic()
@@ -191,10 +191,11 @@ class RegistrySource:
         realm = asked.get("realm", "")
         if scheme.lower() != "bearer" or urlsplit(realm).scheme not in {"http", "https"}:
             raise self._refused()
-        if self._token is not None and not self._client.owns(realm):
+        if self._token is not None and not self._client.may_ask_for_token(realm):
+            host = printable(urlsplit(realm).netloc)
             raise SourceError(
-                f"`{self._client.host}` wants the token to be sent to `{printable(urlsplit(realm).netloc)}`. Tokens "
-                "are sent to the source's own host only."
+                f"`{self._client.host}` wants the token to be sent to `{host}`. Tokens are sent to the source's own "
+                f"host only, unless you allow another: `--token-host {host}`."
             )
         query = {name: asked[name] for name in ("service", "scope") if name in asked}
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"

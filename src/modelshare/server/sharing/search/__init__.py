@@ -4,7 +4,7 @@
 """
 
 from modelshare.server.sharing.search.cards import CatalogCard
-from modelshare.server.sharing.search.index import follow_changes, index
+from modelshare.server.sharing.search.index import Rebuilder, follow_changes, index
 from modelshare.server.sharing.search.ordering import SearchQuery
 from modelshare.server.sharing.search.queries import Entry
 from modelshare.server.sharing.search.service import Found, find, get
@@ -17,6 +17,7 @@ __all__ = [
     "Entry",
     "Filters",
     "Found",
+    "Rebuilder",
     "SearchQuery",
     "Sort",
     "Viewer",

@@ -31,7 +31,7 @@ from modelshare.server.db import any_tenant, skip_locked, upsert
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.search.cards import CatalogCard
 from modelshare.server.sharing.search.ranges import Range
-from modelshare.server.sharing.search.tables import CatalogEntryRow, CatalogWordRow
+from modelshare.server.sharing.search.tables import BEFORE_FORM, CatalogEntryRow, CatalogWordRow
 from modelshare.server.sharing.search.terms import IS_PUBLIC, IS_TARGETED, Condition, Filters, Sort, Term
 from modelshare.server.sharing.tables import ShareProjectRow, ShareRow
 
@@ -342,6 +342,24 @@ async def shown_to_projects(session: AsyncSession, model_id: uuid.UUID) -> Seque
 async def write_entry(session: AsyncSession, model_id: uuid.UUID, values: dict[str, str | int | bool | None]) -> None:
     statement = upsert(session, CatalogEntryRow).values(model_id=model_id, **values)
     await session.execute(statement.on_conflict_do_update(index_elements=[CatalogEntryRow.model_id], set_=values))
+
+
+async def outdated(session: AsyncSession, after: int, limit: int) -> Sequence[tuple[int, uuid.UUID]]:
+    """IDs of entries of an older form, and of their models."""
+    statement = select(CatalogEntryRow.id, CatalogEntryRow.model_id).where(BEFORE_FORM, CatalogEntryRow.id > after)
+    return [(id_, model_id) for id_, model_id in await session.execute(statement.order_by("id").limit(limit))]
+
+
+async def without_entry(session: AsyncSession, limit: int) -> Sequence[uuid.UUID]:
+    """Shared models that have no entry."""
+    statement = select(ShareRow.model_id).outerjoin(CatalogEntryRow, CatalogEntryRow.model_id == ShareRow.model_id)
+    return (await session.scalars(statement.where(CatalogEntryRow.id.is_(None)).limit(limit))).all()
+
+
+async def lock_models(session: AsyncSession, ids: Collection[uuid.UUID]) -> Sequence[uuid.UUID]:
+    """Locks these models, except those that others have locked."""
+    statement = select(any_tenant(ModelRow).id).where(ModelRow.id.in_(ids)).order_by(ModelRow.id)
+    return (await session.scalars(skip_locked(statement))).all()
 
 
 async def unlearned(session: AsyncSession, after: int, limit: int) -> Sequence[CatalogEntryRow]:

@@ -7,6 +7,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server.db import Table
 
+BEFORE_FORM = text("substr(terms, 1, 6) <> ' _form'")
+"""Entries of an older form than `index.FORM`: those that began to be written before forms were counted."""
+
 
 class CatalogEntryRow(Table):
     """What searching, counting and sorting need of a shared model. Written by `index`; pages join the other columns."""
@@ -23,13 +26,14 @@ class CatalogEntryRow(Table):
             sqlite_where=text("NOT is_learned"),
             postgresql_where=text("NOT is_learned"),
         ),
+        Index("ix_catalog_entries_before_form1", "id", sqlite_where=BEFORE_FORM, postgresql_where=BEFORE_FORM),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer(), "sqlite"), primary_key=True)
     """Ascending by the time of sharing. An integer, since SQLite's index needs its row ID."""
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("shares.model_id", ondelete="CASCADE"))
     terms: Mapped[str]
-    """`terms.terms_of`, each between two spaces; empty without a latest version."""
+    """The entry's form, then `terms.terms_of`, each between two spaces; without a latest version only the form."""
     deployment_count: Mapped[int]
     parameters: Mapped[int]
     """0: not known."""

@@ -1,5 +1,6 @@
 """A model's page: status, versions, files and description."""
 
+import datetime as dt
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,20 +13,26 @@ from modelshare.server.errors import InvalidRequestError
 from modelshare.server.fleet import version_deletion
 from modelshare.server.http import ModelId
 from modelshare.server.hub.oci import service as oci
+from modelshare.server.paging import Paging
 from modelshare.server.registry import held, versions
 from modelshare.server.registry import service as registry
 from modelshare.server.registry.storages import keeping
+from modelshare.server.router import usage
 from modelshare.server.sharing import service as sharing
 from modelshare.server.sharing.presenters import OwnModel, extended_view
 from modelshare.server.web import markdown
 from modelshare.server.web.context import ModelsPage, ProjectContext
 from modelshare.server.web.pages import PageRoute, parse_form
 from modelshare.wire.models import ExtendedModel, KeptFile, ModelPatch, StoredBytes, VersionPatch
+from modelshare.wire.usage import ModelUsageRow
 
 router = APIRouter(prefix="/dashboard/{project}/models/{model_id}", route_class=PageRoute, include_in_schema=False)
 Text = Annotated[str, Form()]
 Stored = Annotated[str, Form(alias="bytes")]
 _LISTED_FILES = 200
+_USAGE_DAYS: Final = 30
+_LISTED_USERS: Final = 20
+"""Rows of the table of who uses it."""
 _STORED_BYTES: Final = (("", "Choose…"), ("keep", "Keep them there"), ("delete", "Delete them"))
 
 
@@ -204,6 +211,20 @@ def _kept(files: Sequence[KeptFile]) -> str:
     return f" {'1 file is' if len(files) == 1 else f'{len(files)} files are'} kept in your storage."
 
 
+async def _used_by(page: ModelContext) -> list[ModelUsageRow]:
+    today = dt.datetime.fromtimestamp(page.now, dt.UTC).date()
+    found = await usage.model_page(
+        page.session,
+        page.caller,
+        page.model_id,
+        ["project", "tier", "version"],
+        (today - dt.timedelta(_USAGE_DAYS - 1), today),
+        Paging(_LISTED_USERS),
+        busiest_first=True,
+    )
+    return found.data
+
+
 async def _shown(page: ModelContext) -> dict[str, Any]:
     """The context of the page and of its live part."""
     own = await page.own()
@@ -223,6 +244,7 @@ async def _shown(page: ModelContext) -> dict[str, Any]:
         "more_files": max(0, len(files) - _LISTED_FILES),
         "oci": await oci.form_of(page.session, model),
         "url": page.base_url,
+        "used_by": await _used_by(page),
         "footprint": await deployment_stats.footprint(page.session, page.caller, page.model_id),
         "recall": await recalls.state(page.session, page.caller, page.model_id, page.policy),
     }

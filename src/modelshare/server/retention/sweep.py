@@ -1,0 +1,107 @@
+"""Forgets old records, in small steps, and exports the audit log before it does."""
+
+import asyncio
+import functools
+import itertools
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from modelshare import private_files
+from modelshare.server.audit.tables import AuditRow
+from modelshare.server.db import Database
+from modelshare.server.http import Platform
+from modelshare.server.retention import queries
+
+log = structlog.get_logger()
+_EVERY_SECONDS: Final = 3600
+_DAY: Final = 24 * 3600
+Forget = Callable[[AsyncSession, int], Awaitable[int]]
+"""Deletes up to STEP rows from before a point in time; returns how many."""
+
+
+class Retention:
+    """Forgets once an hour what is older than the settings allow."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._due = 0
+
+    async def sweep(self) -> None:
+        now = self._platform.now()
+        if now < self._due:
+            return
+        for forget, days in self._kept():
+            await self._repeat(functools.partial(self._step, forget, now - days * _DAY))
+        before = now - self._platform.settings.audit_days * _DAY
+        await self._repeat(functools.partial(self._forget_audit_entries, before))
+        self._due = now + _EVERY_SECONDS
+
+    def _kept(self) -> Iterator[tuple[Forget, int]]:
+        settings = self._platform.settings
+        yield queries.forget_confirmations, settings.audit_confirmations_days
+        yield queries.forget_weight_deletions, settings.deletions_days
+        for forget in (
+            *(queries.forget_keys, queries.forget_join_keys, queries.forget_agents),
+            *(queries.forget_uploads, queries.forget_imports, queries.forget_moves),
+        ):
+            yield forget, settings.records_days
+
+    async def _repeat(self, step: Callable[[], Awaitable[int]]) -> None:
+        while await step() >= queries.STEP:
+            continue
+
+    async def _step(self, forget: Forget, before: int) -> int:
+        async with self._platform.database.write() as session:
+            return await forget(session, before)
+
+    async def _forget_audit_entries(self, before: int) -> int:
+        async with self._platform.database.read() as session:
+            rows = await queries.audit_entries(session, before=before)
+        folder = self._platform.settings.audit_archive_dir
+        if rows and folder is not None:
+            await asyncio.to_thread(_archive, folder, rows)
+        async with self._platform.database.write() as session:
+            await queries.forget_audit_entries(session, [row.id for row in rows])
+        if rows:
+            log.info("forgot old audit entries", count=len(rows))
+        return len(rows)
+
+
+async def export_audit(database: Database, file: Path, *, before: int) -> int:
+    """Writes all entries of the audit log from before this time to a new file, oldest first; returns how many."""
+    after, count = None, 0
+    with file.open("xb") as written:
+        file.chmod(0o600)
+        while True:
+            async with database.read() as session:
+                rows = await queries.audit_entries(session, before=before, after=after)
+            if not rows:
+                return count
+            written.writelines(map(_line, rows))
+            after, count = rows[-1].id, count + len(rows)
+
+
+def _archive(folder: Path, rows: Sequence[AuditRow]) -> None:
+    """Appends to a file per month of the entries. After a crash, it may have some entries twice, with equal ids."""
+    private_files.folder(folder)
+    for month, entries in itertools.groupby(rows, lambda row: time.strftime("%Y-%m", time.gmtime(row.at))):
+        file = folder / f"audit-{month}.jsonl"
+        private_files.touch(file)
+        with file.open("ab") as written:
+            written.writelines(map(_line, entries))
+            written.flush()
+            os.fsync(written.fileno())
+
+
+def _line(row: AuditRow) -> bytes:
+    entry = {
+        column.key: getattr(row, column.key) for column in AuditRow.__table__.columns if column.key != "changed_ms"
+    }
+    return json.dumps({**entry, "id": str(row.id)}, ensure_ascii=False).encode() + b"\n"
