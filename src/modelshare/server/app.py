@@ -128,6 +128,7 @@ class Application:
                 admission=self.platform.admission,
                 registry=self.platform.metrics,
                 hits=self.platform.endpoint_policy.prefix_hits,
+                waiting=self.platform.endpoint_policy.waiting,
                 clock=self.clock,
             )
         )
