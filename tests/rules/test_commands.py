@@ -47,6 +47,15 @@ NOT_RUN = {
         "README.md",
         "modelshare serve --host 0.0.0.0 --data-dir /var/lib/modelshare",
     ): "listens on every address, as root",
+    ("docs/backup.md", "modelshare backup /backups/2026-11-27"): "on the server's machine: tests/server/test_backup.py",
+    (
+        "docs/backup.md",
+        "modelshare restore /backups/2026-11-27",
+    ): "on the server's machine: tests/server/test_backup.py",
+    ("docs/backup.md", "modelshare doctor"): "on the server's machine: tests/server/test_doctor.py",
+    ("docs/backup.md", "modelshare admin export-audit"): "a file of the operator's: tests/server/audit",
+    ("docs/engine-fleets.md", "vllm-router --host"): "tests/agent/engines/test_vllm_router.py, with engines of its own",
+    ("docs/engine-fleets.md", "modelshare agent --url"): "tests/agent/engines/test_vllm_router.py, without a platform",
     ("docs/hugging-face.md", "export HF_ENDPOINT=https://models.example.org/hf"): "tests/e2e/test_hugging_face_pull.py",
     (
         "docs/hugging-face.md",
@@ -101,6 +110,11 @@ def test_every_block_of_commands_in_the_documents_is_run_or_has_its_reason() -> 
         if isinstance(each, tuple) and not any(name == each[0] and line.startswith(each[1]) for name, line in blocks())
     ]  # fmt: skip
     assert stale == []
+
+
+def test_the_tests_that_are_named_exist() -> None:
+    named = {path for words in (IN_A_TEST | NOT_RUN).values() for path in re.findall(r"tests/[\w/.]*\w", words)}
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_everything_to_copy_on_pages_is_run_or_has_its_reason() -> None:

@@ -45,7 +45,7 @@ class Agent:
     ) -> None:
         """`signers`: see `DeploymentContext`."""
         self._api = api = ServerApi(http, url, identity.token)
-        self.link = Link(url, identity.token, self)
+        self.link = Link(url, identity.token, self, loads=lambda: self._deployments.loads())  # noqa: PLW0108 - made below
         self._fleet_status = FleetStatus(api, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
