@@ -60,8 +60,9 @@ async def content_of(database: Database) -> Dump:
 
 
 async def use(settings: Settings) -> None:
-    """The application serves what the first release left."""
-    application = create_app(settings)
+    """The application serves what the first release left, however old that is."""
+    kept = dict.fromkeys(("audit_days", "deletions_days", "records_days", "usage_daily_days"), 36500)
+    application = create_app(settings.model_copy(update=kept))
     async with application.running(), client_of(application, SECRET) as owner, client_of(application) as anybody:
 
         async def catalog() -> dict[str, str]:
