@@ -16,7 +16,7 @@ from modelshare.cli.exit_codes import ExitCode
 from programs import MODELSHARE, Forked, stop
 from uploading import tiny_model
 
-_SERVERS = {"serve", "demo", "db", "admin"}
+_SERVERS = {"serve", "demo", "db", "admin", "backup", "restore", "doctor"}
 """Commands that import the server, and change the configuration of their process, such as logging."""
 
 

@@ -151,7 +151,10 @@ def old_part(content: Dump) -> Dump:
         *(
             "shares.audience",
             "audit_log.changed_ms",
-            *(f"usage.{name}" for name in ("estimated", "tier", "version", "cost_micros", "cost_rest")),
+            *(
+                f"usage.{name}"
+                for name in ("estimated", "tier", "version", "cost_micros", "cost_rest", "of_endpoint_id")
+            ),
             "keys.suspended_at",
             "agents.join_key_id",
             "agents.is_holder",

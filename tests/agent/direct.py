@@ -22,7 +22,6 @@ from modelshare.agent.pull import Puller
 from modelshare.server.fleet import rules
 from modelshare.wire import direct
 from modelshare.wire.agents import DirectSource, Grant, Phase
-from modelshare.wire.direct import WrongBytes
 from modelshare.wire.link import DeploymentFile, Direct
 
 LOOPBACK = DirectOptions(Address("127.0.0.1", 0), None, (ip_network("127.0.0.0/8"),))
@@ -117,7 +116,6 @@ class Box:
     direct: Direct
     phase: Phase = Phase.WAITING
     is_connected: bool = True
-    wrong: list[WrongBytes] = field(default_factory=list)
 
     @property
     def deployment_id(self) -> uuid.UUID:
@@ -157,17 +155,12 @@ class Site:
     async def box(self, folder: Path) -> AsyncIterator[Box]:
         number = len(self.boxes) + 1
         cache = Cache(folder / str(number))
-        wrong: list[WrongBytes] = []
-
-        async def report(what: WrongBytes) -> None:
-            wrong.append(what)
-
-        reader = DirectReader(LOOPBACK.allowed, report)
+        reader = DirectReader(LOOPBACK.allowed)
         async with aiohttp.ClientSession() as http:
             puller = Puller(cache, http, direct=reader, retry_first=0.001)
             files = CachedFiles(cache, puller)
             async with listening(files, f"{number:064x}", cache.folder) as (listener, where):
-                box = Box(number, cache, puller, listener, where, wrong=wrong)
+                box = Box(number, cache, puller, listener, where)
                 self.boxes.append(box)
                 try:
                     yield box

@@ -12,6 +12,7 @@ import pytest
 from agent.agents import ask, pids_under, read_stream, ready, running_agent, tiny_gguf, wanted
 from agent.peer import Peer
 from agent.support import Storage, wait_until
+from modelshare.agent.engines.sharing import FEW_SLOTS
 from modelshare.demo.tiny_model import REPLY
 from modelshare.wire import signing
 from modelshare.wire.agents import Phase
@@ -20,10 +21,12 @@ from modelshare.wire.link import (
     Cancel,
     Chunk,
     Credit,
+    DeploymentLoad,
     DeploymentSignature,
     Desired,
     DesiredDeployment,
     Head,
+    Ping,
     Released,
     Report,
 )
@@ -46,6 +49,8 @@ async def test_from_the_wish_to_the_answer_to_the_deletion(peer: Peer, storage: 
         assert list(dict.fromkeys(seen)) == [Phase.WAITING, Phase.PULLING, Phase.VERIFYING, Phase.LOADING]
         assert report.routes == ["chat/completions", "completions"]
         assert report.bytes_done == report.bytes_total == len(storage.files["model.gguf"])
+        load = (await peer.expect(Ping, lambda one: bool(one.loads))).loads
+        assert load == [DeploymentLoad(report.deployment_id, FEW_SLOTS, 0, 0)]
 
         await peer.ask(ask(), stream=1)
         answer = await peer.expect(Answer)

@@ -58,12 +58,11 @@ async def pull(
 
     async def grant() -> Grant:
         pulled.grants += 1
+        if (request := reader.request()) is not None:
+            pulled.wrong += request.wrong_bytes
         return (await storage.grant()).model_copy(update={"sources": sources, "expires_at": EXPIRES})
 
-    async def report(what: WrongBytes) -> None:
-        pulled.wrong.append(what)
-
-    reader = DirectReader(allowed, report, pause=pause)
+    reader = DirectReader(allowed, pause=pause)
     async with aiohttp.ClientSession() as http:
         puller = Puller(pulled.cache, http, direct=reader, retry_first=0.001)
         try:

@@ -276,6 +276,7 @@ async def test_nothing_is_restored_over_something(
     if elsewhere.database_url:
         with pytest.raises(BackupError, match=r"The database .* is not empty"):
             await restore(settings.model_copy(update={"data_dir": elsewhere.data_dir}), tmp_path / "backup")
+        assert list(elsewhere.data_dir.iterdir()) == []
     else:
         with pytest.raises(BackupError, match="is in the data folder"):
             await back_up(settings, settings.data_dir / "backup")

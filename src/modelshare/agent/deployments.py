@@ -10,7 +10,7 @@ from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, Depl
 from modelshare.agent.desired import plan
 from modelshare.transfer.tasks import in_thread
 from modelshare.wire.backoff import Backoff
-from modelshare.wire.link import Desired, DesiredDeployment, Frame, Released
+from modelshare.wire.link import DeploymentLoad, Desired, DesiredDeployment, Frame, Released
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +42,12 @@ class Deployments:
         """The engine that accepts requests for the deployment now, if any."""
         deployment = self._deployments.get(deployment_id)
         return deployment.serving if deployment is not None else None
+
+    def loads(self) -> list[DeploymentLoad]:
+        """Those of the engines that accept requests."""
+        serving = ((name, each.serving) for name, each in self._deployments.items())
+        turns = ((name, each.engine.turns) for name, each in serving if each is not None)
+        return [DeploymentLoad(name, each.slots, each.running, each.waiting) for name, each in turns]
 
     def reconcile(self, desired: Desired) -> None:
         """Starts and stops deployments to match the desired state, then reports all of them.

@@ -30,6 +30,7 @@ from modelshare.wire.link import (
     Cancel,
     CloseCode,
     Credit,
+    DeploymentLoad,
     Desired,
     Frame,
     FromServer,
@@ -43,6 +44,8 @@ from modelshare.wire.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
+LOAD_SECONDS: Final = 1.0
+"""How often it may be said how busy the engines are."""
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 5.0
 _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}
@@ -97,15 +100,18 @@ class Link:
         token: str,
         handler: LinkHandler,
         *,
+        loads: Callable[[], list[DeploymentLoad]] = list,
         heartbeat: float = HEARTBEAT_SECONDS,
         dead_after: float = DEAD_AFTER_SECONDS,
         retry_first: float = RETRY_FIRST,
         pauses: Mapping[int, float] = _PAUSES,
     ) -> None:
+        """`loads`: how busy the engines are now."""
         self._url = URL(url.rstrip("/") + LINK_PATH)
         self._headers = {"Authorization": f"Bearer {token}"}
         self._instance = secrets.token_hex(8)
         self._handler = handler
+        self._loads = loads
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._backoff = Backoff(retry_first, RETRY_CAP)
@@ -243,7 +249,8 @@ class Link:
             goodbye = LinkLostError("", CloseCode.GOING_AWAY)
             receive = self._receiver(connection, streams, accepted, linked_to)
             try:
-                await run_all([connection.read(receive), connection.write(), connection.beat()])
+                loads = self._report_loads(connection)
+                await run_all([connection.read(receive), connection.write(), connection.beat(), loads])
             except BadFrameError as bad:
                 goodbye = bad
                 raise
@@ -287,6 +294,14 @@ class Link:
                 _log.info("Connected to %s as %s%s.", self._url.origin(), frame.name, self._count())
 
         return receive
+
+    async def _report_loads(self, connection: Connection) -> None:
+        told: list[DeploymentLoad] = []
+        while True:
+            if (loads := self._loads()) != told:
+                connection.post(Ping(loads=loads))
+                told = loads
+            await asyncio.sleep(LOAD_SECONDS)
 
     def _count(self) -> str:
         return f" ({len(self._links)} connections)" if len(self._links) > 1 else ""

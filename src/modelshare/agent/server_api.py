@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from modelshare.agent.errors import AgentError, GrantGoneError, PullError, StopError
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.backoff import Backoff
-from modelshare.wire.direct import WrongBytes
+from modelshare.wire.direct import GrantRequest
 from modelshare.wire.errors import ErrorEnvelope
 from modelshare.wire.held import HeldChanges
 from modelshare.wire.verdict import STATUS_PATH, AgentStatus
@@ -66,12 +66,13 @@ class ServerApi:
             _log.warning("Cannot reach %s (%s). Trying again in %.1f s.", self._url, _brief(cause), delay)
             await asyncio.sleep(delay)
 
-    async def grant(self, deployment_id: str) -> Grant:
+    async def grant(self, deployment_id: str, request: GrantRequest | None = None) -> Grant:
         """Signed URLs for a deployment's files. Raises PullError."""
         backoff = Backoff(self._retry_first, _RETRY_CAP)
         while True:
             try:
-                return Grant.model_validate_json(await self._post(f"/v1/agent/deployments/{deployment_id}/grant"))
+                answer = await self._post(f"/v1/agent/deployments/{deployment_id}/grant", request)
+                return Grant.model_validate_json(answer)
             except ServerRefusalError as refusal:
                 if refusal.status in (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
                     raise GrantGoneError("The server no longer assigns this deployment to this agent.") from refusal
@@ -86,13 +87,6 @@ class ServerApi:
         """Says which held files no longer have the bytes that were registered. Raises AgentError."""
         try:
             await self._post("/v1/agent/held-changes", changes)
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            raise AgentError(_brief(error)) from error
-
-    async def report_wrong_bytes(self, report: WrongBytes) -> None:
-        """Says which agents sent bytes that do not have their file's digest. Raises AgentError."""
-        try:
-            await self._post("/v1/agent/wrong-bytes", report)
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             raise AgentError(_brief(error)) from error
 

@@ -22,6 +22,7 @@ from modelshare.agent.ram_budget import RamBudget
 from modelshare.agent.relay import EngineRelay
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.streams import Stream
+from modelshare.wire.agents import Grant
 from modelshare.wire.link import OLDEST_PROTOCOL, PROTOCOL, Desired, Hello, Welcome
 from modelshare.wire.signing import PublicKey
 from modelshare.wire.verdict import Verdict
@@ -43,20 +44,20 @@ class Agent:
         direct: DirectOptions = DirectOptions(),  # noqa: B008 - immutable
     ) -> None:
         """`signers`: see `DeploymentContext`."""
-        api = ServerApi(http, url, identity.token)
-        self.link = Link(url, identity.token, self)
+        self._api = api = ServerApi(http, url, identity.token)
+        self.link = Link(url, identity.token, self, loads=lambda: self._deployments.loads())  # noqa: PLW0108 - made below
         self._fleet_status = FleetStatus(api, identity, data_dir)
         self._data_dir = data_dir
         self._engines = engines
         self._stopping = False
         cache = Cache(data_dir)
         self._direct = direct
-        self._reader = DirectReader(direct.allowed, api.report_wrong_bytes)
+        self._reader = DirectReader(direct.allowed)
         self._puller = Puller(cache, http, direct=self._reader)
         self._shared = CachedFiles(cache, self._puller)
         self._listener = Listener(self._shared, lambda: self._fleet_status.key)
         memory = RamBudget(memory_bytes())
-        context = DeploymentContext(cache, self._puller, engines, memory, api.grant, self.link.post, signers=signers)
+        context = DeploymentContext(cache, self._puller, engines, memory, self._grant, self.link.post, signers=signers)
         self._deployments = Deployments(context, self.link.post)
         self._relay = EngineRelay(engine_pool, self._deployments.serving)
 
@@ -73,6 +74,9 @@ class Agent:
             newest_protocol=PROTOCOL,
             direct=self._listener.announced(self._direct),
         )
+
+    async def _grant(self, deployment_id: str) -> Grant:
+        return await self._api.grant(deployment_id, self._reader.request())
 
     def listen(self) -> None:
         """Lets other agents fetch files from here, if the operator allows it. Raises StopError."""

@@ -12,7 +12,7 @@ from modelshare.cli.output import Json, one_line, print_json, print_message, pri
 from modelshare.cli.requests import request
 from modelshare.cli.resolve_model import any_model
 from modelshare.client import Client
-from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, Explanation, PrefixCache
+from modelshare.wire.endpoints import Endpoint, EndpointCreate, EndpointPatch, EndpointQueue, Explanation, PrefixCache
 
 app = typer.Typer(add_completion=False)
 Slug = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Slug of the endpoint.")]
@@ -160,6 +160,7 @@ def _print(endpoint: Endpoint, *, json: bool) -> None:
             ("file", endpoint.file),
             ("tier", endpoint.tier),
             ("prefix cache", _hits(endpoint.prefix_cache)),
+            ("queue", _waiting(endpoint.queue)),
             ("created", when(endpoint.created_at)),
         )
     )
@@ -179,6 +180,15 @@ def _hits(cache: PrefixCache | None) -> str | None:
         return None
     rate = cache.hits / cache.requests
     return f"{rate:.0%} of {cache.requests} requests that continued a conversation went to the machine that knows it"
+
+
+def _waiting(queue: EndpointQueue | None) -> str | None:
+    if queue is None:
+        return None
+    if not queue.waiting:
+        return "no request waits"
+    wait = "1 request waits" if queue.waiting == 1 else f"{queue.waiting} requests wait"
+    return f"{wait}, the longest for {queue.longest_seconds:.1f} s"
 
 
 def _state(endpoint: Endpoint) -> str:

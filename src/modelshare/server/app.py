@@ -128,6 +128,7 @@ class Application:
                 admission=self.platform.admission,
                 registry=self.platform.metrics,
                 hits=self.platform.endpoint_policy.prefix_hits,
+                waiting=self.platform.endpoint_policy.waiting,
                 clock=self.clock,
             )
         )
@@ -356,6 +357,6 @@ def _chores(platform: PagesPlatform) -> Iterator[Chore]:
     yield Chore("forget old deliveries", writing(webhooks.forget_old))
     yield Chore("resume recalls", writing(recalls.resume_overdue))
     yield Chore("forget limits that are not used", writing(forget_unused))
-    yield Chore("forget old records", Retention(platform).sweep)
+    yield Chore("forget old records", Retention(platform).sweep_when_due)
     yield Chore("delete records of failed jobs", writing(jobs.forget_given_up))
     yield Chore("roll up usage", functools.partial(endpoints_jobs.roll_up_usage, platform))

@@ -56,3 +56,10 @@ class WrongBytes(Request):
 
     sha256: Sha256
     agents: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=16)]
+
+
+class GrantRequest(Request):
+    """The body of a request for a grant, which may be left out."""
+
+    wrong_bytes: Annotated[list[WrongBytes], Field(max_length=16)] = Field(default_factory=list)
+    """Reports since the last grant."""

@@ -65,6 +65,14 @@ class PrefixCache(Response):
     """Those that were sent to the conversation's machine."""
 
 
+class EndpointQueue(Response):
+    """Requests that wait for their turn. Counted by the server process that answers."""
+
+    waiting: int
+    longest_seconds: float
+    """How long the oldest of them has waited."""
+
+
 class Endpoint(Response):
     object: Literal["endpoint"] = "endpoint"
     id: str
@@ -90,6 +98,8 @@ class Endpoint(Response):
     """Set while the model's owner is recalling it: the endpoint stops at the deadline."""
     prefix_cache: PrefixCache | None = None
     """None in lists, and where nothing was counted."""
+    queue: EndpointQueue | None = None
+    """None in lists, and where the tier has no queue."""
     created_at: UnixSeconds
 
 

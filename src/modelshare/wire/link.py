@@ -3,22 +3,12 @@
 A WebSocket message is one MessagePack-encoded frame, a tagged array (`[tag, field, ...]`), or, since version 3, an
 array of up to `MAX_FRAMES` of them. The types state the bounds of every field, and both sides check them when they
 decode. An invalid frame, or one that is not allowed in the current state, closes the link with `CloseCode.PROTOCOL`.
-Unknown fields and frame types are ignored: docs/link-protocol.md describes how the protocol changes and which versions
-are compatible.
+Unknown fields and frame types are ignored. docs/link-protocol.md has the rest.
 
 Each request has its own stream, identified by `stream`, an integer that the server chooses and that is unique on the
 link. The response is one `Answer`, or one `Head`, any number of `Chunk`s and one `End`. The agent may send at most as
-many body bytes on a stream as it has credit for (`Request.credit` plus every `Credit.bytes`); all other frames of a
-stream are sent once and are bounded. The other direction needs no credit, since request bodies are bounded by
-`MAX_REQUEST_BODY`.
-
-An agent that names its run (`Hello.instance`) may have a link to each process. It obeys the `Desired` of one of them
-and reports to that one; requests come over all. A link of another run, or of an agent that names none, replaces all
-earlier ones, and then every deployment counts as `waiting` until the agent reports it. Therefore the agent reports the
-phase of each one when it receives the first `Desired`.
-
-Each side sends `Ping` when it has sent nothing for `HEARTBEAT_SECONDS`, and closes the link when it has received
-nothing for `DEAD_AFTER_SECONDS`.
+many body bytes on a stream as it has credit for (`Request.credit` plus every `Credit.bytes`); all else is bounded, and
+so are request bodies (`MAX_REQUEST_BODY`).
 """
 
 from collections.abc import Callable
@@ -341,12 +331,22 @@ class Cancel(Frame, frozen=True, tag="cancel"):
     stream: Figure
 
 
+class DeploymentLoad(msgspec.Struct, frozen=True):
+    """How busy an engine is with the requests of all server processes, in sequences."""
+
+    deployment_id: Id
+    slots: Figure
+    running: Figure
+    waiting: Figure
+
+
 class Ping(Frame, frozen=True, tag="ping"):
-    """Keeps the link alive, in both directions."""
+    """Keeps the link alive: each side sends it when it has sent nothing for `HEARTBEAT_SECONDS`."""
 
     processes: Processes = []
-    """From the server, when it changed: the processes that accept links. The process at this end is about to stop if
-    it is not among them. Empty: not said."""
+    """From the server, when they changed: those that accept links, without this one if it is about to stop."""
+    loads: Annotated[list[DeploymentLoad], Meta(max_length=MAX_DEPLOYMENTS)] | None = None
+    """From the agent, when they changed: those of all deployments that serve. None: not said."""
 
 
 class UnknownFrame(Frame, frozen=True, tag="unknown"):

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator
 
 from modelshare.wire.base import Response
 
+MAX_QUEUE_SECONDS = 600
+_ProjectId = Annotated[str, Field(pattern=r"^proj_[0-9a-f]{12}$")]
 _Count = Annotated[int, Field(ge=1)]
 
 PRICE_SCALE: Final = 10**6
@@ -41,6 +43,10 @@ class Tier(Response):
     """Maximum of prompts times answers to each (`n`, `best_of`) in one request."""
     max_inputs_per_request: _Count = 2048
     """Maximum number of texts to embed in one request."""
+    queue_seconds: Annotated[float, Field(ge=0, le=MAX_QUEUE_SECONDS)] = 0
+    """How long a request may wait for its turn when a limit is reached or all machines are busy; 0: it is refused."""
+    weights: dict[_ProjectId, Annotated[float, Field(ge=0.01, le=1000)]] = Field(default_factory=dict, exclude=True)
+    """Shares of turns, by project; 1 for others. Only in the tiers file: projects do not see those of others."""
     request_timeout_seconds: int
     stream_idle_timeout_seconds: int
     max_model_bytes: int | None = None

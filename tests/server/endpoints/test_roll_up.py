@@ -41,7 +41,11 @@ async def rows(app: Application) -> dict[tuple[str, int, str], tuple[int, int, i
     async with app.database.read() as session:
         found = await session.scalars(select(UsageRow))
         return {
-            (row.day, row.endpoint_id.int, row.tier): (row.requests, row.prompt_tokens, row.cost_micros)
+            (row.day, row.of_endpoint_id.int if row.of_endpoint_id else 0, row.tier): (
+                row.requests,
+                row.prompt_tokens,
+                row.cost_micros,
+            )
             for row in found
         }
 

@@ -128,13 +128,12 @@ async def test_wrong_bytes_are_in_the_projects_audit_log(site: Site, owner: Tena
     foreign = await site.machine(owner, where("10.0.0.3"))
     agents = [first.agent_id, foreign.agent_id, str(uuid.uuid4()), "nonsense"]
     report = {"sha256": "ab" * 32, "agents": agents}
-    assert (await second.http.post("/v1/agent/wrong-bytes", json=report)).status_code == 204
+    path = f"/v1/agent/deployments/{second.deployment_id}/grant"
+    assert (await second.http.post(path, json={"wrong_bytes": [report]})).status_code == 200
     entries = (await deployer.http.get("/v1/audit", params={"action": "agent.report_wrong_bytes"})).json()["data"]
     assert [(each["actor"], each["target"]) for each in entries] == [
         (f"agent:{second.agent_id}", f"agent:{first.agent_id}")
     ]
     assert (await owner.http.get("/v1/audit", params={"action": "agent.report_wrong_bytes"})).json()["data"] == []
     for bad in ({}, {"sha256": "x", "agents": agents}, {**report, "agents": []}, {**report, "agents": ["a"] * 17}):
-        assert (await second.http.post("/v1/agent/wrong-bytes", json=bad)).status_code in {400, 422}
-    async with httpx.AsyncClient(base_url=site.url) as nobody:
-        assert (await nobody.post("/v1/agent/wrong-bytes", json=report)).status_code == 401
+        assert (await second.http.post(path, json={"wrong_bytes": [bad]})).status_code == 400

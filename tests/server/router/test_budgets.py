@@ -114,10 +114,14 @@ async def test_a_projects_budget_in_money(limits: object, endpoint: Endpoint, re
     state = (await shown(endpoint))["project", "monthly_budget"]
     assert (state["limit"], state["remaining"]) == (4.5, 0)
     assert state["used"] >= 5, "with what was used before"
-    await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 1.2 * state["used"]})
+    await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 1.5 * state["used"]})
     await wait_until(lambda: _status(endpoint, 200))
-    told_again = ["budget.warn", "budget.exhaust", "budget.warn"]
-    await wait_until(lambda: _begins(endpoint, told_again))
+
+    async def is_told_again() -> bool:
+        await endpoint.chat()
+        return await _begins(endpoint, ["budget.warn", "budget.exhaust", "budget.warn"])
+
+    await wait_until(is_told_again)
 
 
 async def _status(endpoint: Endpoint, status: int) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -13,7 +14,9 @@ import pytest
 
 from conftest import Tenant
 from link_agent import LinkAgent, answer, enroll, linked
-from modelshare.wire.link import Chunk, End, Head, Request
+from modelshare.server.app import Application
+from modelshare.server.fleet.links import AgentLinks
+from modelshare.wire.link import Chunk, DeploymentLoad, End, Head, Ping, Request
 from served import wait_until
 from server.router.conftest import Endpoint
 from shell import shell
@@ -32,6 +35,7 @@ class Machines:
     """Four agents with the model."""
 
     endpoint: Endpoint
+    links: AgentLinks
     served: list[tuple[int, bytes]] = field(default_factory=list)
     """Machine and body of each request, in order."""
     failing: set[int] = field(default_factory=set)
@@ -42,6 +46,26 @@ class Machines:
     held: asyncio.Event = field(default_factory=asyncio.Event)
     """Answers wait for it."""
     busy: Counter[int] = field(default_factory=Counter)
+    agents: list[LinkAgent] = field(default_factory=list)
+
+    async def say(self, *loads: tuple[int, int]) -> None:
+        """Each machine says how many sequences it processes at once, and how many it has of other processes."""
+        for agent, (slots, running) in zip(self.agents, loads, strict=True):
+            (wanted,) = await agent.wanted()
+            await agent.send(Ping(loads=[DeploymentLoad(wanted.deployment_id, slots, running, 0)]))
+
+        async def is_heard() -> bool:
+            return loads == tuple([await self.load_of(agent) for agent in self.agents])
+
+        await wait_until(is_heard)
+
+    async def load_of(self, agent: LinkAgent) -> tuple[int, int]:
+        """As the server knows it."""
+        link = self.links.get(uuid.UUID(agent.agent_id))
+        assert link is not None
+        (wanted,) = await agent.wanted()
+        load = link.loads.of(wanted.deployment_id)
+        return load.slots, load.here + load.elsewhere
 
     async def serve(self, number: int, agent: LinkAgent, request: Request, body: bytes) -> None:
         self.served.append((number, body))
@@ -73,8 +97,8 @@ class Machines:
 
 
 @pytest.fixture
-async def machines(endpoint: Endpoint, url: str, deployer: Tenant) -> AsyncIterator[Machines]:
-    found = Machines(endpoint)
+async def machines(app: Application, endpoint: Endpoint, url: str, deployer: Tenant) -> AsyncIterator[Machines]:
+    found = Machines(endpoint, app.links)
     found.held.set()
 
     async def ready() -> bool:
@@ -83,13 +107,14 @@ async def machines(endpoint: Endpoint, url: str, deployer: Tenant) -> AsyncItera
 
     async with AsyncExitStack() as stack:
         for number in range(MACHINES):
-            _, token = await enroll(deployer.http, name=f"box-{number}")
+            agent_id, token = await enroll(deployer.http, name=f"box-{number}")
 
             async def serve(agent: LinkAgent, request: Request, body: bytes, number: int = number) -> None:
                 await found.serve(number, agent, request, body)
 
-            agent = await stack.enter_async_context(linked(url, token, handler=serve))
+            agent = await stack.enter_async_context(linked(url, token, agent_id=agent_id, handler=serve))
             await agent.make_ready()
+            found.agents.append(agent)
         await wait_until(ready)
         yield found
 
@@ -126,6 +151,20 @@ async def test_what_everybody_asks_is_shared_by_the_machines(machines: Machines)
 
     await wait_until(all_are_there)
     assert max(machines.busy.values()) <= 1.25 * len(asked) / MACHINES + 1, machines.busy
+    machines.held.set()
+    await asyncio.gather(*asked)
+
+
+async def test_machines_share_by_size_and_a_full_one_gets_nothing(machines: Machines) -> None:
+    await machines.say((12, 0), (4, 0), (4, 0), (4, 4))
+    machines.held.clear()
+    asked = [asyncio.ensure_future(machines.endpoint.http.post("/embeddings", json={"input": "a"})) for _ in range(20)]
+
+    async def all_are_there() -> bool:
+        return len(machines.served) == len(asked)
+
+    await wait_until(all_are_there)
+    assert machines.busy == {0: 12, 1: 4, 2: 4}
     machines.held.set()
     await asyncio.gather(*asked)
 

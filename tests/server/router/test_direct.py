@@ -22,7 +22,6 @@ from modelshare.agent.pull import Puller
 from modelshare.agent.server_api import ServerApi
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.server.app import Application
-from modelshare.wire.direct import WrongBytes
 from modelshare.wire.link import DesiredDeployment
 from programs import agent
 from served import serving, wait_until
@@ -52,20 +51,17 @@ async def deploy(owner: Tenant, deployer: Tenant, model: dict[str, Any]) -> None
     assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
 
 
-async def _no_report(_: WrongBytes) -> None:
-    raise AssertionError("no bytes are wrong")
-
-
 async def pull(url: str, deployer: Tenant, folder: Path) -> list[DesiredDeployment]:
     """What an agent of the deployer pulls into `folder`/weights, if it may connect to this machine."""
     _, token = await enroll(deployer.http)
-    reader = DirectReader(LOOPBACK.allowed, _no_report)
+    reader = DirectReader(LOOPBACK.allowed)
     async with linked(url, token) as link, aiohttp.ClientSession() as http:
         (wanted,) = await link.wanted(1)
         api = ServerApi(http, url, token)
         puller = Puller(Cache(folder), http, direct=reader)
         try:
             await puller.pull(wanted.files, lambda: api.grant(wanted.deployment_id), lambda _: None)
+            assert reader.request() is None, "no bytes were wrong"
         finally:
             puller.close()
             await reader.close()

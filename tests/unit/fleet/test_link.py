@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelshare.server.fleet.link import LINK_CREDIT, SMALL_CREDIT, AgentLink
-from modelshare.server.fleet.streams import ClosedError, StreamBrokenError
+from modelshare.server.fleet.streams import ClosedError, Stream, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
@@ -27,6 +27,7 @@ from modelshare.wire.link import (
     Chunk,
     CloseCode,
     Credit,
+    DeploymentLoad,
     End,
     FromServer,
     Head,
@@ -116,6 +117,30 @@ async def test_frames_of_one_round_share_a_message_if_the_agent_knows_that() -> 
         assert (peer.messages, peer.sent.qsize()) == (messages, 2 * BATCH_FRAMES + 1)
         peer.end.cancel()
         await asyncio.gather(peer.end, return_exceptions=True)
+
+
+async def test_how_busy_an_engine_is_counts_what_others_ask_for(peer: Peer) -> None:
+    assert not peer.link.loads.of("d").is_full
+    peer.say(Ping(loads=[DeploymentLoad("d", 4, 3, 1), DeploymentLoad("e", 4, 1, 0)]))
+    assert (peer.link.loads.of("d").is_full, peer.link.loads.of("e").is_full, peer.link.busy) == (True, False, 5)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(peer.link.request("d", "completions", b"", 30))
+        assert peer.link.busy == 6
+        peer.say(Ping())  # says nothing about them
+        assert peer.link.busy == 6
+        peer.say(Ping(loads=[DeploymentLoad("d", 4, 1, 0)]))  # which is the request above
+        assert (peer.link.loads.of("d").elsewhere, peer.link.busy) == (0, 1)
+        peer.say(Ping(loads=[]))
+        assert (peer.link.loads.of("d").slots, peer.link.busy) == (0, 1)
+    assert peer.link.busy == 0
+
+
+async def test_a_request_counts_as_its_sequences(peer: Peer) -> None:
+    peer.say(Ping(loads=[DeploymentLoad("d", 4, 0, 0)]))
+    request = peer.link.ask(Stream(), "d", "completions", b"", timeout=30, sequences=4)
+    assert peer.link.loads.of("d").is_full
+    request.close()
+    assert (peer.link.loads.of("d").is_full, peer.link.busy) == (False, 0)
 
 
 async def test_leaving_early_cancels_and_leaving_late_does_not(peer: Peer) -> None:

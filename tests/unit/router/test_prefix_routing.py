@@ -89,6 +89,21 @@ def test_no_machine_gets_more_than_its_part_while_another_has_room(key: int, bus
     assert busy[MACHINES.index(chosen)] + 1 <= busy_limit(sum(busy) + 1, len(busy))
 
 
+@given(KEYS, st.lists(st.tuples(st.integers(0, 50), st.integers(1, 64)), min_size=2, max_size=8))
+def test_machines_of_several_sizes_share_by_size(key: int, machines: list[tuple[int, int]]) -> None:
+    busy, sizes = [load for load, _ in machines], [size for _, size in machines]
+    chosen = MACHINES.index(Conversations().choose(key, MACHINES[: len(busy)], busy, MACHINES, sizes))
+    assert busy[chosen] + 1 <= busy_limit(sum(busy) + 1, sum(sizes) / sizes[chosen])
+
+
+@given(st.lists(KEYS, unique=True, min_size=1, max_size=200), st.lists(st.integers(1, 64), min_size=2, max_size=8))
+def test_conversations_are_spread_by_size(keys: list[int], sizes: list[int]) -> None:
+    conversations, ids = Conversations(), MACHINES[: len(sizes)]
+    placed = Counter(conversations.choose(key, ids, [0] * len(ids), MACHINES, sizes) for key in keys)
+    for name, size in zip(ids, sizes, strict=True):
+        assert placed[name] <= placed_limit(len(keys), sum(sizes) / size)
+
+
 @given(st.lists(KEYS, min_size=1, max_size=60), st.integers(2, 8))
 def test_a_conversation_stays_while_loads_allow(keys: list[int], count: int) -> None:
     conversations = Conversations()

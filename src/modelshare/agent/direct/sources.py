@@ -4,7 +4,7 @@ URLs of the grant, in this order."""
 import asyncio
 import logging
 import socket
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import aiohttp
 
-from modelshare.agent.errors import AgentError
 from modelshare.agent.range_request import RangeRequests
 from modelshare.transfer.ranges import (
     InterruptedTransferError,
@@ -26,7 +25,7 @@ from modelshare.transfer.ranges import (
 )
 from modelshare.transfer.signed_urls import SignedUrls
 from modelshare.wire.agents import DirectSource, Grant
-from modelshare.wire.direct import WrongBytes, link
+from modelshare.wire.direct import GrantRequest, WrongBytes, link
 from modelshare.wire.public_addresses import is_public
 
 _log = logging.getLogger(__name__)
@@ -40,6 +39,8 @@ _STALL_SECONDS: Final = 20.0
 _PATIENCE_SECONDS: Final = 75.0
 """How long another agent may have nothing new. One that waits for the owner's machine asks again within a minute."""
 _PAUSE_SECONDS: Final = 0.2
+_REPORTS: Final = 16
+"""Reports of wrong bytes that one request takes, and agents that one report names."""
 _FAILURES: Final = 2
 """In a row without a byte; then a source is not used any more by this pull. Requests that ran together count once."""
 _SLOWEST: Final = 100_000
@@ -56,13 +57,11 @@ _REFRESH_SECONDS: Final = 1.0
 class DirectReader:
     """The agent's own connections to other agents. They do not use a proxy, since the address is checked here."""
 
-    def __init__(
-        self, allowed: Sequence[Network], report: Callable[[WrongBytes], Awaitable[None]], *, pause: float = 1.0
-    ) -> None:
+    def __init__(self, allowed: Sequence[Network], *, pause: float = 1.0) -> None:
         """`allowed`: networks to connect to, besides public addresses. `pause`: factor for waits between attempts."""
         self.pause = pause
         self._allowed = allowed
-        self._report = report
+        self._wrong: deque[WrongBytes] = deque(maxlen=_REPORTS)
         self._http: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -78,12 +77,18 @@ class DirectReader:
             self._http, _STALL_SECONDS, certificate, follow_redirects=False, connect_seconds=_CONNECT_SECONDS
         )
 
-    async def report(self, sha256: str, agents: Sequence[str]) -> None:
+    def report(self, sha256: str, agents: Sequence[str]) -> None:
+        """Has the server be told with the next request for a grant."""
         _log.warning("Wrong bytes of file %s came from agent %s.", sha256, " or ".join(agents))
-        try:
-            await self._report(WrongBytes(sha256=sha256, agents=list(agents)))
-        except AgentError as error:
-            _log.warning("The platform could not be told: %s", error)
+        self._wrong.append(WrongBytes(sha256=sha256, agents=list(agents[:_REPORTS])))
+
+    def request(self) -> GrantRequest | None:
+        """For the next grant: what was reported since the last one."""
+        if not self._wrong:
+            return None
+        reports = GrantRequest(wrong_bytes=list(self._wrong))
+        self._wrong.clear()
+        return reports
 
     def _socket(self, info: tuple[Any, ...]) -> socket.socket:
         """For the address about to be connected to: whatever a name leads to is checked."""
@@ -149,7 +154,9 @@ class Sources(SignedUrls):
     async def wrong(self, path: str, sha256: str) -> None:
         self._by_url_only.add(path)
         if agents := sorted(self._used.pop(path, ())):
-            await self._direct.report(sha256, agents)
+            self._direct.report(sha256, agents)
+            async with self._lock:
+                await self._load()
 
     def _take(self, grant: Grant) -> None:
         self._sources = grant.sources

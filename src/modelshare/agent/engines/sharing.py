@@ -79,6 +79,11 @@ class TenantQueue:
         self._is_serving = False
 
     @property
+    def running(self) -> int:
+        """Number of slots in use."""
+        return self.slots - len(self._free)
+
+    @property
     def waiting(self) -> int:
         """Number of waiting turns."""
         return sum(len(queue) for queue in self._waiting.values())

@@ -98,7 +98,11 @@ async def _sole_restore(settings: Settings, database: Database, unfinished: Path
     try:
         marker = unfinished / "database"
         if not marker.exists():
-            await snapshot.require_empty(database)
+            try:
+                await snapshot.require_empty(database)
+            except BaseException:
+                shutil.rmtree(unfinished)
+                raise
         yield marker
         await asyncio.to_thread(shutil.rmtree, unfinished)
         private_files.sync_folder(settings.data_dir)

@@ -43,8 +43,8 @@ _SAMPLE: Final = 20
 """Files whose digests are computed, unless all are."""
 _SAMPLE_BYTES: Final = 1 << 30
 """Most bytes that are read for them."""
-_SCARCE: Final = 0.1
-"""Part of a disk below which its free space is a warning."""
+_SCARCE: Final = 4 << 30
+"""Bytes of free space below which a warning is due."""
 _ANSWER_SECONDS: Final = 5.0
 _NAMED: Final = 5
 """Examples that a finding gives."""
@@ -163,7 +163,7 @@ def check_disk(settings: Settings) -> Finding:
     said = f"{scaled(usage.free, _BYTES)} of {scaled(usage.total, _BYTES)} are free on the disk of the data folder."
     if usage.free < KEEP_FREE:
         return error("disk", said, "Free some space at once: uploads are refused, and the database may fail.")
-    if usage.free < usage.total * _SCARCE:
+    if usage.free < _SCARCE:
         return warning("disk", said, "Free some space, or move the data to a larger disk.")
     return ok("disk", said)
 

@@ -102,6 +102,14 @@ async def footprint(session: AsyncSession, caller: Caller, model_id: uuid.UUID) 
     )
 
 
+def usage_id(endpoint_id: uuid.UUID, tier: str, version: str) -> uuid.UUID:
+    """Tells the rows of an endpoint's tiers and versions apart.
+
+    The key of the table is as it was before there were any: processes of earlier versions go on adding to their rows.
+    """
+    return uuid.uuid5(endpoint_id, f"{tier}/{version}")
+
+
 async def add_usage(
     session: AsyncSession, rows: Sequence[dict[str, Any]], *, writer: uuid.UUID, batch: int, now: int
 ) -> None:

@@ -3,18 +3,19 @@
 from pydantic import ValidationError
 
 from modelshare.server.endpoints import version_choice
+from modelshare.server.endpoints.policy import LiveCounts
 from modelshare.server.endpoints.tables import EndpointRow
 from modelshare.server.registry import file_selection
 from modelshare.server.registry.file_selection import FileSelection
 from modelshare.server.registry.tables import ModelRow, VersionRow
 from modelshare.server.sharing.presenters import notice
 from modelshare.wire.base import Page
-from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus, PrefixCache
+from modelshare.wire.endpoints import Endpoint, EndpointProgress, EndpointStatus
 
 MODEL_GONE = "The model was deleted by its owner. Delete this endpoint and create one with another model."
 
 
-def view(row: EndpointRow, base_url: str, prefix_cache: PrefixCache | None = None) -> Endpoint:
+def view(row: EndpointRow, base_url: str, live: LiveCounts | None = None) -> Endpoint:
     """An endpoint as its project sees it. `base_url`: the platform's URL for this client."""
     version = resolved(row)
     status, reason = EndpointStatus(row.status), row.status_reason or _stays(row, version)
@@ -36,7 +37,8 @@ def view(row: EndpointRow, base_url: str, prefix_cache: PrefixCache | None = Non
         is_active=row.is_active,
         base_url=f"{base_url}/{row.project_id}/{row.slug}/v1",
         recall=notice(row.recall) if row.recall else None,
-        prefix_cache=prefix_cache,
+        prefix_cache=live.prefix_cache if live else None,
+        queue=live.queue if live else None,
         created_at=row.created_at,
     )
 

@@ -19,7 +19,6 @@ _COUNTS: Final = [
     *(UsageRow.requests, UsageRow.errors, UsageRow.prompt_tokens, UsageRow.completion_tokens, UsageRow.estimated),
     UsageRow.cost_rest,
 ]
-_USAGE_KEY: Final = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id, UsageRow.tier, UsageRow.version]
 
 
 def _whole(statement: Select[EndpointRow]) -> Select[EndpointRow]:
@@ -220,9 +219,10 @@ async def note_batch(session: AsyncSession, writer: uuid.UUID, batch: int, now: 
 async def add_usage(session: AsyncSession, rows: Sequence[dict[str, Any]], limit: int, cost_limit: int) -> None:
     statement = upsert(session, UsageRow).values(rows)
     least = func.min if session.get_bind().dialect.name == "sqlite" else func.least
+    key = [UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id]
     limits = {**dict.fromkeys(_COUNTS, limit), UsageRow.cost_micros: cost_limit}
     added = {count.key: least(count, most) + statement.excluded[count.key] for count, most in limits.items()}
-    await session.execute(statement.on_conflict_do_update(index_elements=_USAGE_KEY, set_=added))
+    await session.execute(statement.on_conflict_do_update(index_elements=key, set_=added))
 
 
 async def days_before(session: AsyncSession, day: str, limit: int) -> list[tuple[str, str]]:

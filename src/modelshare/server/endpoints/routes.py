@@ -65,7 +65,7 @@ async def get_endpoint(
 ) -> Endpoint:
     """Returns an endpoint of the project."""
     row = await service.get(session, caller, slug)
-    return presenters.view(row, base_url, platform.endpoint_policy.prefix_hits.of(row.id))
+    return presenters.view(row, base_url, platform.endpoint_policy.live(row.id, row.tier))
 
 
 @router.patch("/v1/endpoints/{slug}")

@@ -101,6 +101,7 @@ class UsageRow(Table):
     day: Mapped[str] = mapped_column(primary_key=True)
     """`YYYY-MM-DD`, UTC; `YYYY-MM` once the month is rolled up."""
     endpoint_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """Of the endpoint, the tier and the version (`usage_id`); in rows of versions before tiers, the endpoint's ID."""
     key_id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     project_id: Mapped[str]
     endpoint_slug: Mapped[str]
@@ -111,14 +112,16 @@ class UsageRow(Table):
     completion_tokens: Mapped[int]
     estimated: Mapped[int] = mapped_column(default=0, server_default="0")
     """Requests whose tokens are an estimate."""
-    tier: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
+    tier: Mapped[str] = mapped_column(default="", server_default="")
     """Of the endpoint at the time; empty in rows from before it was recorded, like the version."""
-    version: Mapped[str] = mapped_column(primary_key=True, default="", server_default="")
+    version: Mapped[str] = mapped_column(default="", server_default="")
     """Empty also for requests that no machine was asked to answer."""
     cost_micros: Mapped[int] = mapped_column(default=0, server_default="0")
     """By the tier's price at the time, in millionths of its unit."""
     cost_rest: Mapped[int] = mapped_column(default=0, server_default="0")
     """What is left of the cost, in millionths of `cost_micros`, so that nothing is lost by rounding."""
+    of_endpoint_id: Mapped[uuid.UUID | None]
+    """The endpoint; None if `endpoint_id` is its ID."""
 
 
 class UsageWriterRow(Table):

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 import structlog
 from msgspec import DecodeError
 
-from modelshare.server.fleet.streams import AnswerSink, ClosedError, LinkRequest, Stream, StreamBrokenError
+from modelshare.server.fleet.streams import AnswerSink, ClosedError, EngineLoads, LinkRequest, Stream, StreamBrokenError
 from modelshare.server.front.websocket import Listener
 from modelshare.server.ratelimit import Bucket
 from modelshare.wire.link import (
@@ -113,6 +113,7 @@ class AgentLink:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._requests: dict[int, LinkRequest] = {}
+        self.loads = EngineLoads()
         self._ids = itertools.count(1)
         self._last_received = self._last_sent = clock()
         self._end: asyncio.Future[None] = self._loop.create_future()
@@ -129,8 +130,8 @@ class AgentLink:
 
     @property
     def busy(self) -> int:
-        """Number of requests in progress."""
-        return len(self._requests)
+        """Number of sequences in progress or waiting at the agent, as far as it is known."""
+        return self.loads.busy
 
     @property
     def is_over(self) -> bool:
@@ -170,22 +171,24 @@ class AgentLink:
         *,
         timeout: float,
         tenant: str = "",
+        sequences: int = 1,
         window: int | None = None,
     ) -> LinkRequest:
         """Sends a request, whose answer is passed to `sink`. Raises StreamBrokenError.
 
-        `timeout`: the agent's time limit, in seconds. `window`: the bytes that may be in transit or waiting, if the
-        caller keeps them. The caller has to close what is returned.
+        `timeout`: the agent's time limit, in seconds. `sequences`: as which it counts. `window`: the bytes that may be
+        in transit or waiting, if the caller keeps them. The caller has to close what is returned.
         """
         if self._end.done() or self._wire.is_closed or not self.accepts:
             raise StreamBrokenError("The connection to the agent is closed.")
         if len(self._requests) >= MAX_STREAMS:
             raise StreamBrokenError("The agent has the maximum number of requests in progress.")
         self._asked_at = self._clock()
+        load = self.loads.begin(deployment_id, sequences)
         if window is None:
             window = max(SMALL_CREDIT, min(INITIAL_CREDIT, self._free // 4))
         self._free -= window
-        request = LinkRequest(self, next(self._ids), window, sink)
+        request = LinkRequest(self, next(self._ids), window, sink, load, sequences)
         self._requests[request.id] = request
         if len(body) <= BODY_SLICE and not self._unsent and not self._wire.is_blocked:
             request.is_sent = True
@@ -216,6 +219,7 @@ class AgentLink:
         """The request is over."""
         if self._requests.pop(request.id, None) is None:
             return
+        request.load.here -= request.sequences
         self._free += request.window
         self._unsent.pop(request.id, None)
         if request.is_sent and not request.ended and not self._end.done():
@@ -293,7 +297,9 @@ class AgentLink:
                 self._on_report(frame)
             case Released():
                 self._on_released(frame)
-            case Ping() | UnknownFrame():
+            case Ping():
+                self.loads.report(frame.loads)
+            case UnknownFrame():
                 pass
             case _:
                 raise ClosedError(CloseCode.PROTOCOL, "Hello must be sent once, as the first frame.")

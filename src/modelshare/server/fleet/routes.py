@@ -43,7 +43,7 @@ from modelshare.wire.agents import (
     JoinKeyWithValue,
 )
 from modelshare.wire.base import Page
-from modelshare.wire.direct import WrongBytes
+from modelshare.wire.direct import GrantRequest
 from modelshare.wire.held import HeldChanges, HeldOpen, HeldVersion
 from modelshare.wire.keys import Scope
 from modelshare.wire.models import Deletion, StoredBytes, VersionDeletion
@@ -90,7 +90,13 @@ async def agent_status(
 
 
 @public.post("/v1/agent/deployments/{deployment_id}/grant")
-async def issue_grant(request: Request, platform: FleetPlatformDep, base_url: BaseUrl, deployment_id: str) -> Grant:
+async def issue_grant(
+    request: Request,
+    platform: FleetPlatformDep,
+    base_url: BaseUrl,
+    deployment_id: str,
+    body: GrantRequest | None = None,
+) -> Grant:
     """Returns a signed URL for each file of a deployment assigned to the agent, valid for minutes. Request a new grant
     for new ones.
     """
@@ -105,6 +111,8 @@ async def issue_grant(request: Request, platform: FleetPlatformDep, base_url: Ba
         if granted != wanted:  # while the storage was asked
             raise ConflictError("The deployment has just changed. Request the grant again.")
         grants.record_grant(session, agent, granted, now=now)
+        for report in body.wrong_bytes if body is not None else ():
+            await direct.report_wrong_bytes(session, agent, report, now=now)
         sources = await direct.sources(session, agent, granted)
     return Grant(
         deployment_id=deployment_id,
@@ -121,13 +129,6 @@ async def issue_grant(request: Request, platform: FleetPlatformDep, base_url: Ba
         expires_at=granted.expires_at,
         sources=await asyncio.to_thread(direct.signed, platform.verdicts, sources, agent.id, granted),
     )
-
-
-@public.post("/v1/agent/wrong-bytes", status_code=204)
-async def report_wrong_bytes(request: Request, session: WriteSession, platform: PlatformDep, body: WrongBytes) -> None:
-    """Records which agents of the project sent bytes to this one that did not have their file's digest."""
-    agent = await _agent(request, session)
-    await direct.report_wrong_bytes(session, agent, body, now=platform.now())
 
 
 async def _agent(request: Request, session: AsyncSession) -> AgentRow:

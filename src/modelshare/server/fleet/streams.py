@@ -6,9 +6,21 @@ the client, so a slow client slows down its own engine, not the other streams of
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, Protocol
 
-from modelshare.wire.link import BODY_SLICE, Answer, AnswerFrame, Chunk, CloseCode, Credit, End, Frame, Head
+from modelshare.wire.link import (
+    BODY_SLICE,
+    Answer,
+    AnswerFrame,
+    Chunk,
+    CloseCode,
+    Credit,
+    DeploymentLoad,
+    End,
+    Frame,
+    Head,
+)
 
 _CREDIT_STEPS: Final = 4
 """Credit is given back in quarters of the window: one frame per chunk would cost too much."""
@@ -58,13 +70,82 @@ class RequestLink(Protocol):
     def forget(self, request: "LinkRequest") -> None: ...
 
 
+class EngineLoad:
+    """How busy the engine of a deployment is, in sequences."""
+
+    __slots__ = ("elsewhere", "here", "slots")
+
+    def __init__(self) -> None:
+        self.slots = 0
+        """How many it processes at once; 0 if the agent does not say."""
+        self.here = 0
+        """Asked for over this connection."""
+        self.elsewhere = 0
+        """The others, as the agent last reported."""
+
+    @property
+    def is_full(self) -> bool:
+        return 0 < self.slots <= self.here + self.elsewhere
+
+
+_UNKNOWN: Final = EngineLoad()
+
+
+class EngineLoads:
+    """Those of all engines of an agent, by deployment."""
+
+    def __init__(self) -> None:
+        self._loads: dict[str, EngineLoad] = {}
+
+    @property
+    def busy(self) -> int:
+        return sum(load.here + load.elsewhere for load in self._loads.values())
+
+    def of(self, deployment_id: str) -> EngineLoad:
+        return self._loads.get(deployment_id, _UNKNOWN)
+
+    def begin(self, deployment_id: str, sequences: int) -> EngineLoad:
+        """A request is sent."""
+        load = self._loads.setdefault(deployment_id, EngineLoad())
+        load.here += sequences
+        return load
+
+    def report(self, reported: Sequence[DeploymentLoad] | None) -> None:
+        """The agent says how busy its engines are; None: it does not."""
+        if reported is None:
+            return
+        self._loads = {name: load for name, load in self._loads.items() if load.here}
+        for load in self._loads.values():
+            load.slots = load.elsewhere = 0
+        for each in reported:
+            load = self._loads.setdefault(each.deployment_id, EngineLoad())
+            load.slots = each.slots
+            load.elsewhere = max(0, each.running + each.waiting - load.here)
+
+
 class LinkRequest:
     """One request on the link."""
 
-    __slots__ = ("_begun", "_link", "_owed", "credit", "ended", "id", "is_sent", "sink", "window")
+    __slots__ = (
+        "_begun",
+        "_link",
+        "_owed",
+        "credit",
+        "ended",
+        "id",
+        "is_sent",
+        "load",
+        "sequences",
+        "sink",
+        "window",
+    )
 
-    def __init__(self, link: RequestLink, stream_id: int, window: int, sink: AnswerSink) -> None:
+    def __init__(
+        self, link: RequestLink, stream_id: int, window: int, sink: AnswerSink, load: EngineLoad, sequences: int
+    ) -> None:
         self.id = stream_id
+        self.load = load
+        self.sequences = sequences
         self.window = window
         """Bytes that may be in transit or waiting."""
         self.credit = window

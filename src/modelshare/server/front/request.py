@@ -20,6 +20,7 @@ _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
 """Most targets: nothing in them needs to be parsed or decoded."""
+_BAD_ESCAPE: Final = re.compile(rb"%(?:00|(?![0-9A-Fa-f]{2}))")
 _SEPARATORS: Final = len(": \r\n")
 
 
@@ -38,11 +39,11 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
         raise refusals.malformed(f"this server does not support HTTP/{version}")
     if method == b"CONNECT":
         raise refusals.malformed("this server is not a proxy")
-    if encodings and any(value.strip().lower() != b"chunked" for value in encodings):
-        raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`")
+    if encodings and (version != "1.1" or any(value.strip().lower() != b"chunked" for value in encodings)):
+        raise refusals.malformed("its `Transfer-Encoding` may only be `chunked`, in HTTP/1.1")
     if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_HOST.fullmatch, hosts)):
         raise refusals.malformed("it needs one `Host` header with the name or address of the platform")
-    raw_path, query = (target, b"") if _PLAIN_PATH.fullmatch(target) else _parsed(target)
+    raw_path, query = (target, b"") if _PLAIN_PATH.fullmatch(target) else _parsed(target, hosts)
     path = raw_path.decode("ascii")
     return {
         "type": "http",
@@ -59,7 +60,7 @@ def read(version: str, method: bytes, target: bytes, headers: Headers) -> dict[s
     }
 
 
-def _parsed(target: bytes) -> tuple[bytes, bytes]:
+def _parsed(target: bytes, hosts: Sequence[bytes]) -> tuple[bytes, bytes]:
     """The path, in ASCII, and the query."""
     try:
         url = httptools.parse_url(target)
@@ -69,7 +70,19 @@ def _parsed(target: bytes) -> tuple[bytes, bytes]:
         raise refusals.malformed("its URL is invalid; percent-encode all characters outside ASCII") from error
     if not path.startswith(b"/"):
         raise refusals.malformed("it has no path")
+    if target[:1] != b"/" and not _names_host(target, hosts):
+        raise refusals.malformed("its URL is not one of the host that its `Host` header names")
+    if _BAD_ESCAPE.search(path):
+        raise refusals.malformed("its URL is invalid; write a percent sign as %25")
     return path, url.query or b""
+
+
+def _names_host(url: bytes, hosts: Sequence[bytes]) -> bool:
+    """Whether a whole URL names the same host as the header, so that nobody takes it for one of another (RFC 9112
+    section 3.2.2)."""
+    scheme, _, rest = url.partition(b"://")
+    host = re.split(rb"[/?#]", rest, maxsplit=1)[0]
+    return scheme.lower() in {b"http", b"https"} and all(each.lower() == host.lower() for each in hosts)
 
 
 def forwarded_for(headers: Headers) -> str:

@@ -27,21 +27,24 @@ Forget = Callable[[AsyncSession, int], Awaitable[int]]
 
 
 class Retention:
-    """Forgets once an hour what is older than the settings allow."""
+    """Forgets once an hour what is older than the settings allow, for the first time an hour after the start."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._due = 0
+        self._due = platform.now() + _EVERY_SECONDS
+
+    async def sweep_when_due(self) -> None:
+        now = self._platform.now()
+        if now >= self._due:
+            await self.sweep()
+            self._due = now + _EVERY_SECONDS
 
     async def sweep(self) -> None:
         now = self._platform.now()
-        if now < self._due:
-            return
         for forget, days in self._kept():
             await self._repeat(functools.partial(self._step, forget, now - days * _DAY))
         before = now - self._platform.settings.audit_days * _DAY
         await self._repeat(functools.partial(self._forget_audit_entries, before))
-        self._due = now + _EVERY_SECONDS
 
     def _kept(self) -> Iterator[tuple[Forget, int]]:
         settings = self._platform.settings

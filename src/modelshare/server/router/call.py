@@ -16,21 +16,21 @@ import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, RateLimitedError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
-from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
+from modelshare.server.router.entrance import Entrance
 from modelshare.server.router.errors import body_too_long, database_outages
 from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
 from modelshare.server.router.request_head import RequestHead, checked_endpoint, models_json, parsed, too_slow
+from modelshare.server.router.request_queue import Waiter
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
-from modelshare.wire.keys import NO_LIMITS
 
 if TYPE_CHECKING:
     from modelshare.server.router.service import Router
@@ -71,10 +71,9 @@ class Call:
         self._started_at = router.now()
         self._task: asyncio.Task[None] | None = None
         self._in_flight: list[tuple[InFlight[Any], Any]] = []
-        self._caller: Caller
-        self._endpoint: Snapshot
-        self._gate: Gate | None = None
-        """Of the endpoint's tier, once the request was let in."""
+        self.caller: Caller
+        self.endpoint: Snapshot
+        self._entrance: Entrance | None = None
         self._gives_up_at: float | None = None
         """Until when it waits for an agent, once it does."""
         self._turns = 1
@@ -104,9 +103,13 @@ class Call:
 
     def too_slow(self) -> None:
         """The deadline has passed."""
+        entrance = self._entrance
+        if entrance is not None and entrance.is_waiting:
+            self.guard(lambda: entrance.give_up(self._relay))
+            return
         if self._relay is not None and not self.reply.status:
             self._relay.report_result(is_failure=True)
-        self.end_with(too_slow(self._endpoint.tier, in_stream=self.reply.status > 0))
+        self.end_with(too_slow(self.endpoint.tier, in_stream=self.reply.status > 0))
 
     def end_with(self, error: Exception) -> None:
         """Ends the request with the error, wherever it is."""
@@ -148,7 +151,7 @@ class Call:
 
     def _enter(self, caller: Caller | None, use: KeyUse | SessionUse) -> None:
         """Raises UnauthenticatedError for an unknown caller."""
-        self._caller = self._router.checked(caller, self.head)
+        self.caller = self._router.checked(caller, self.head)
         if (running := self._router.running_of(use)) is not None:
             self._track(running, use)
 
@@ -159,61 +162,26 @@ class Call:
 
     def _admit(self, found: Snapshot | None) -> None:
         router, head = self._router, self.head
-        head.check(self._caller)
+        head.check(self.caller)
         if found is not None and found.awaits_agent(router.clock()) and self.may_wait:
             self.later(self._admit_with_agent())
             return
-        endpoint = self._endpoint = checked_endpoint(head, found, router.clock())
+        endpoint = self.endpoint = checked_endpoint(head, found, router.clock())
         if head.reads_models:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
-        gate = router.admission.gate(endpoint.id, endpoint.tier, self._payer())
-        try:
-            has_entered = gate.enter()
-        except RateLimitedError:
-            self._show_limits(gate)
-            raise
-        if has_entered:
-            self._entered(gate)
-        else:
-            self.later(self._enter_later(gate))
-
-    def _payer(self) -> Payer | None:
-        endpoint, caller = self._endpoint, self._caller
-        if caller.limits is None and endpoint.monthly_budget is None:
-            return None
-        return Payer(endpoint.project_id, caller.id, caller.limits or NO_LIMITS, endpoint.monthly_budget)
-
-    async def _enter_later(self, gate: Gate) -> None:
-        """Enters with what the database can lend."""
-        try:
-            await gate.enter_later()
-        except RateLimitedError:
-            self._show_limits(gate)
-            raise
-        self._entered(gate)
-
-    def _show_limits(self, gate: Gate) -> None:
-        self.reply.headers = [*self.reply.headers, *gate.headers()]
-
-    def _entered(self, gate: Gate) -> None:
-        self._gate, router, endpoint, head = gate, self._router, self._endpoint, self.head
-        self._show_limits(gate)
         self._track(router.running_endpoints, endpoint.id)
-        self.deadline = router.now() + endpoint.tier.request_timeout_seconds
-        check_encoding(head.header(b"content-encoding"))
-        self._state = _State.READING
-        self._read()
+        self._entrance = Entrance(router, self)
+        self._entrance.begin()
 
     async def _admit_with_agent(self) -> None:
         self._admit(await self._await_agent())
 
     def _read(self) -> None:
         limit, announced = self._router.max_body_bytes, self.head.content_length
-        if announced <= limit and (data := self._client.take()):
-            self._body.append(data)
-            self._size += len(data)
+        if announced <= limit:
+            self.take()
         if max(self._size, announced) > limit:
             raise body_too_long(limit)
         if self._client.complete:
@@ -221,16 +189,46 @@ class Call:
 
     def _start_relay(self, body: bytes) -> None:
         self._state, self._body = _State.RELAYING, []
-        request = parsed(self.head.route, body, self._endpoint.tier)
-        if self._gate is not None:
-            self._turns = request.turns
-            self._gate.count_as(self._turns)
+        request = parsed(self.head.route, body, self.endpoint.tier)
+        self._turns = request.turns
+        if self._entrance is not None and self._entrance.gate is not None:
+            self._entrance.gate.count_as(self._turns)
         tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
-        if len(self._endpoint.targets) > 1:
+        self._relay.sequences = self._turns
+        if len(self.endpoint.targets) > 1:
             session = self.head.header(b"x-session-id")
-            self._relay.conversation = Conversation.of(self._endpoint.id, self.head.route, body, session)
-        self._relay.start(self._endpoint.targets)
+            self._relay.conversation = Conversation.of(self.endpoint.id, self.head.route, body, session)
+        self._relay.start(self.endpoint.targets)
+
+    # Called by the entrance.
+
+    def show(self, headers: Headers) -> None:
+        """Sends them with the answer, in place of those of the same names."""
+        if headers:
+            names = {name for name, _ in headers}
+            self.reply.headers = [*(each for each in self.reply.headers if each[0] not in names), *headers]
+
+    def take(self) -> None:
+        """Takes what has arrived of the body."""
+        if data := self._client.take():
+            self._body.append(data)
+            self._size += len(data)
+
+    async def refresh(self) -> None:
+        """Looks the endpoint up again, unless that was done a second ago. Raises an error if it cannot serve."""
+        with database_outages():
+            found = await self._router.find_endpoint(self.head)
+        if found is not None and found.awaits_agent(self._router.clock()) and self.may_wait:
+            found = await self._await_agent()
+        self.endpoint = checked_endpoint(self.head, found, self._router.clock())
+
+    def admitted(self) -> None:
+        """The endpoint's limits let it in."""
+        self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
+        check_encoding(self.head.header(b"content-encoding"))
+        self._state = _State.READING
+        self._read()
 
     # Called by the relay.
 
@@ -241,7 +239,34 @@ class Call:
 
     def progress(self) -> None:
         """A part of a stream has arrived: the next one has as much time again."""
-        self.deadline = self._router.now() + self._endpoint.tier.stream_idle_timeout_seconds
+        self.deadline = self._router.now() + self.endpoint.tier.stream_idle_timeout_seconds
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether the tier has a queue."""
+        return self.endpoint.tier.queue_seconds > 0
+
+    def has_waiting(self, deployment_id: str) -> bool:
+        """Whether others wait for it."""
+        return self._router.queue.length(deployment_id) > 0
+
+    def wait(self, waiter: Waiter, deployments: Sequence[str], size: int, *, is_first: bool) -> None:
+        """As `Entrance.wait`."""
+        assert self._entrance is not None  # noqa: S101 - it has passed it
+        self._entrance.wait(waiter, deployments, size, is_first=is_first)
+
+    def waited(self) -> None:
+        """It had its turn at a machine: now its time begins."""
+        assert self._entrance is not None  # noqa: S101 - as above
+        self._entrance.waited()
+        self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
+
+    def known_targets(self) -> Sequence[Target]:
+        """The endpoint's targets. They are a second old at most, if this is called again and again."""
+        found = self._router.snapshots.known(self.head.project_id, self.head.slug)
+        if found is None and (self._task is None or self._task.done()):
+            self.later(self.refresh())
+        return found[0].targets if found and found[0] else self.endpoint.targets
 
     @property
     def may_wait(self) -> bool:
@@ -289,6 +314,12 @@ class Call:
             return
         self._state, self.deadline, self._is_finished = _State.OVER, _NEVER, True
         usage = usage or self._usage()
+        router, entrance = self._router, self._entrance
+        self._entrance = None  # it refers to this
+        if entrance is not None:
+            entrance.leave_queue()
+            if router.queue:
+                router.queue.freed(self.endpoint.id, *(self._relay.asked if self._relay is not None else ()))
         if self._relay is not None:
             self._relay.close()
             self._relay, self._body = None, []
@@ -296,11 +327,10 @@ class Call:
             running.leave(subject, self)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        router = self._router
-        if self._gate is not None:
-            self._gate.leave(self._turns)
-            self._gate.charge(usage.prompt_tokens + usage.completion_tokens)
-            router.meter.add(self._endpoint, self._caller.id, usage, failed=is_failure)
+        if entrance is not None and entrance.gate is not None:
+            entrance.gate.leave(self._turns)
+            entrance.gate.charge(usage.prompt_tokens + usage.completion_tokens)
+            router.meter.add(self.endpoint, self.caller.id, usage, failed=is_failure)
             router.metrics.tokens(usage.prompt_tokens, usage.completion_tokens)
         router.over(self, self.reply.status or _CLIENT_GONE, router.now() - self._started_at)
 

@@ -56,7 +56,7 @@ async def _pages(platform: Platform, caller: Caller, days: Days) -> AsyncIterato
         if len(found) < _PAGE:
             return
         row = found[-1][0]
-        after = row.day, row.endpoint_id, row.key_id, row.tier, row.version
+        after = row.day, row.endpoint_id, row.key_id
 
 
 async def _named(session: AsyncSession, caller: Caller, found: Sequence[tuple[UsageRow, str]]) -> list[Exported]:

@@ -16,7 +16,7 @@ import structlog
 from modelshare.server.background import Loop
 from modelshare.server.db import Database
 from modelshare.server.endpoints import deployment_stats
-from modelshare.server.endpoints.deployment_stats import MAX_COST, MAX_COUNT
+from modelshare.server.endpoints.deployment_stats import MAX_COST, MAX_COUNT, usage_id
 from modelshare.server.outages import outage_of
 from modelshare.server.router.snapshots import Snapshot
 from modelshare.wire.tiers import PRICE_SCALE
@@ -70,7 +70,9 @@ class _Count:
         micros, rest = divmod((self.prompt_tokens + self.completion_tokens) * self.token_price, PRICE_SCALE)
         costs = {"cost_micros": min(MAX_COST, micros), "cost_rest": rest}
         stored = {name: getattr(self, name) for name in self.__slots__ if name != "token_price"}
-        return {**key._asdict(), **stored, **costs}
+        row_id = usage_id(key.endpoint_id, key.tier, key.version)
+        ids = {"endpoint_id": row_id, "of_endpoint_id": key.endpoint_id}
+        return {**key._asdict(), **ids, **stored, **costs}
 
 
 @dataclass(slots=True)

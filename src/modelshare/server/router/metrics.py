@@ -37,10 +37,17 @@ class _Durations:
 class RouterMetrics(Collector):
     """The metrics of one process, in the registry that `/metrics` shows."""
 
-    def __init__(self, registry: CollectorRegistry, hits: PrefixHits, in_progress: Callable[[], int]) -> None:
-        """`in_progress`: the number of requests in progress."""
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        hits: PrefixHits,
+        in_progress: Callable[[], int],
+        waiting: Callable[[], int],
+    ) -> None:
+        """`in_progress`: the number of requests in progress, and `waiting`: of those that wait for their turn."""
         self._hits = hits
         self._in_progress = in_progress
+        self._waiting = waiting
         self._requests: dict[tuple[str, int], int] = {}
         self._durations: dict[str, _Durations] = {}
         self._prompt_tokens = self._completion_tokens = 0
@@ -81,6 +88,7 @@ class RouterMetrics(Collector):
         yield GaugeMetricFamily(
             "modelshare_inference_under_way", "Inference requests in progress.", self._in_progress()
         )
+        yield GaugeMetricFamily("modelshare_inference_waiting", "Those that wait for their turn.", self._waiting())
         yield _counter(
             "modelshare_inference_prefix_requests",
             "Requests of conversations seen before, by whether they went to the conversation's machine.",

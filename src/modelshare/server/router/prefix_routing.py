@@ -58,16 +58,17 @@ def _beginning(route: str, body: bytes) -> bytes:
     return messages[: messages.rfind(b"}", 0, len(messages) if answer < 0 else answer) + 1]
 
 
-def busy_limit(total: int, count: int) -> float:
-    """The most requests that one of `count` machines may have in progress if all together have `total`.
+def busy_limit(total: float, count: float) -> float:
+    """The most that one of `count` machines may have in progress if all together have `total`.
 
-    While there are few, chance puts two or three on one machine: sending them elsewhere would cost more than it gains.
+    `count`: the capacity of all machines together, in multiples of this one's. While there is little to do, chance puts
+    two or three requests on one machine: sending them elsewhere would cost more than it gains.
     """
     mean = total / count
     return max(SPREAD * mean + 1, mean + 2)
 
 
-def placed_limit(total: int, count: int) -> float:
+def placed_limit(total: float, count: float) -> float:
     """As `busy_limit`, for the conversations of a machine. They last, so they are spread more evenly."""
     mean = total / count
     return max(SPREAD * mean, math.ceil(mean))
@@ -91,6 +92,15 @@ def _preferred(key: int, ids: Sequence[str]) -> str:
     return max(ids, key=lambda each: preference(key, each))
 
 
+def _within(limits: Sequence[float], ids: Sequence[str], loads: Sequence[int]) -> list[str]:
+    return [each for each, load, limit in zip(ids, loads, limits, strict=True) if load <= limit]
+
+
+def _in_multiples(capacities: Sequence[int]) -> list[float]:
+    total = sum(capacities)
+    return [total / each for each in capacities]
+
+
 class Conversations:
     """Which machine each conversation belongs to."""
 
@@ -107,30 +117,41 @@ class Conversations:
     def home(self, key: int) -> str | None:
         return self._homes.get(key)
 
-    def choose(self, key: int, ids: Sequence[str], busy: Sequence[int], members: Collection[str]) -> str:
+    def choose(
+        self,
+        key: int,
+        ids: Sequence[str],
+        busy: Sequence[int],
+        members: Collection[str],
+        capacities: Sequence[int] | None = None,
+    ) -> str:
         """The conversation's machine, or another if that has too much to do or cannot answer now.
 
-        `ids`: the deployments that can answer, and `busy`: their requests in progress. The conversation moves only if
-        its machine is no longer one of `members`, those that serve the endpoint.
+        `ids`: the deployments that can answer, `busy`: what they have in progress, and `capacities`: what each can do
+        at once, if they differ. The conversation moves only if its machine is no longer one of `members`, those that
+        serve the endpoint.
         """
+        counts = _in_multiples(capacities or [1] * len(ids))
         home = self._homes.pop(key, None)
         if home is None or (home not in ids and home not in members):
-            home = self._place(key, home, ids)
+            home = self._place(key, home, ids, counts)
         else:
             self._homes[key] = home
-        limit = busy_limit(sum(busy) + 1, len(ids)) - 1
-        if home in ids and busy[ids.index(home)] <= limit:
+        total = sum(busy) + 1
+        limits = [busy_limit(total, count) - 1 for count in counts]
+        if home in ids and busy[at := ids.index(home)] <= limits[at]:
             return home
-        return _preferred(key, [each for each, load in zip(ids, busy, strict=True) if load <= limit])
+        return _preferred(key, _within(limits, ids, busy))
 
-    def _place(self, key: int, before: str | None, ids: Sequence[str]) -> str:
+    def _place(self, key: int, before: str | None, ids: Sequence[str], counts: Sequence[float]) -> str:
         if before is not None:
             self._leave(before)
         elif len(self._homes) >= self._kept:
             self._leave(self._homes.pop(next(iter(self._homes))))
-        counts = [self._placed[each] for each in ids]
-        limit = placed_limit(sum(counts) + 1, len(ids)) - 1
-        home = _preferred(key, [each for each, count in zip(ids, counts, strict=True) if count <= limit])
+        placed = [self._placed[each] for each in ids]
+        total = sum(placed) + 1
+        limits = [placed_limit(total, count) - 1 for count in counts]
+        home = _preferred(key, _within(limits, ids, placed))
         self._homes[key] = home
         self._placed[home] += 1
         return home

@@ -27,12 +27,16 @@ from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.tiers import PRICE_SCALE
 
 Columns = Mapping[str, SQLColumnExpression[Any]]
-_KEY = (UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id, UsageRow.tier, UsageRow.version)
+_KEY = (UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id)
 _HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
 """Joins the endpoint that has the slug now, which is another one if the used one was deleted."""
 _DELETED: ColumnElement[str] = literal_column("' (deleted)'")
 _ENDPOINT = case(
-    (EndpointRow.id != UsageRow.endpoint_id, UsageRow.endpoint_slug.concat(_DELETED)), else_=UsageRow.endpoint_slug
+    (
+        EndpointRow.id != func.coalesce(UsageRow.of_endpoint_id, UsageRow.endpoint_id),
+        UsageRow.endpoint_slug.concat(_DELETED),
+    ),
+    else_=UsageRow.endpoint_slug,
 )
 _TIER, _VERSION = func.nullif(UsageRow.tier, ""), func.nullif(UsageRow.version, "")
 COLUMNS: Columns = {
@@ -107,7 +111,7 @@ async def model_usage(
     return _rows(group_by, found)
 
 
-UsageKey = tuple[str, uuid.UUID, uuid.UUID, str, str]
+UsageKey = tuple[str, uuid.UUID, uuid.UUID]
 """A row's primary key."""
 
 

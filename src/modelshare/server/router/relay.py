@@ -1,9 +1,9 @@
 """Relays one inference request to an agent that can answer it, and the answer back to the client."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
-from modelshare.server.errors import UnavailableError
+from modelshare.server.errors import RateLimitedError, UnavailableError
 from modelshare.server.fleet.link import AgentLink
 from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
@@ -26,6 +26,10 @@ reported by the status; longer answers are sent as they arrive."""
 _DONE: Final = b"data: [DONE]\n\n"
 _RETRY_SECONDS: Final = 2
 _SERVER_ERROR: Final = 500
+_BUSY: Final = frozenset({429, 503})
+"""With `retry_after`: the agent or its engine has too much to do."""
+_REST_SECONDS: Final = 1
+"""How long it gets no requests of those that may wait."""
 _MISDIRECTED: Final = 421
 """The agent takes no more requests from the process that was asked."""
 _SEARCHES: Final = 3
@@ -39,6 +43,8 @@ class Relay:
         """`tenant`: the project's name for agents."""
         self.usage = usage
         self.conversation: Conversation | None = None
+        self.sequences = 1
+        """As which the request counts."""
         self._call = call
         self._selector = selector
         self._body = body
@@ -48,6 +54,8 @@ class Relay:
         """Deployments among them."""
         self._target: Target | None = None
         self._searches = 0
+        self._has_turn = False
+        """It has waited, and may go before those that still wait."""
         self._refused: set[str] = set()
         """Deployments."""
         self._circuit: str | None = None
@@ -77,6 +85,11 @@ class Relay:
         request, self._request = self._request, None
         if request is not None:
             request.close()
+
+    @property
+    def asked(self) -> Collection[str]:
+        """The deployments that were asked."""
+        return self._tried
 
     def close(self) -> None:
         """As `stop`, for good: forgets the bytes, which would otherwise wait for the garbage collector."""
@@ -113,6 +126,8 @@ class Relay:
         """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
         of a new version before this process, and stop a deployment to which requests are still being sent."""
         while (target := self._selector.best(self._targets, self.conversation, self._tried, self._tenant)) is not None:
+            if self._call.has_queue and self._waits_for(target):
+                return
             self._tried.add(target.deployment_id)
             if self._ask(target):
                 return
@@ -130,6 +145,39 @@ class Relay:
             raise UnavailableError(
                 "The machine that runs the model is disconnected. Try again in a moment.", retry_after=_RETRY_SECONDS
             )
+
+    # Waiting for a free slot (`request_queue.Waiter`).
+
+    @property
+    def refusal(self) -> RateLimitedError:
+        return RateLimitedError(
+            "All machines that run this model are busy. Try again in a moment.",
+            code=ErrorCode.CAPACITY_EXCEEDED,
+            retry_after=_RETRY_SECONDS,
+        )
+
+    @property
+    def blocks_others(self) -> bool:
+        return True
+
+    def try_turn(self) -> bool:
+        self._targets = self._call.known_targets()
+        target = self._selector.best(self._targets, None, self._tried, self._tenant)
+        return target is None or not self._selector.is_full(target)
+
+    def go_on(self) -> None:
+        self._has_turn = True
+        self._call.waited()
+        self._call.guard(self._try_next)
+
+    def _waits_for(self, target: Target) -> bool:
+        """Whether the request waits, since no target has a free slot, or others wait for it."""
+        is_behind = not self._has_turn and self._call.has_waiting(target.deployment_id)
+        if not is_behind and not self._selector.is_full(target):
+            return False
+        subjects = [each.deployment_id for each in self._targets if each.deployment_id not in self._tried]
+        self._call.wait(self, subjects, len(self._body), is_first=self._has_turn)
+        return True
 
     def _ask(self, target: Target) -> bool:
         """Sends the request. Returns False if the connection is down."""
@@ -149,7 +197,13 @@ class Relay:
         route, deployment_id = self._call.head.route, target.deployment_id
         try:
             self._request = link.ask(
-                self, deployment_id, route, self._body, timeout=LONGEST_STREAM, tenant=self._tenant
+                self,
+                deployment_id,
+                route,
+                self._body,
+                timeout=LONGEST_STREAM,
+                tenant=self._tenant,
+                sequences=self.sequences,
             )
         except StreamBrokenError:
             return False
@@ -187,6 +241,10 @@ class Relay:
                 raise BadGatewayError("The machine that runs the model sent an unexpected answer. Try again.")
 
     def _pass_answer(self, frame: Answer) -> None:
+        target = self._target
+        if frame.retry_after is not None and frame.status in _BUSY and target is not None and self._call.has_queue:
+            self._leave_alone(target, frame.retry_after)
+            return
         if frame.refused and frame.status == _MISDIRECTED:
             self._broken(StreamBrokenError("The agent is leaving the process that was asked."))
             return
@@ -205,6 +263,14 @@ class Relay:
         wait = () if frame.retry_after is None else ((b"retry-after", b"%d" % frame.retry_after),)
         self._call.reply.whole(frame.status, frame.content_type.encode(), frame.data, wait)
         self._call.finish(is_failure=is_failure)
+
+    def _leave_alone(self, target: Target, seconds: int) -> None:
+        """Tries the target again after a while, and meanwhile others."""
+        self._selector.rest(target, min(seconds, _REST_SECONDS))
+        self._tried.discard(target.deployment_id)
+        self.usage.is_engine_busy, self._has_turn = False, True
+        self.stop()
+        self._try_next()
 
     def _pass_chunk(self, data: bytes) -> None:
         head = self._begun()

@@ -23,7 +23,7 @@ from modelshare.server.accounts.sessions import PEOPLE_TOPIC, SessionAuthenticat
 from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
-from modelshare.server.endpoints.policy import PrefixHits
+from modelshare.server.endpoints.policy import PrefixHits, WaitingRequests
 from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.topics import READY_TOPIC
@@ -40,6 +40,7 @@ from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import Meter
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.request_head import RequestHead, parse_path
+from modelshare.server.router.request_queue import RequestQueue
 from modelshare.server.router.snapshots import Snapshot, Snapshots
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.settings import Settings
@@ -60,7 +61,8 @@ class Router:
         self.keys = parts.keys
         self.clock = parts.clock
         self.admission = parts.admission
-        self.metrics = RouterMetrics(parts.registry, parts.hits, in_progress=lambda: len(self._calls))
+        self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
+        self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
         self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
@@ -194,8 +196,10 @@ class Router:
         self._agents_changed = asyncio.Event()
 
     async def _sweep(self) -> None:
+        self.queue.serve_all()
         now = self.now()
-        for call in [each for each in self._calls if each.deadline <= now]:
+        overdue = [each for each in self._calls if each.deadline <= now]
+        for call in sorted(overdue, key=lambda each: each.deadline, reverse=True):  # each is told its place of before
             call.too_slow()
 
     async def _recalled(self, endpoint_ids: Collection[uuid.UUID]) -> Collection[uuid.UUID]:
@@ -217,5 +221,6 @@ class RouterParts:
     admission: Admission
     registry: CollectorRegistry
     hits: PrefixHits
+    waiting: WaitingRequests
     clock: Callable[[], float]
     """Unix seconds."""

@@ -227,7 +227,7 @@ async def _recalled(page: ProjectContext) -> list[Endpoint]:
 
 
 async def _shown(page: ProjectContext, row: EndpointRow) -> dict[str, Any]:
-    endpoint = presenters.view(row, page.base_url, page.policy.prefix_hits.of(row.id))
+    endpoint = presenters.view(row, page.base_url, page.policy.live(row.id, row.tier))
     holding = row.model_id is not None and row.tier == SELF_HOSTED
     return {
         "endpoint": endpoint,
