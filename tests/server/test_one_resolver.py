@@ -198,7 +198,7 @@ async def test_all_six_agree(
             await lists_as_the_rules_say(session, relation, caller, circumstances, terms.tiers)
         for (relation, caller), tier, circumstance in itertools.product(callers.items(), terms.tiers, circumstances):
             spec = EndpointCreate(slug="new", model=str(circumstance.model), tier=tier.slug)
-            reasons = rules.selection_reasons(relation, circumstance.facts, tier)
+            reasons = rules.selection_reasons(relation, circumstance.facts, tier, promotion=promotion)
             seen |= {reason.rule for reason in reasons}
             explanation = await endpoints.explain(session, caller, spec, terms)
             assert (explanation.possible, explanation.reasons) == (not reasons, reasons)
