@@ -20,7 +20,6 @@ _VERSIONS: Final = frozenset({"1.0", "1.1"})
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]+")
 _PLAIN_PATH: Final = re.compile(rb"(?:/[A-Za-z0-9._~-]+)+")
 """Most targets: nothing in them needs to be parsed or decoded."""
-_BAD_ESCAPE: Final = re.compile(rb"%(?:00|(?![0-9A-Fa-f]{2}))")
 _SEPARATORS: Final = len(": \r\n")
 
 
@@ -72,8 +71,6 @@ def _parsed(target: bytes, hosts: Sequence[bytes]) -> tuple[bytes, bytes]:
         raise refusals.malformed("it has no path")
     if target[:1] != b"/" and not _names_host(target, hosts):
         raise refusals.malformed("its URL is not one of the host that its `Host` header names")
-    if _BAD_ESCAPE.search(path):
-        raise refusals.malformed("its URL is invalid; write a percent sign as %25")
     return path, url.query or b""
 
 
