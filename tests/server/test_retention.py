@@ -1,7 +1,10 @@
 """Records of what is over are kept as long as the settings say, and what is still needed is kept longer."""
 
 import json
+import os
+import resource
 import stat
+import time
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -106,6 +109,36 @@ async def test_entries_are_archived_before_they_are_deleted(
     assert (exported, count) == (archived, len(before))
     [file] = (tmp_path / "archive").iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@ON_SQLITE
+@pytest.mark.usefixtures("running_app")
+async def test_an_interrupted_attempt_to_archive_spoils_no_line(
+    app: Application, owner: Tenant, clock: Clock, tmp_path: Path
+) -> None:
+    """A disk that is full, then a process that was killed, and each time the beginning of a line was written."""
+    await a_day(owner, (await pushed(owner.http, tiny_model()))["id"])
+    async with app.database.read() as session:
+        [first, *_] = rows = list(await session.scalars(select(AuditRow).order_by(AuditRow.id)))
+    file = tmp_path / "archive" / time.strftime("audit-%Y-%m.jsonl", time.gmtime(first.at))
+    clock.now += 5 * DAY
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.parent.mkdir()
+    with file.open("wb") as archived:
+        archived.truncate(1 << 30)  # sparse, and larger than anything else that is written here
+        archived.seek(-1, os.SEEK_END)
+        archived.write(b"\n")
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((1 << 30) + 100, allowed[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            await Retention(app.platform).sweep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert file.stat().st_size == 1 << 30
+    file.write_bytes(b'{"id": "from befo')
+    await Retention(app.platform).sweep()
+    archived_ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    assert archived_ids == [str(row.id) for row in rows]
 
 
 async def add(app: Application, *rows: Table) -> None:
