@@ -156,7 +156,7 @@ async def test_what_is_still_needed_is_kept(app: Application, owner: Tenant, clo
     upload: dict[str, Any] = {"project_id": project, "model_id": model, "model_name": "m", "version_name": "1.0.0"}
     upload |= {"part_size": 1, "bytes_total": 1, "created_at": 1, "expires_at": long_ago}
     agent = {"project_id": project, "state": "removed", "capabilities": {}, "created_at": long_ago}
-    gone, deleting = uuid.uuid4(), uuid.uuid4()
+    gone, deleting, unheard = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     deletion = {"model_id": model, "version": "1.0.0", "asked_at": 1}
     await add(
         app,
@@ -169,16 +169,18 @@ async def test_what_is_still_needed_is_kept(app: Application, owner: Tenant, clo
         UploadRow(id=closed, state="completed", **upload),
         AgentRow(id=gone, name="gone", token_hash="a", **agent),
         AgentRow(id=deleting, name="deleting", token_hash="b", **agent),
+        AgentRow(id=unheard, name="unheard", token_hash="c", **agent),
         WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=deleting, **deletion),
         WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=gone, confirmed_at=long_ago, **deletion),
+        WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=unheard, closed_at=int(clock.now), **deletion),
     )
     await Retention(app.platform).sweep()
     async with app.database.read() as session:
         assert unused not in set(await session.scalars(select(KeyRow.id)))
         assert used in set(await session.scalars(select(KeyRow.id)))
         assert set(await session.scalars(select(UploadRow.id))) == {open_upload_, staged}
-        assert set(await session.scalars(select(AgentRow.id))) == {deleting}
-        assert set(await session.scalars(select(WeightDeletionRow.agent_id))) == {deleting}
+        assert set(await session.scalars(select(AgentRow.id))) == {deleting, unheard}
+        assert set(await session.scalars(select(WeightDeletionRow.agent_id))) == {deleting, unheard}
 
 
 async def test_a_backlog_goes_in_small_steps(

@@ -58,12 +58,12 @@ async def forget_join_keys(session: AsyncSession, before: int) -> int:
 
 
 async def forget_agents(session: AsyncSession, before: int) -> int:
-    """Removed agents, unless they are still to delete weights, or hold files."""
+    """Removed agents, unless they are still to delete weights, or hold files. That the owner has stopped waiting for
+    a deletion does not end it: an agent that comes back deletes the weights only if it is told that it was removed.
+    """
     last_seen = func.coalesce(AgentRow.last_seen_at, AgentRow.created_at)
     deleting = exists().where(
-        any_tenant(WeightDeletionRow).agent_id == AgentRow.id,
-        WeightDeletionRow.confirmed_at.is_(None),
-        WeightDeletionRow.closed_at.is_(None),
+        any_tenant(WeightDeletionRow).agent_id == AgentRow.id, WeightDeletionRow.confirmed_at.is_(None)
     )
     needed = (
         deleting
