@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from clock import Clock
 from conftest import ON_SQLITE, Tenant
@@ -195,3 +195,22 @@ async def test_a_backlog_goes_in_small_steps(
     async with app.database.read() as session:
         assert "a.b" not in set(await session.scalars(select(AuditRow.action)))
         assert list(await session.scalars(select(ConfirmationRow))) == []
+
+
+@ON_SQLITE
+async def test_usage_is_read_once_for_all_keys_that_may_be_forgotten(app: Application, owner: Tenant) -> None:
+    """A transaction that reads all usage again for every key would keep SQLite's other writers waiting for seconds."""
+    asked: list[tuple[str, Any]] = []
+    async with app.database.write() as session:
+        connection = await session.connection()
+        event.listen(
+            connection.sync_connection,
+            "before_cursor_execute",
+            lambda _, __, statement, parameters, *___: asked.append((statement, parameters)),
+        )
+        await queries.forget_keys(session, 1)
+        (statement, parameters), *_ = asked
+        found = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        plan = [str(row.detail) for row in found]
+    assert any("SUBQUERY" in step for step in plan)
+    assert not any("CORRELATED" in step for step in plan)

@@ -48,8 +48,9 @@ async def forget_confirmations(session: AsyncSession, before: int) -> int:
 async def forget_keys(session: AsyncSession, before: int) -> int:
     """Keys that were revoked or have expired, unless usage names them."""
     ended = (KeyRow.revoked_at < before) | (KeyRow.expires_at < before)
-    used = exists().where(any_tenant(UsageRow).key_id == KeyRow.id)
-    return await _forget(session, KeyRow, select(any_tenant(KeyRow).id).where(ended, ~used))
+    # Not EXISTS: usage has no index of keys, so SQLite would read all of it again for every key.
+    used = select(any_tenant(UsageRow).key_id).distinct()
+    return await _forget(session, KeyRow, select(any_tenant(KeyRow).id).where(ended, KeyRow.id.not_in(used)))
 
 
 async def forget_join_keys(session: AsyncSession, before: int) -> int:
