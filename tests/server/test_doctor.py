@@ -119,6 +119,7 @@ async def test_where_there_is_nothing_nothing_is_created(tmp_path: Path) -> None
     assert list(tmp_path.rglob("*")) == [tmp_path / "empty"]
 
 
+@ON_SQLITE  # a database of PostgreSQL is used again by other tests
 async def test_a_database_that_is_away_or_old_is_said(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "data" / "storage").mkdir(mode=0o700, parents=True)
     away = Settings(data_dir=tmp_path / "data", database_url="postgresql://postgres@127.0.0.1:1/none")
