@@ -144,10 +144,14 @@ class Ledger:
     def _alone(self, counted: Counted, now: float) -> None:
         counted.go_alone(now)
         self._held[counted.subject] = counted
+        self._generous.discard(counted.subject)
+        self._wanted.discard(counted.subject)
 
     async def _write(self, counted: list[Counted]) -> list[Answer]:
-        generous, self._generous = self._generous, set()
-        wanted, self._wanted = self._wanted, set()
+        subjects = {each.subject for each in counted}
+        generous, wanted = self._generous & subjects, self._wanted & subjects
+        self._generous -= subjects
+        self._wanted -= subjects
         async with self._database.write() as session:
             rows = await self._rows(session, counted)
             now, ticks, answers = self.clock(), self.ticks(), []
