@@ -12,6 +12,7 @@ from sqlalchemy import select
 from cut_database import proxy_to
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import Database
+from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate, Payer
@@ -305,6 +306,34 @@ async def test_a_budget_counts_what_was_used_without_the_database(database_url: 
         assert await enters(there)
         there.charge(100)
         assert not await enters(there)
+
+
+async def test_a_budget_that_is_set_again_counts_what_was_used_without_it(
+    processes: list[Process], clock: Clock
+) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
+    one, other, _ = processes
+    gate = one.admission.gate(ENDPOINT, tier(), payer)
+    assert await enters(gate)
+    gate.charge(100)
+    await wait_until(lambda: _is_used(one, 100))
+    clock.now += 60
+    usage = UsageRow(
+        project_id="proj_acme",
+        day="2026-11-18",
+        endpoint_id=ENDPOINT,
+        endpoint_slug="chat",
+        key_id=payer.key_id,
+        requests=9,
+        errors=0,
+        prompt_tokens=900,
+        completion_tokens=200,
+        estimated=0,
+    )
+    async with one.ledger._database.write() as session:
+        session.add(usage)
+    assert not await enters(gate)
+    assert not await enters(other.admission.gate(ENDPOINT, tier(), payer))
 
 
 async def used(of: Process, subject: str) -> float:
