@@ -13,7 +13,7 @@ from agent.direct import EXPIRES, LOOPBACK, Bytes, InMemory, listening
 from agent.support import MIB, some_bytes, wait_until
 from modelshare.agent.direct import listener as listener_module
 from modelshare.agent.direct.files import ServedFile
-from modelshare.agent.direct.listener import Listener
+from modelshare.agent.direct.listener import Listener, place_of
 from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.errors import StopError
 from modelshare.wire import direct
@@ -156,6 +156,13 @@ async def test_silent_strangers_keep_nobody_out(here: tuple[Listener, Direct], m
         assert (await visitor.ask(request(target(), "Range: bytes=0-0")))[0] == 206
         assert [await each.rest() for each in silent] == [b"", b"", b""]
         await wait_until(lambda: len(listener._strangers) <= 4)
+
+
+def test_a_stranger_is_the_same_at_all_addresses_of_its_network() -> None:
+    """Else one with an IPv6 network would displace everybody else, one address after the other."""
+    assert place_of("2001:db8:1:2::3") == place_of("2001:db8:1:2:ffff::") != place_of("2001:db8:1:3::3")
+    assert place_of("fe80::1%eth0") == place_of("fe80::2")
+    assert place_of("192.0.2.1") != place_of("192.0.2.2")
 
 
 async def test_a_stranger_has_little_time(here: tuple[Listener, Direct], monkeypatch: pytest.MonkeyPatch) -> None:

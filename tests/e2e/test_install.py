@@ -135,6 +135,7 @@ def test_a_file_that_was_changed_on_the_way_is_refused(cache: str, tmp_path: Pat
         ("--nonsense", "There is no option --nonsense"),
         ("--dir full", "exists and is not a virtual environment"),
         ("--bin taken", "exists and is not a link"),
+        ("--bin linked", "exists and is not a link to a program"),
     ],
 )
 def test_what_is_somebody_elses_is_not_touched(server: Server, tmp_path: Path, arguments: str, words: str) -> None:
@@ -143,6 +144,8 @@ def test_what_is_somebody_elses_is_not_touched(server: Server, tmp_path: Path, a
     for name in ("full/photo.jpg", "taken/modelshare"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("mine")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked/modelshare").symlink_to(tmp_path / "full")
     done = home.run(f"curl -fsSL {server.url}/install.sh | sh -s -- {arguments}")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")

@@ -280,6 +280,10 @@ async def test_nothing_is_restored_over_something(
     await back_up(settings, tmp_path / "backup", with_weights=False)
     with pytest.raises(BackupError, match="is not empty"):
         await restore(settings, tmp_path / "backup")
+    (file := tmp_path / "file").touch()
+    for attempt in (back_up(settings, file / "backup"), restore(elsewhere, file)):
+        with pytest.raises(BackupError, match=rf"Cannot use {file}/.*: Not a directory"):
+            await attempt
     if elsewhere.database_url:
         with pytest.raises(BackupError, match=r"The database .* is not empty"):
             await restore(settings.model_copy(update={"data_dir": elsewhere.data_dir}), tmp_path / "backup")
@@ -305,6 +309,40 @@ async def test_a_half_restored_platform_does_not_start_and_is_completed(
         await startup.started(elsewhere).__aenter__()
     await restore(elsewhere, tmp_path / "backup")
     async with startup.started(elsewhere) as again, client_of(again, owner.project.api_key) as http:
+        assert await downloaded(http, model) == tiny_model()
+
+
+async def test_two_backups_are_not_mixed(
+    app: Application, settings: Settings, elsewhere: Settings, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        await back_up(settings, tmp_path / name, with_weights=False)
+    (elsewhere.data_dir / ".restoring").mkdir(parents=True)
+    (in_the_way := elsewhere.data_dir / "secret.key").mkdir()  # so that the keys, which come last, cannot be written
+    with pytest.raises(BackupError, match=r"Cannot use .*: Is a directory\. Correct this"):
+        await restore(elsewhere, tmp_path / "first")
+    in_the_way.rmdir()
+    with pytest.raises(BackupError, match="Another backup was partly restored"):
+        await restore(elsewhere, tmp_path / "second")
+    await restore(elsewhere, tmp_path / "first")
+    assert in_the_way.read_bytes() == settings.signing_secret()
+
+
+@ON_SQLITE
+async def test_a_restore_keeps_weights_that_survived(
+    owner: Tenant, settings: Settings, elsewhere: Settings, tmp_path: Path
+) -> None:
+    """The database's disk was lost, that of the weights was not, and the backup is damaged."""
+    model = await pushed(owner.http, tiny_model())
+    shutil.copytree(settings.data_dir / "storage", tmp_path / "weights")
+    await back_up(settings, tmp_path / "backup")
+    shutil.copytree(tmp_path / "backup", tmp_path / "moved", copy_function=shutil.copyfile)
+    for file in (tmp_path / "moved/weights").rglob("*"):
+        if file.is_file():
+            file.write_bytes(bytes(file.stat().st_size))
+    there = elsewhere.model_copy(update={"storage_url": (tmp_path / "weights").as_uri()})
+    assert (await restore(there, tmp_path / "moved")).damaged == []
+    async with startup.started(there) as again, client_of(again, owner.project.api_key) as http:
         assert await downloaded(http, model) == tiny_model()
 
 
@@ -341,7 +379,15 @@ async def test_a_backup_in_a_bucket(
     model = await pushed(owner.http, tiny_model())
     with pytest.raises(BackupError, match="no complete backup at"):
         await remote.restore(elsewhere, url, progress=Quiet())
-    made = await remote.make(settings, url, with_weights=True, progress=Quiet())
+    made, refused = await asyncio.gather(
+        remote.make(settings, url, with_weights=True, progress=Quiet()),
+        remote.make(
+            settings, f"s3://{server.bucket}/other?endpoint={server.endpoint}", with_weights=True, progress=Quiet()
+        ),
+        return_exceptions=True,
+    )
+    assert "Another backup" in str(refused)
+    assert isinstance(made, making.Made)
     assert (made.files, list((settings.data_dir / "scratch").iterdir())) == (3, [])
     with pytest.raises(BackupError, match="There is a complete backup"):
         await remote.make(settings, url, with_weights=True, progress=Quiet())

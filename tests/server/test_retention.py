@@ -1,14 +1,17 @@
 """Records of what is over are kept as long as the settings say, and what is still needed is kept longer."""
 
 import json
+import os
+import resource
 import stat
+import time
 import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from clock import Clock
 from conftest import ON_SQLITE, Tenant
@@ -108,6 +111,36 @@ async def test_entries_are_archived_before_they_are_deleted(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@ON_SQLITE
+@pytest.mark.usefixtures("running_app")
+async def test_an_interrupted_attempt_to_archive_spoils_no_line(
+    app: Application, owner: Tenant, clock: Clock, tmp_path: Path
+) -> None:
+    """A disk that is full, then a process that was killed, and each time the beginning of a line was written."""
+    await a_day(owner, (await pushed(owner.http, tiny_model()))["id"])
+    async with app.database.read() as session:
+        [first, *_] = rows = list(await session.scalars(select(AuditRow).order_by(AuditRow.id)))
+    file = tmp_path / "archive" / time.strftime("audit-%Y-%m.jsonl", time.gmtime(first.at))
+    clock.now += 5 * DAY
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.parent.mkdir()
+    with file.open("wb") as archived:
+        archived.truncate(1 << 30)  # sparse, and larger than anything else that is written here
+        archived.seek(-1, os.SEEK_END)
+        archived.write(b"\n")
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((1 << 30) + 100, allowed[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            await Retention(app.platform).sweep()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
+    assert file.stat().st_size == 1 << 30
+    file.write_bytes(b'{"id": "from befo')
+    await Retention(app.platform).sweep()
+    archived_ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    assert archived_ids == [str(row.id) for row in rows]
+
+
 async def add(app: Application, *rows: Table) -> None:
     async with app.database.write() as session:
         for row in rows:
@@ -123,7 +156,7 @@ async def test_what_is_still_needed_is_kept(app: Application, owner: Tenant, clo
     upload: dict[str, Any] = {"project_id": project, "model_id": model, "model_name": "m", "version_name": "1.0.0"}
     upload |= {"part_size": 1, "bytes_total": 1, "created_at": 1, "expires_at": long_ago}
     agent = {"project_id": project, "state": "removed", "capabilities": {}, "created_at": long_ago}
-    gone, deleting = uuid.uuid4(), uuid.uuid4()
+    gone, deleting, unheard = uuid.uuid4(), uuid.uuid4(), uuid.uuid4()
     deletion = {"model_id": model, "version": "1.0.0", "asked_at": 1}
     await add(
         app,
@@ -136,16 +169,18 @@ async def test_what_is_still_needed_is_kept(app: Application, owner: Tenant, clo
         UploadRow(id=closed, state="completed", **upload),
         AgentRow(id=gone, name="gone", token_hash="a", **agent),
         AgentRow(id=deleting, name="deleting", token_hash="b", **agent),
+        AgentRow(id=unheard, name="unheard", token_hash="c", **agent),
         WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=deleting, **deletion),
         WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=gone, confirmed_at=long_ago, **deletion),
+        WeightDeletionRow(deployment_id=uuid.uuid4(), agent_id=unheard, closed_at=int(clock.now), **deletion),
     )
     await Retention(app.platform).sweep()
     async with app.database.read() as session:
         assert unused not in set(await session.scalars(select(KeyRow.id)))
         assert used in set(await session.scalars(select(KeyRow.id)))
         assert set(await session.scalars(select(UploadRow.id))) == {open_upload_, staged}
-        assert set(await session.scalars(select(AgentRow.id))) == {deleting}
-        assert set(await session.scalars(select(WeightDeletionRow.agent_id))) == {deleting}
+        assert set(await session.scalars(select(AgentRow.id))) == {deleting, unheard}
+        assert set(await session.scalars(select(WeightDeletionRow.agent_id))) == {deleting, unheard}
 
 
 async def test_a_backlog_goes_in_small_steps(
@@ -160,3 +195,22 @@ async def test_a_backlog_goes_in_small_steps(
     async with app.database.read() as session:
         assert "a.b" not in set(await session.scalars(select(AuditRow.action)))
         assert list(await session.scalars(select(ConfirmationRow))) == []
+
+
+@ON_SQLITE
+async def test_usage_is_read_once_for_all_keys_that_may_be_forgotten(app: Application, owner: Tenant) -> None:
+    """A transaction that reads all usage again for every key would keep SQLite's other writers waiting for seconds."""
+    asked: list[tuple[str, Any]] = []
+    async with app.database.write() as session:
+        connection = await session.connection()
+        event.listen(
+            connection.sync_connection,
+            "before_cursor_execute",
+            lambda _, __, statement, parameters, *___: asked.append((statement, parameters)),
+        )
+        await queries.forget_keys(session, 1)
+        (statement, parameters), *_ = asked
+        found = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        plan = [str(row.detail) for row in found]
+    assert any("SUBQUERY" in step for step in plan)
+    assert not any("CORRELATED" in step for step in plan)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from modelshare.wire.errors import ErrorCode, ErrorEnvelope
 from modelshare.wire.text import plain
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _REFUSED: Final = {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 """Statuses for an expired signed URL: S3 and Azure 403, Google 400 (`ExpiredToken`), others 401."""
 
@@ -82,7 +82,8 @@ def check_owner(answer: Mapping[str, str], body: bytes) -> None:
     except ValueError:
         return
     if error.code == ErrorCode.OWNER_AWAY:
-        raise OwnerAwayError(plain(error.message, _MAX_MESSAGE), min(max(seconds, 1.0), _LONGEST_WAIT))
+        wait = min(max(1.0, seconds), _LONGEST_WAIT)  # in this order, NaN counts as 1
+        raise OwnerAwayError(plain(error.message, _MAX_MESSAGE), wait)
 
 
 def position(status: int, answer: Mapping[str, str], start: int, end: int, size: int) -> tuple[int, int]:
@@ -100,7 +101,7 @@ def position(status: int, answer: Mapping[str, str], start: int, end: int, size:
         if status == HTTPStatus.PARTIAL_CONTENT:
             raise UnusableAnswerError("a partial response without a Content-Range")
         length = answer.get("Content-Length", "")
-        _check_size(int(length) if length.isdecimal() else None, size)
+        _check_size(int(length[:18]) if length.isdecimal() else None, size)
         return 0, size
     if (match := _CONTENT_RANGE.fullmatch(header)) is None:
         raise UnusableAnswerError(f"an invalid Content-Range, `{header[:80]}`")

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from modelshare.wire.link import Direct
 _log = logging.getLogger(__name__)
 
 _STRANGERS: Final = 64
+_SITE_6: Final = 64
 _STRANGER_SECONDS: Final = 10.0
 _READERS: Final = 256
 _OF_ONE_READER: Final = 32
@@ -74,7 +76,7 @@ class Listener:
         self._accepting: asyncio.Task[None] | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._strangers: dict[asyncio.Task[None], str] = {}
-        """Addresses, the oldest first."""
+        """Where they come from, the oldest first."""
         self._of_readers: Counter[str] = Counter()
 
     def start(self, options: DirectOptions, data_dir: Path) -> None:
@@ -130,7 +132,7 @@ class Listener:
                 self._displace()
             task = asyncio.create_task(self._serve(connection))
             self._connections.add(task)
-            self._strangers[task] = address[0]
+            self._strangers[task] = place_of(address[0])
             task.add_done_callback(partial(self._ended, connection))
 
     def _displace(self) -> None:
@@ -255,6 +257,11 @@ class Listener:
             fields += f"\r\nRetry-After: {refused.retry_after}"
         head = f"HTTP/1.1 {refused.status.value} {refused.status.phrase}\r\n{fields}\r\n\r\n"
         await _write(writer, head.encode() + body)
+
+
+def place_of(address: str) -> str:
+    """The address, or with IPv6 its /64 network: a single client may have all addresses of one."""
+    return str(ip_network((address.partition("%")[0], _SITE_6), strict=False)) if ":" in address else address
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -13,8 +13,10 @@
 It is written under another name and renamed when it is complete.
 """
 
+import contextlib
+import errno
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Protocol
 
@@ -37,6 +39,23 @@ DATABASE: Final[Mapping[Kind, str]] = {"sqlite": "database.db", "postgresql": "d
 
 class BackupError(Exception):
     """A backup cannot be made or restored; the message says why and what to do."""
+
+
+_OF_DISKS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+
+@contextlib.contextmanager
+def file_errors(place: Path) -> Iterator[None]:
+    """Explains what the system says about files, mostly below `place`. Errors of connections pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_DISKS:
+            raise
+        raise BackupError(
+            f"Cannot use {error.filename or place}: {error.strerror}. Correct this, for example by freeing space, and "
+            "run the command again."
+        ) from error
 
 
 class Progress(Protocol):

@@ -78,7 +78,7 @@ async def make_in(settings: Settings, target: Path, *, with_weights: bool, progr
                 f"There is no database in {settings.data_dir}. Set --data-dir to the server's data folder."
             )
         await installation.require_secret(settings, database)
-        with _unfinished(target) as folder:
+        with layout.file_errors(target), _unfinished(target) as folder:
             async with _deletions_held(database):
                 made = await _write(settings, database, folder, with_weights=with_weights, progress=progress)
             (folder / "lock").unlink()

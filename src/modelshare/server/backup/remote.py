@@ -5,6 +5,7 @@ The manifest is sent last: without it there is no backup.
 
 import asyncio
 import contextlib
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -28,7 +29,12 @@ async def make(settings: Settings, url: str, *, with_weights: bool, progress: Pr
     with contextlib.suppress(BlobNotFoundError):
         await asyncio.to_thread(store.reader, layout.MANIFEST)
         raise BackupError("There is a complete backup at this URL. Choose another prefix.")
-    async with _scratch(settings.data_dir / "scratch" / "backup") as folder:
+    with layout.file_errors(settings.data_dir):
+        return await _make(settings, store, with_weights=with_weights, progress=progress)
+
+
+async def _make(settings: Settings, store: BlobStore, *, with_weights: bool, progress: Progress) -> making.Made:
+    async with _scratch(settings.data_dir) as folder:
         made = await making.make_in(settings, folder, with_weights=with_weights, progress=making.NoProgress())
         files = layout.read_weights(folder) if made.weights == "copied" else []
         progress.started(sum(file.size for file in files))
@@ -45,6 +51,11 @@ async def make(settings: Settings, url: str, *, with_weights: bool, progress: Pr
 
 async def restore(settings: Settings, url: str, *, progress: Progress) -> restoring.Restored:
     """As `restoring.restore`. The data folder needs room for the whole backup."""
+    with layout.file_errors(settings.data_dir):
+        return await _restore(settings, url, progress)
+
+
+async def _restore(settings: Settings, url: str, progress: Progress) -> restoring.Restored:
     store = _open(settings, url)
     unfinished = settings.data_dir / UNFINISHED_RESTORE
     if not unfinished.exists():
@@ -96,9 +107,15 @@ async def _fetch(store: BlobStore, name: str, folder: Path, size: int | None = N
 
 
 @contextlib.asynccontextmanager
-async def _scratch(folder: Path) -> AsyncIterator[Path]:
+async def _scratch(data_dir: Path) -> AsyncIterator[Path]:
+    try:
+        lock = private_files.lock(data_dir / "backup.lock")
+    except BlockingIOError:
+        raise BackupError("Another backup to a bucket is being made. Wait until it is finished.") from None
+    folder = data_dir / "scratch" / "backup"
     await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     try:
         yield folder
     finally:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        os.close(lock)

@@ -22,6 +22,7 @@ from modelshare.server.installation import UNFINISHED_RESTORE, opened
 from modelshare.server.settings import Settings
 from modelshare.server.storage.local import FolderStore
 from modelshare.server.storage.stores import open_store
+from modelshare.server.storage_errors import BlobNotFoundError
 
 _NOT_COUNTED: Final = {UNFINISHED_RESTORE, "lost+found"}
 """Entries of an empty data folder."""
@@ -37,6 +38,11 @@ class Restored:
 
 async def restore(settings: Settings, source: Path, *, progress: Progress) -> Restored:
     """Raises BackupError, SettingsError; nothing is overwritten."""
+    with layout.file_errors(source):
+        return await _restore(settings, source, progress)
+
+
+async def _restore(settings: Settings, source: Path, progress: Progress) -> Restored:
     manifest = await asyncio.to_thread(layout.read_manifest, source)
     count = len(layout.read_weights(source))
     _require_fit(settings, source, manifest)
@@ -45,10 +51,11 @@ async def restore(settings: Settings, source: Path, *, progress: Progress) -> Re
         require_empty(settings.data_dir)
     async with opened(settings) as database:
         _require_kind(database, manifest)
-        async with _sole_restore(settings, database, unfinished) as marker:
-            damaged = await _restore_weights(settings, source, manifest, progress)
-            await _restore_database(database, source, manifest, damaged, marker)
-            _restore_keys(settings, source)
+        with layout.file_errors(settings.data_dir):
+            async with _sole_restore(settings, database, unfinished, manifest) as marker:
+                damaged = await _restore_weights(settings, source, manifest, progress)
+                await _restore_database(database, source, manifest, damaged, marker)
+                _restore_keys(settings, source)
     return Restored(manifest, count, damaged)
 
 
@@ -88,7 +95,9 @@ def require_empty(folder: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _sole_restore(settings: Settings, database: Database, unfinished: Path) -> AsyncIterator[Path]:
+async def _sole_restore(
+    settings: Settings, database: Database, unfinished: Path, manifest: Manifest
+) -> AsyncIterator[Path]:
     private_files.folder(settings.data_dir)
     private_files.folder(unfinished)
     try:
@@ -103,11 +112,21 @@ async def _sole_restore(settings: Settings, database: Database, unfinished: Path
             except BaseException:
                 shutil.rmtree(unfinished)
                 raise
+        elif marker.read_bytes() != _identity(manifest):
+            raise BackupError(
+                f"Another backup was partly restored into {settings.data_dir}. Complete that restore, or choose an "
+                "empty data folder and, with PostgreSQL, an empty database."
+            )
         yield marker
         await asyncio.to_thread(shutil.rmtree, unfinished)
         private_files.sync_folder(settings.data_dir)
     finally:
         os.close(lock)
+
+
+def _identity(manifest: Manifest) -> bytes:
+    """Which backup the database is of; two backups never have equal ones, since each has its own hold."""
+    return manifest.parts[layout.DATABASE[manifest.database]].sha256.encode()
 
 
 async def _restore_weights(settings: Settings, source: Path, manifest: Manifest, progress: Progress) -> list[str]:
@@ -127,7 +146,10 @@ async def _restore_weights(settings: Settings, source: Path, manifest: Manifest,
 
 
 async def _restore_file(store: FolderStore, copy: Path, scratch: Path, file: StoredFile) -> bool:
-    """Returns whether the content is right."""
+    """Returns whether the content is right. What is right already stays: the platform's weights may have survived."""
+    with contextlib.suppress(BlobNotFoundError):
+        if await store.digest(file.key) == (file.sha256, file.size):
+            return True
     if not copy.is_file() or copy.stat().st_size != file.size:
         return False
     scratch.unlink(missing_ok=True)
@@ -150,7 +172,7 @@ async def _restore_database(
     if not database.is_sqlite:
         if not marker.exists():
             await snapshot.load_dump(database, part)
-            private_files.replace(marker, b"")
+            private_files.replace(marker, _identity(manifest))
         await _bring_up_to_date(database, manifest, damaged)
         return
     path = Path(database.url.database or "")
@@ -164,7 +186,7 @@ async def _restore_database(
         await _bring_up_to_date(copy, manifest, damaged)
     finally:
         await copy.close()
-    private_files.replace(marker, b"")
+    private_files.replace(marker, _identity(manifest))
     staged.rename(path)
     private_files.sync_folder(path.parent)
 

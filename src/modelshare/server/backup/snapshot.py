@@ -30,7 +30,12 @@ class Snapshot(NamedTuple):
 async def take(database: Database, file: Path) -> Snapshot:
     """Copies the database to `file`. Raises BackupError."""
     if database.is_sqlite:
-        return await asyncio.to_thread(_copy_sqlite, Path(database.url.database or ""), file)
+        try:
+            return await asyncio.to_thread(_copy_sqlite, Path(database.url.database or ""), file)
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise BackupError(f"The disk of {file.parent} is full. Free some space, or choose another.") from error
+            raise BackupError(f"The database cannot be copied ({error}). `modelshare doctor` examines it.") from error
     return await _dump(database.url, file)
 
 
@@ -117,7 +122,8 @@ async def _run_tool(url: URL, name: str, *options: str) -> None:
         raise
     if process.returncode:
         lines = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
-        raise BackupError(f"{name} failed: {lines[0].removeprefix(f'{name}: ')}. Its version must be the server's.")
+        advice = " Its version must be the server's." if "version" in lines[0] else ""
+        raise BackupError(f"{name} failed: {lines[0].removeprefix(f'{name}: ')}.{advice}")
 
 
 def _tool(name: str) -> str:

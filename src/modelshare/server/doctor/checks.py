@@ -109,12 +109,19 @@ async def examine(settings: Settings, *, every_file: bool) -> AsyncIterator[Find
 
 def _open_store(settings: Settings) -> BlobStore:
     """Raises StorageError where a server would create a folder: it may only not be mounted."""
-    url = urlsplit(settings.storage_url or "file:")
-    root = Path(unquote(url.path)) if url.path else settings.data_dir / "storage"
-    if url.scheme == "file" and not root.is_dir():
+    root = _storage_folder(settings)
+    if root is not None and not root.is_dir():
         raise StorageError(f"The folder {root} does not exist.")
     no_secret = secrets.token_bytes(secret.LENGTH)  # it would sign links, and creating the real one is for the server
     return open_store(settings.storage_url, data_dir=settings.data_dir, secret=no_secret)
+
+
+def _storage_folder(settings: Settings) -> Path | None:
+    """None for a bucket."""
+    url = urlsplit(settings.storage_url or "file:")
+    if url.scheme != "file":
+        return None
+    return Path(unquote(url.path)) if url.path else settings.data_dir / "storage"
 
 
 async def _guarded(name: str, check: Awaitable[Finding]) -> Finding:
@@ -159,8 +166,11 @@ def check_folder(settings: Settings) -> Finding:
 
 
 def check_disk(settings: Settings) -> Finding:
-    usage = shutil.disk_usage(settings.data_dir)
-    said = f"{scaled(usage.free, _BYTES)} of {scaled(usage.total, _BYTES)} are free on the disk of the data folder."
+    """The disk of the data folder, and that of the weights."""
+    storage = _storage_folder(settings)
+    folders = [settings.data_dir, *([storage] if storage is not None and storage.is_dir() else [])]
+    usage, folder = min(((shutil.disk_usage(folder), folder) for folder in folders), key=lambda found: found[0].free)
+    said = f"{scaled(usage.free, _BYTES)} of {scaled(usage.total, _BYTES)} are free on the disk of {folder}."
     if usage.free < KEEP_FREE:
         return error("disk", said, "Free some space at once: uploads are refused, and the database may fail.")
     if usage.free < _SCARCE:

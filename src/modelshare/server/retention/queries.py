@@ -48,8 +48,9 @@ async def forget_confirmations(session: AsyncSession, before: int) -> int:
 async def forget_keys(session: AsyncSession, before: int) -> int:
     """Keys that were revoked or have expired, unless usage names them."""
     ended = (KeyRow.revoked_at < before) | (KeyRow.expires_at < before)
-    used = exists().where(any_tenant(UsageRow).key_id == KeyRow.id)
-    return await _forget(session, KeyRow, select(any_tenant(KeyRow).id).where(ended, ~used))
+    # Not EXISTS: usage has no index of keys, so SQLite would read all of it again for every key.
+    used = select(any_tenant(UsageRow).key_id).distinct()
+    return await _forget(session, KeyRow, select(any_tenant(KeyRow).id).where(ended, KeyRow.id.not_in(used)))
 
 
 async def forget_join_keys(session: AsyncSession, before: int) -> int:
@@ -58,12 +59,12 @@ async def forget_join_keys(session: AsyncSession, before: int) -> int:
 
 
 async def forget_agents(session: AsyncSession, before: int) -> int:
-    """Removed agents, unless they are still to delete weights, or hold files."""
+    """Removed agents, unless they are still to delete weights, or hold files. That the owner has stopped waiting for
+    a deletion does not end it: an agent that comes back deletes the weights only if it is told that it was removed.
+    """
     last_seen = func.coalesce(AgentRow.last_seen_at, AgentRow.created_at)
     deleting = exists().where(
-        any_tenant(WeightDeletionRow).agent_id == AgentRow.id,
-        WeightDeletionRow.confirmed_at.is_(None),
-        WeightDeletionRow.closed_at.is_(None),
+        any_tenant(WeightDeletionRow).agent_id == AgentRow.id, WeightDeletionRow.confirmed_at.is_(None)
     )
     needed = (
         deleting

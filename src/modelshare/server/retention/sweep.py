@@ -1,7 +1,9 @@
 """Forgets old records, in small steps, and exports the audit log before it does."""
 
 import asyncio
+import fcntl
 import functools
+import io
 import itertools
 import json
 import os
@@ -22,6 +24,7 @@ from modelshare.server.retention import queries
 log = structlog.get_logger()
 _EVERY_SECONDS: Final = 3600
 _DAY: Final = 24 * 3600
+_LONGEST_LINE: Final = 1 << 20
 Forget = Callable[[AsyncSession, int], Awaitable[int]]
 """Deletes up to STEP rows from before a point in time; returns how many."""
 
@@ -97,10 +100,31 @@ def _archive(folder: Path, rows: Sequence[AuditRow]) -> None:
     for month, entries in itertools.groupby(rows, lambda row: time.strftime("%Y-%m", time.gmtime(row.at))):
         file = folder / f"audit-{month}.jsonl"
         private_files.touch(file)
-        with file.open("ab") as written:
-            written.writelines(map(_line, entries))
-            written.flush()
+        _append(file, b"".join(map(_line, entries)))
+
+
+def _append(file: Path, lines: bytes) -> None:
+    """Appends all lines or, if the disk is full, none: attempts that fail must not fill it."""
+    with file.open("r+b", buffering=0) as written:
+        fcntl.flock(written, fcntl.LOCK_EX)  # several processes may archive to the same folder
+        end = _end_of_lines(written)
+        written.truncate(end)
+        written.seek(end)
+        left = memoryview(lines)
+        try:
+            while left:
+                left = left[written.write(left) :]
             os.fsync(written.fileno())
+        except OSError:
+            written.truncate(end)
+            raise
+
+
+def _end_of_lines(file: io.FileIO) -> int:
+    """After the last complete line: a process that was killed may have left the beginning of one."""
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - _LONGEST_LINE))
+    return start + file.read(size - start).rfind(b"\n") + 1
 
 
 def _line(row: AuditRow) -> bytes:

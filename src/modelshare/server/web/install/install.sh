@@ -139,8 +139,8 @@ main() {
   if [ -e "$dir" ] && [ ! -e "$dir/pyvenv.cfg" ] && [ ! -e "$dir/.modelshare" ] && [ -n "$(ls -A "$dir")" ]; then
     fail "$dir exists and is not a virtual environment. Name another folder with --dir."
   fi
-  if [ -e "$link" ] && [ ! -L "$link" ]; then
-    fail "$link exists and is not a link. Move it away, or name another folder with --bin."
+  if [ -d "$link" ] || { [ -e "$link" ] && [ ! -L "$link" ]; }; then
+    fail "$link exists and is not a link to a program. Move it away, or name another folder with --bin."
   fi
 
   installed=$(cat "$dir/.modelshare" 2>/dev/null) || installed=
