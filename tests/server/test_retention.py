@@ -100,6 +100,7 @@ async def test_entries_are_archived_before_they_are_deleted(
     async with app.database.read() as session:
         before = [row.action for row in await session.scalars(select(AuditRow).order_by(AuditRow.id))]
     count = await export_audit(app.settings, tmp_path / "export.jsonl", before=int(clock.now) + 1)
+    assert stat.S_IMODE((tmp_path / "export.jsonl").stat().st_mode) == 0o600
     clock.now += 5 * DAY
     await app.chores.do_all()
     assert (await sizes(app))["audit_log"] <= 1, "at most what happened just now"

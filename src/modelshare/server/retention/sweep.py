@@ -83,8 +83,8 @@ class Retention:
 async def export_audit(database: Database, file: Path, *, before: int) -> int:
     """Writes all entries of the audit log from before this time to a new file, oldest first; returns how many."""
     after, count = None, 0
-    with file.open("xb") as written:
-        file.chmod(0o600)
+    file.touch(mode=0o600, exist_ok=False)
+    with file.open("wb") as written:
         while True:
             async with database.read() as session:
                 rows = await queries.audit_entries(session, before=before, after=after)
