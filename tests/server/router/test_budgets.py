@@ -99,12 +99,7 @@ async def test_a_projects_budget_in_money(limits: object, endpoint: Endpoint, re
     ready.handler = serve
     for _ in range(2):
         assert (await endpoint.chat()).status_code == 200
-
-    async def is_metered() -> bool:
-        rows = (await endpoint.tenant.http.get("/v1/usage")).json()["data"]
-        return bool(sum(row["requests"] for row in rows) == 2)
-
-    await wait_until(is_metered)
+    await wait_until(lambda: _are_metered(endpoint, 2))
     await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 4.5})
     await wait_until(lambda: _status(endpoint, 429))
     refused = await endpoint.chat()
@@ -122,6 +117,27 @@ async def test_a_projects_budget_in_money(limits: object, endpoint: Endpoint, re
         return await _begins(endpoint, ["budget.warn", "budget.exhaust", "budget.warn"])
 
     await wait_until(is_told_again)
+
+
+@pytest.mark.parametrize("limits", [PRICED], indirect=True)
+async def test_a_new_budget_shows_at_once_what_was_used_before(
+    limits: object, endpoint: Endpoint, ready: LinkAgent
+) -> None:
+    ready.handler = serve
+    http, key_id = await with_key(endpoint)
+    async with http:
+        assert (await chat(http)).status_code == 200
+    assert (await endpoint.chat()).status_code == 200
+    await wait_until(lambda: _are_metered(endpoint, 2))
+    await endpoint.tenant.http.patch("/v1/project", json={"monthly_budget": 2.5})
+    await endpoint.tenant.http.patch(f"/v1/keys/{key_id}", json={"monthly_token_budget": 1000})
+    found = await shown(endpoint)
+    assert (found["project", "monthly_budget"]["used"], found["key", "monthly_tokens"]["used"]) == (2, 100)
+
+
+async def _are_metered(endpoint: Endpoint, requests: int) -> bool:
+    rows = (await endpoint.tenant.http.get("/v1/usage")).json()["data"]
+    return bool(sum(row["requests"] for row in rows) == requests)
 
 
 async def _status(endpoint: Endpoint, status: int) -> bool:

@@ -12,10 +12,12 @@ from sqlalchemy import select
 from cut_database import proxy_to
 from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import Database
+from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate, Payer
 from modelshare.server.router.ledger import Ledger
+from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.keys import KeyLimits
 from modelshare.wire.tiers import Tier, TierCategory
 from served import wait_until
@@ -23,6 +25,7 @@ from served import wait_until
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 ENDPOINT = uuid.UUID(int=1)
 NOVEMBER = 1_795_000_000.0
+BUDGET = "key/00000000-0000-0000-0000-000000000002/2026-11"
 
 
 class Clock:
@@ -236,6 +239,52 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
         assert 0 < await passes(gate) <= 9
 
 
+async def test_a_database_that_refuses_to_commit_refuses_no_requests(processes: list[Process], clock: Clock) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
+    alone = processes[0]
+    gate = alone.admission.gate(ENDPOINT, tier(tokens=600), payer)
+    assert await enters(gate)
+    gate.charge(100)
+    await wait_until(lambda: _is_used(alone, 100))
+    alone.ledger._database.guard_writes(_refuse)
+    for _ in range(4):
+        gate.charge(10)
+        await wait_until(lambda: _is_refused_again(alone, clock))
+        assert await enters(gate)
+    assert 850 <= min(each.level(clock()) for each in gate._allowances if each.budget) <= 860
+
+
+async def _refuse(_: object) -> None:
+    raise OSError("The disk is full.")
+
+
+async def _is_used(of: Process, tokens: int) -> bool:
+    return await used(of, BUDGET) == tokens
+
+
+async def _is_refused_again(of: Process, clock: Clock) -> bool:
+    """After the next attempt."""
+    before, clock.now = of.ledger._away_until, clock.now + 1
+    await wait_until(lambda: _is_later(of, before))
+    return True
+
+
+async def _is_later(of: Process, before: float) -> bool:
+    return of.ledger._away_until > before
+
+
+async def test_a_process_that_stops_gives_back_what_it_has_of_many_limits(processes: list[Process]) -> None:
+    one, endpoints = processes[0], [uuid.UUID(int=number) for number in range(1, 251)]
+    gates = [one.admission.gate(each, tier(requests=6000)) for each in endpoints]
+    assert all(await asyncio.gather(*map(enters, gates)))
+    for gate in gates:
+        gate.leave()
+    await one.ledger.stop()
+    async with one.ledger._database.read() as session:
+        rows = await session.scalars(select(LedgerRow))
+        assert [row.subject for row in rows if any(loan[0] for loan in row.loans.values())] == []
+
+
 async def test_a_budget_counts_what_was_used_without_the_database(database_url: str, clock: Clock) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
     async with AsyncExitStack() as stack:
@@ -251,12 +300,40 @@ async def test_a_budget_counts_what_was_used_without_the_database(database_url: 
 
         async def is_told() -> bool:
             clock.now += 1
-            return bool(await used(other, "key/00000000-0000-0000-0000-000000000002/2026-11") == 900)
+            return bool(await used(other, BUDGET) == 900)
 
         await wait_until(is_told, 60)
         assert await enters(there)
         there.charge(100)
         assert not await enters(there)
+
+
+async def test_a_budget_that_is_set_again_counts_what_was_used_without_it(
+    processes: list[Process], clock: Clock
+) -> None:
+    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
+    one, other, _ = processes
+    gate = one.admission.gate(ENDPOINT, tier(), payer)
+    assert await enters(gate)
+    gate.charge(100)
+    await wait_until(lambda: _is_used(one, 100))
+    clock.now += 60
+    usage = UsageRow(
+        project_id="proj_acme",
+        day="2026-11-18",
+        endpoint_id=ENDPOINT,
+        endpoint_slug="chat",
+        key_id=payer.key_id,
+        requests=9,
+        errors=0,
+        prompt_tokens=900,
+        completion_tokens=200,
+        estimated=0,
+    )
+    async with one.ledger._database.write() as session:
+        session.add(usage)
+    assert not await enters(gate)
+    assert not await enters(other.admission.gate(ENDPOINT, tier(), payer))
 
 
 async def used(of: Process, subject: str) -> float:

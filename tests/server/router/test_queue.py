@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import struct
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,58 @@ async def test_a_client_that_leaves_gives_up_its_place(limits: object, endpoint:
     assert body == b'{"user": "last"}'
     await ready.send(answer(request, b"{}"))
     assert [(await one).status_code for one in (first, last)] == [200, 200]
+
+
+async def ask_at_length(endpoint: Endpoint) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Begins a request whose body is not read before its turn, and fits into the operating system's buffers."""
+    url, body = httpx.URL(endpoint.base_url), b'{"user": "%s"}' % (b"a" * (600 << 10))
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(
+        b"POST %s/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\ncontent-length: %d\r\n\r\n"
+        % (url.path.encode(), endpoint.tenant.project.api_key.encode(), len(body))
+    )
+    writer.write(body)
+    return reader, writer
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
+@pytest.mark.parametrize("how", ["closed", "reset"])
+async def test_a_client_that_leaves_before_its_long_request_is_read_gives_up_its_place(
+    limits: object, endpoint: Endpoint, ready: LinkAgent, how: str
+) -> None:
+    first = asyncio.ensure_future(endpoint.chat())
+    request, _ = await ready.request()
+    _, writer = await ask_at_length(endpoint)
+    await waiting(endpoint, 1)
+    if how == "reset":
+        at_once = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    writer.close()
+    await waiting(endpoint, 0)
+    await ready.send(answer(request, b"{}"))
+    assert (await first).status_code == 200
+
+
+@ON_SQLITE
+@pytest.mark.parametrize("limits", [ONE_AT_ONCE], indirect=True)
+async def test_a_client_that_closes_only_its_half_keeps_its_place(
+    limits: object, endpoint: Endpoint, ready: LinkAgent
+) -> None:
+    first = asyncio.ensure_future(endpoint.chat())
+    request, _ = await ready.request()
+    reader, writer = await ask_at_length(endpoint)
+    writer.write_eof()
+    await waiting(endpoint, 1)
+    assert await reader.readexactly(1) == b"H", "to see whether it is still there"
+    await ready.send(answer(request, b"{}"))
+    assert (await first).status_code == 200
+    request, _ = await ready.request()
+    await ready.send(answer(request, b'{"ok": 1}'))
+    answered = await reader.read()
+    assert answered.startswith(b"TTP/1.1 200 OK\r\n")
+    assert answered.endswith(b'{"ok": 1}')
+    writer.close()
 
 
 @ON_SQLITE

@@ -41,13 +41,13 @@ def test_without_events_it_hears_of_all(type_: str, others: list[str]) -> None:
 
 @given(st.lists(st.text() | types))
 def test_unknown_events_are_those_that_nothing_is_called(names: list[str]) -> None:
-    kinds = {"model.*", "endpoint.*", "agent.*"}
+    kinds = {"model.*", "endpoint.*", "agent.*", "budget.*"}
     assert rules.unknown_events(names) == [name for name in names if name not in kinds and name not in events.TYPES]
 
 
 def test_every_event_is_documented() -> None:
     named = set(re.findall(r"`([a-z]+\.[a-z_*]+)`", DOCS.read_text(encoding="utf-8")))
-    kinds = {"model.*", "endpoint.*", "agent.*"}
+    kinds = {"model.*", "endpoint.*", "agent.*", "budget.*"}
     assert named == {*events.TYPES, *kinds, TEST_EVENT}
 
 

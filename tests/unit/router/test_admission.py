@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router.admission import Admission, Gate
+from modelshare.server.router.allowances import Allowance, Slots
+from modelshare.server.router.ledger_rules import Limit
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier, TierCategory
 
@@ -141,3 +143,13 @@ def test_a_request_brings_as_much_as_it_likes_while_there_is_room() -> None:
     gate.leave(7)
     assert gate.busy == 0
     gate.enter()
+
+
+def test_alone_it_goes_on_while_the_database_is_asked() -> None:
+    """The answer may never come."""
+    allowance = Allowance("key/tokens", Limit(100, 100), 0, is_alone=True)
+    slots = Slots("endpoint/slots", Limit(2), 0, is_alone=True)
+    slots.take()
+    for each in (allowance, slots):
+        each.ask(1, is_generous=False)
+        assert each.is_ready(1)

@@ -5,6 +5,7 @@ bodies and answers that are not read.
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -389,4 +390,5 @@ class Connection(Overdue, asyncio.Protocol):
         if not self._is_reading:
             self._is_reading = True
             self._transport.resume_reading()
-        self._transport.write_eof()
+        with contextlib.suppress(OSError):  # the client has reset the connection
+            self._transport.write_eof()

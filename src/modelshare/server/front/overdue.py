@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NEVER: Final = float("inf")
 _REUSE_SECONDS: Final = 0.5
 """How long a stop waits for a request on a connection that has just been used."""
+_LOOK_SECONDS: Final = 1.0
+"""How often it is checked whether a client is still connected whose request waits to be read."""
 _BODY_SECONDS: Final = 2.0
 """How long a stop waits for more of a request's body."""
 
@@ -61,7 +63,7 @@ class Overdue:
             waits = self._is_reading
             self._heard = now
             self._pace.begin(now, self._received)
-            self.deadline = self._pace.deadline(now) if waits else NEVER
+            self.deadline = self._pace.deadline(now) if waits else now + _LOOK_SECONDS
         elif phase is ConnectionPhase.WORK:
             waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
             if waits:
@@ -93,6 +95,8 @@ class Overdue:
         match self._phase:
             case ConnectionPhase.HEAD if self._parser.is_in_head:
                 self._refuse(refusals.head_too_slow(self._limits.head_seconds))
+            case ConnectionPhase.BODY if not self._is_reading:
+                self._look(now)
             case ConnectionPhase.BODY if not self._comes(now):
                 self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
             case ConnectionPhase.HEAD | ConnectionPhase.IDLE:
@@ -133,6 +137,14 @@ class Overdue:
         is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
         self.deadline = self._pace.deadline(now)
         return is_kept
+
+    def _look(self, now: float) -> None:
+        """A handler's request waits to be read. Until then nothing says that its client has disconnected."""
+        has_handler = self._exchange is not None and self._exchange.handler is not None
+        if has_handler and sending.has_closed(self._transport):
+            self._probe(now)
+        else:
+            self.deadline = now + _LOOK_SECONDS
 
     def _probe(self, now: float) -> None:
         """Sends a byte of the answer to check whether a client that has closed its half is still connected."""

@@ -14,6 +14,8 @@ _PIECE: Final = 32 << 20
 """Bytes that a thread sends between checks for cancellation."""
 _PATIENCE_MS: Final = 10
 """How long a thread waits for the client, since switching threads would cost more."""
+_CLOSED: Final = getattr(select, "POLLRDHUP", 0)
+"""Linux only. That a connection was reset is always told."""
 
 
 class Sender(Protocol):
@@ -92,6 +94,15 @@ def pending(transport: asyncio.Transport) -> int:
 def is_reset(transport: asyncio.Transport) -> bool:
     """Whether the client has reset the connection, which goes unnoticed while nothing is read from it."""
     return bool(transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+
+
+def has_closed(transport: asyncio.Transport) -> bool:
+    """Whether the client has closed its half, or reset the connection, while nothing is read from it."""
+    if transport.is_closing():
+        return False
+    closed = select.poll()
+    closed.register(transport.get_extra_info("socket").fileno(), _CLOSED)
+    return bool(closed.poll(0))
 
 
 def _send(out: int, file: int, offset: int, size: int) -> tuple[int, bool]:

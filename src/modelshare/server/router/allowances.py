@@ -65,7 +65,10 @@ class Counted:
         raise NotImplementedError
 
     def ask(self, now: float, *, is_generous: bool) -> Ask:
-        """`is_generous`: it keeps only what it needs now, since others need the rest."""
+        """`is_generous`: it keeps only what it needs now, since others need the rest.
+
+        A process that is alone goes on as it is until the database has answered, which it may not do.
+        """
         raise NotImplementedError
 
     def settled(self, answer: Answer, now: float) -> None:
@@ -158,17 +161,17 @@ class Allowance(Counted):
         return not self.is_alone and self.left <= 0 and self.total == self.acknowledged
 
     def ask(self, now: float, *, is_generous: bool) -> Ask:
-        if self.is_alone:
-            self.left = 0.0
-            if self.budget is None:
-                self.acknowledged = self.total  # what was used alone has been refilled alone
-        if now >= self.lease_ends:
-            self.left = min(self.left, 0.0)
         is_wanted = self.waiting or now < self._used_at + _IDLE_SECONDS
         target = self._portion if is_wanted and not is_generous else 0
-        self.left = min(self.left, target + self.waiting)  # what is given back is not used meanwhile
+        if not self.is_alone:
+            if now >= self.lease_ends:
+                self.left = min(self.left, 0.0)
+            self.left = min(self.left, target + self.waiting)  # what is given back is not used meanwhile
+        elif self.budget is None:
+            self.acknowledged = self.total  # what was used alone has been refilled alone
         self.asked_at, self._asked_total = now, self.total
-        need = max(self.left, self.waiting, 0.0)
+        lent = 0.0 if self.is_alone else self.left
+        need = max(lent, self.waiting, 0.0)
         spare = max(0.0, target - (need - self.waiting))
         return Ask(self.limit, self.total, self.acknowledged, need=need, spare=spare)
 
@@ -248,13 +251,16 @@ class Slots(Counted):
         return not self.is_alone and not self.held and not self.busy
 
     def ask(self, now: float, *, is_generous: bool) -> Ask:
-        if self.is_alone or is_generous or now >= self.lease_ends:
-            self.held = self.busy
-        elif now >= self._calm_since + _IDLE_SECONDS:
-            self.held = min(self.held, self._wanted)  # what is given back is not used meanwhile
-            self._calm_since = math.inf
+        if self.is_alone:
+            kept = self.busy
+        else:
+            if is_generous or now >= self.lease_ends:
+                self.held = self.busy
+            elif now >= self._calm_since + _IDLE_SECONDS:
+                self.held = min(self.held, self._wanted)  # what is given back is not used meanwhile
+                self._calm_since = math.inf
+            kept = max(self.held, self.busy)
         self.peak, self.asked_at = self.busy, now
-        kept = max(self.held, self.busy)
         need = max(0, self.busy + self.waiting - kept)
         spare = 0 if is_generous else max(0, self._wanted - kept - need)
         return Ask(self.limit, kept=kept, need=need, spare=spare)

@@ -31,6 +31,9 @@ _PATIENCE_SECONDS: Final = 2.0
 _REST_SECONDS: Final = 0.5
 """Between attempts during an outage."""
 _BATCH: Final = 200
+_QUIET_SECONDS: Final = 15
+"""After so long without a change of a budget, it may have been away in between: usage says what was used. All that
+processes count has been reported by then, so that nothing counts twice."""
 _DAY: Final = 86_400
 _KEPT_BUDGET: Final = 40 * _DAY
 """How long after its last use a budget's row is kept; the limits of a minute are kept for a day."""
@@ -144,10 +147,14 @@ class Ledger:
     def _alone(self, counted: Counted, now: float) -> None:
         counted.go_alone(now)
         self._held[counted.subject] = counted
+        self._generous.discard(counted.subject)
+        self._wanted.discard(counted.subject)
 
     async def _write(self, counted: list[Counted]) -> list[Answer]:
-        generous, self._generous = self._generous, set()
-        wanted, self._wanted = self._wanted, set()
+        subjects = {each.subject for each in counted}
+        generous, wanted = self._generous & subjects, self._wanted & subjects
+        self._generous -= subjects
+        self._wanted -= subjects
         async with self._database.write() as session:
             rows = await self._rows(session, counted)
             now, ticks, answers = self.clock(), self.ticks(), []
@@ -177,7 +184,16 @@ class Ledger:
                 session, [(each.subject, before) for each, before in zip(missing, used, strict=True)], now
             )
             rows = await queries.lock_ledger(session, subjects)
+        for each in counted:
+            await self._catch_up(session, each, rows[each.subject])
         return [rows[subject] for subject in subjects]
+
+    async def _catch_up(self, session: AsyncSession, counted: Counted, row: LedgerRow) -> None:
+        """Counts what was used while there was no budget."""
+        if not isinstance(counted, Allowance) or counted.budget is None or counted.total != counted.acknowledged:
+            return
+        if row.updated_at + _QUIET_SECONDS < self.clock():
+            row.used = max(row.used, await self._used_before(session, counted))
 
     async def _used_before(self, session: AsyncSession, counted: Counted) -> float:
         """What was used of a budget before the ledger knew of it, as usage says."""

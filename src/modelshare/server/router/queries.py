@@ -191,6 +191,19 @@ async def used_in_month(session: AsyncSession, budget: Budget) -> tuple[int, flo
     return used, micros + rest / PRICE_SCALE
 
 
+async def used_by_key(session: AsyncSession, project_id: str, month: str) -> dict[uuid.UUID, tuple[int, float]]:
+    """As `used_in_month`, of each key of the project that used something. `month`: such as `2026-11`."""
+    tokens = func.sum(UsageRow.prompt_tokens + UsageRow.completion_tokens)
+    statement = (
+        select(UsageRow.key_id, tokens, func.sum(UsageRow.cost_micros), func.sum(UsageRow.cost_rest))
+        .where(UsageRow.project_id == project_id)
+        .where(UsageRow.day.between(f"{month}-01", f"{month}-31"))
+        .group_by(UsageRow.key_id)
+    )
+    found = await session.execute(statement)
+    return {key_id: (int(used), int(micros) + int(rest) / PRICE_SCALE) for key_id, used, micros, rest in found}
+
+
 async def forget_ledger(session: AsyncSession, now: int) -> None:
     """Deletes rows that have expired, except those that a process is using."""
     expired = skip_locked(select(LedgerRow).where(LedgerRow.expires_at < now)).with_only_columns(LedgerRow.subject)

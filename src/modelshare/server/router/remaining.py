@@ -16,7 +16,16 @@ from modelshare.server.paging import Paging
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.ledger_rules import Limit, threshold
-from modelshare.server.router.stated_limits import Month, StatedLimit, month_of, of_key, of_project, of_tier, slots_of
+from modelshare.server.router.stated_limits import (
+    Budget,
+    Month,
+    StatedLimit,
+    month_of,
+    of_key,
+    of_project,
+    of_tier,
+    slots_of,
+)
 from modelshare.wire.base import Page
 from modelshare.wire.keys import MICROS, KeyLimits
 from modelshare.wire.limits import LimitKind, LimitState
@@ -40,8 +49,7 @@ class _Asked(NamedTuple):
     of: Literal["endpoint", "key", "project"]
     id: str
     name: str
-    ends_at: int | None = None
-    """Of a budget."""
+    budget: Budget | None = None
 
     def state(self, used: float, now: float) -> LimitState:
         unit = MICROS if self.kind is LimitKind.MONTHLY_BUDGET else 1
@@ -55,7 +63,9 @@ class _Asked(NamedTuple):
             limit=(per_minute or capacity) / unit,
             used=round(used / unit, 6),
             remaining=round(left / unit, 6) if unit > 1 else math.floor(left),
-            resets_at=int(now) + math.ceil(used * 60 / per_minute) if per_minute else self.ends_at,
+            resets_at=int(now) + math.ceil(used * 60 / per_minute)
+            if per_minute
+            else (self.budget.month.ends_at if self.budget else None),
         )
 
 
@@ -77,7 +87,7 @@ async def page(session: AsyncSession, platform: RouterPlatform, caller: Caller, 
 async def strained_budgets(session: AsyncSession, platform: RouterPlatform, caller: Caller) -> list[LimitState]:
     """Budgets of the project and its keys that are used up, or nearly so."""
     now = platform.clock()
-    asked = [each for each in await _of_project(session, caller, month_of(now)) if each.ends_at is not None]
+    asked = [each for each in await _of_project(session, caller, month_of(now)) if each.budget is not None]
     used = await _used(session, platform.admission, asked, now)
     found = [(each, used.get(each.subject, 0)) for each in asked]
     return [each.state(amount, now) for each, amount in found if threshold(amount, each.limit.capacity)]
@@ -104,8 +114,7 @@ def _of_endpoint(id_: uuid.UUID, slug: str, tier: Tier) -> Iterator[_Asked]:
 
 
 def _asked(stated: StatedLimit, of: Literal["endpoint", "key", "project"], id_: str, name: str) -> _Asked:
-    ends_at = stated.budget.month.ends_at if stated.budget else None
-    return _Asked(stated.subject, stated.kind, stated.limit, of, id_, name, ends_at)
+    return _Asked(stated.subject, stated.kind, stated.limit, of, id_, name, stated.budget)
 
 
 async def _used(session: AsyncSession, admission: Admission, asked: Collection[_Asked], now: float) -> dict[str, float]:
@@ -117,4 +126,18 @@ async def _used(session: AsyncSession, admission: Admission, asked: Collection[_
         found[row.subject] = max(0.0, row.used - max(0.0, now - row.updated_at) * each.limit.per_minute / 60)
         if each.kind is LimitKind.CONCURRENT_REQUESTS:
             found[row.subject] = sum(loan[0] for loan in row.loans.values() if loan[2] > now)
+    await _add_usage(session, [(each, each.budget) for each in asked if each.budget is not None], found)
     return found
+
+
+async def _add_usage(
+    session: AsyncSession, budgets: Collection[tuple[_Asked, Budget]], found: dict[str, float]
+) -> None:
+    """What was used before there was a budget counts, even if no request has come since. All are of one project."""
+    if not budgets:
+        return
+    any_budget = next(budget for _, budget in budgets)
+    used = await queries.used_by_key(session, any_budget.project_id, any_budget.month.name)
+    for each, budget in budgets:
+        before = used.get(budget.key_id, (0, 0.0))[0] if budget.key_id else sum(micros for _, micros in used.values())
+        found[each.subject] = max(found.get(each.subject, 0), before)

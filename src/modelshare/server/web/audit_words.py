@@ -70,6 +70,7 @@ SUBJECTS: Final[Mapping[str, str]] = {
     "weight_deletion": "Weight deletions",
     "weights": "Downloads of weights",
     "job": "Jobs",
+    "budget": "Budgets",
 }
 """Subjects of actions, and their plurals."""
 _NAMES: Final = ("name", "slug")
