@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= data
-# Four test processes for two cores, since tests often wait for another process or for a time limit to pass.
-WORKERS ?= 4
+# Three test processes for two cores, since tests often wait for another process or for a time limit to pass.
+WORKERS ?= 3
 # Each process begins with a part of its own, whose slow tests come first; one that is done takes from the other.
 PARALLEL = -n $(WORKERS) --dist worksteal
 # A minute of two cores: all rules, fewer examples of each property, and one domain of the server with its database.
