@@ -87,7 +87,29 @@ class Wire(Protocol):
         ...
 
 
-class AgentLink:
+class FrameSender:
+    """Gathers frames until the end of the event loop's round, so that they are sent in few messages."""
+
+    def __init__(self, wire: Wire, protocol: int) -> None:
+        """`protocol`: the version that the other side speaks."""
+        self._wire = wire
+        self._outbox = Outbox(protocol)
+        self._loop = asyncio.get_running_loop()
+
+    def post(self, frame: Frame) -> None:
+        """Sends a frame at the end of the event loop's round, or sooner if a message is full."""
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.put(frame)
+        if len(self._outbox) >= BATCH_FRAMES:
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._outbox:
+            self._wire.post(self._outbox.next_message())
+
+
+class AgentLink(FrameSender):
     """One agent's connection to this process, after its `Hello`."""
 
     def __init__(
@@ -102,16 +124,14 @@ class AgentLink:
     ) -> None:
         """`protocol`: the version that the agent speaks. `clock` is monotonic, in seconds. `unused_after`: seconds
         without a request after which the connection ends."""
+        super().__init__(wire, protocol)
         self.accepts = True
         """Whether new requests are accepted."""
         self._heartbeat = heartbeat
         self._dead_after = dead_after
         self._unused_after = unused_after
         self._asked_at = clock()
-        self._wire = wire
-        self._outbox = Outbox(protocol)
         self._clock = clock
-        self._loop = asyncio.get_running_loop()
         self._requests: dict[int, LinkRequest] = {}
         self.loads = EngineLoads()
         self._ids = itertools.count(1)
@@ -143,14 +163,6 @@ class AgentLink:
         self._control.charge(-count, self._clock())
 
     # To the agent.
-
-    def post(self, frame: Frame) -> None:
-        """Sends a frame at the end of the event loop's round, or sooner if a message is full."""
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
-        self._outbox.put(frame)
-        if len(self._outbox) >= BATCH_FRAMES:
-            self._flush()
 
     async def send(self, frame: FromServer) -> None:
         """Sends a frame of any size, and waits until the agent has read enough. Raises StreamBrokenError if the
@@ -242,8 +254,7 @@ class AgentLink:
     def _flush(self) -> None:
         if self._outbox:
             self._last_sent = self._clock()
-        while self._outbox:
-            self._wire.post(self._outbox.next_message())
+        super()._flush()
 
     # Called by the WebSocket.
 

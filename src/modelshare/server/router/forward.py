@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.fleet.link import AgentLink
+from modelshare.server.fleet.link import AgentLink, FrameSender
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.service import Target
 from modelshare.server.fleet.streams import LinkRequest, StreamBrokenError
@@ -35,11 +35,10 @@ from modelshare.wire.link import (
     CloseCode,
     Credit,
     End,
-    Frame,
     Ping,
     Request,
 )
-from modelshare.wire.link_messages import BATCH_FRAMES, Outbox, read_from_server
+from modelshare.wire.link_messages import read_from_server
 
 if TYPE_CHECKING:
     import uuid
@@ -247,14 +246,14 @@ class _PeerWire:
                 await self._socket.close()
 
 
-class _Passing:
+class _Passing(FrameSender):
     """This process's end of a WebSocket from another one: passes its requests to an agent, and the answers back."""
 
+    _wire: WebSocket
+
     def __init__(self, wire: WebSocket, link: AgentLink) -> None:
-        self._wire = wire
+        super().__init__(wire, PROTOCOL)
         self._link = link
-        self._outbox = Outbox(PROTOCOL)
-        self._loop = asyncio.get_running_loop()
         self._end: asyncio.Future[None] = self._loop.create_future()
         self._passed: dict[int, _Passed] = {}
         self._bodies: dict[int, tuple[Request, bytearray]] = {}
@@ -264,14 +263,6 @@ class _Passing:
         """Returns at the end of one of the two connections."""
         self._wire.listen(self)
         await self._end
-
-    def post(self, frame: Frame) -> None:
-        """Sends a frame to the other process, at the end of the event loop's round."""
-        if not self._outbox:
-            self._loop.call_soon(self._flush)
-        self._outbox.put(frame)
-        if len(self._outbox) >= BATCH_FRAMES:
-            self._flush()
 
     def forget(self, stream: int) -> None:
         """The request is over."""
@@ -338,10 +329,6 @@ class _Passing:
             return
         self._passed[asked.stream] = passed
         self._wire.pending = len(self._passed)
-
-    def _flush(self) -> None:
-        while self._outbox:
-            self._wire.post(self._outbox.next_message())
 
 
 class _Passed:
