@@ -22,6 +22,7 @@ from argon2 import PasswordHasher
 
 import compiled_statements
 import inline_sqlite
+import late_imports
 import transactions
 from invariants import assert_consistent
 from kept_connections import kept_connections
@@ -47,6 +48,7 @@ hypothesis.settings.load_profile("suite")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 compiled_statements.share()
 inline_sqlite.use()
+late_imports.install()
 gc.disable()  # until everything is collected: what is imported stays
 # The default traceback with all variables takes a second to render.
 CONSOLE = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -109,7 +111,6 @@ def pytest_collection_finish() -> None:
 
     It also runs less often than usual, else it takes a tenth of the time of all tests.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()

@@ -168,11 +168,13 @@ def load(entry: Entry) -> Any:
 
 def load_part(group: str, name: str) -> Any:
     """Loads an entry point. Raises PluginError if its dependencies are not installed."""
+    collects = gc.isenabled()
     gc.disable()  # imported objects are permanent, so collecting during imports only wastes a tenth of the time
     try:
         return plugins.load(plugins.find(group)[name])
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def _usage_error(error: typer.TyperException) -> int:
