@@ -14,6 +14,7 @@ ALL = {
     "cold_start.py": "Cold start",
     "push.py": "Push",
     "pull.py": "Pull",
+    "bucket.py": "Own bucket",
     "router.py": "Inference path",
     "revocation.py": "Revocation",
     "restarts.py": "Restarts",

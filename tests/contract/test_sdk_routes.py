@@ -26,7 +26,7 @@ from modelshare.wire.registering import ModelRegister
 from modelshare.wire.sharing import RecallRequest, ShareRequest
 from modelshare.wire.signers import SignerAdd
 from modelshare.wire.storage import MoveRequest, MoveTarget, StorageSet
-from modelshare.wire.uploads import ArchiveEntry, FileEntry, UploadOpen, UploadState, VersionOpen
+from modelshare.wire.uploads import ArchiveEntry, FileEntry, PartPlace, UploadOpen, UploadState, VersionOpen
 from modelshare.wire.usage import AuditOutcome
 from modelshare.wire.webhooks import DeliveryState, WebhookCreate, WebhookPatch
 
@@ -46,7 +46,8 @@ EXAMPLES: dict[Any, Any] = {
     MoveRequest: MoveRequest(to=MoveTarget.OWN),
     UploadOpen: UploadOpen(name="x", archive=ArchiveEntry(filename="x.tar", size=1)),
     ProjectSettings: ProjectSettings(require_signature=True), SignerAdd: SignerAdd(name="x", public_key="x"),
-    bytes: b"x", StoredBytes: StoredBytes.KEEP, BomFormat: BomFormat.ANNEX_XII,
+    bytes: b"x", Sequence[PartPlace]: [PartPlace(n=7, k=7)],
+    StoredBytes: StoredBytes.KEEP, BomFormat: BomFormat.ANNEX_XII,
     ShareRequest: ShareRequest(), RecallRequest: RecallRequest(deadline=None),
     VersionOpen: VersionOpen(archive=ArchiveEntry(filename="x.tar", size=1)),
     CatalogFilter: CatalogFilter(

@@ -8,14 +8,16 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modelshare.cli.exit_codes import ExitCode
-from modelshare.client import Client
+from modelshare.client import Client, part_urls
+from modelshare.client.call import Call
 from modelshare.client.push import push_model
 from modelshare.wire.keys import ProjectWithKey
-from modelshare.wire.uploads import Upload
+from modelshare.wire.uploads import PartUrlsRequest, Upload
 from programs import MODELSHARE, Server, serving, stop, wait_until
 from shell import Shell, shell, write_model
 from stalling import stalling_after
@@ -279,3 +281,34 @@ def test_parts_go_straight_to_a_bucket(tmp_path: Path, large: Path, monkeypatch:
                 assert pushed.bytes_sent < left.bytes_total
                 weights = "model.safetensors"
                 assert digest_in_manifest(client, pushed.model.id, weights) == sha256(large / weights)
+
+
+def test_urls_of_a_bucket_are_requested_for_many_parts_and_used_while_they_are_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model", pad=3 * PART)
+    with s3_server(tmp_path / "s3") as bucket:
+        for name, value in bucket.environ.items():
+            monkeypatch.setenv(name, value)
+        with serving(tmp_path / "platform", storage_url=bucket.url, uploads_part_size=str(PART)) as server:
+            project = server.project("acme")
+            with server.client(project) as client:
+                asked: list[int] = []
+                send = client.http.send
+
+                def noted(call: Call[Any]) -> Any:
+                    if isinstance(call.body, PartUrlsRequest):
+                        asked.append(len(call.body.parts))
+                    return send(call)
+
+                monkeypatch.setattr(client.http, "send", noted)
+                push_model(client, folder, name="fresh", jobs=1)
+                assert asked == [6]
+                asked.clear()
+                (folder / "README.md").write_text("Other.")
+                monkeypatch.setattr(part_urls, "FRESH_SECONDS", 0)
+                with (folder / "model.safetensors").open("r+b") as weights:
+                    weights.seek(-1, os.SEEK_END)
+                    weights.write(b"!")
+                assert push_model(client, folder, name="old", jobs=1).model.status == "ready"
+                assert asked == [5, 4, 3, 2, 1]

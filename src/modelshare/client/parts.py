@@ -1,7 +1,7 @@
 """Sends parts of files, with retries and in small slices to save memory."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import count
 from typing import Protocol
@@ -19,6 +19,7 @@ from modelshare.client.errors import (
     parse_retry_after,
 )
 from modelshare.client.file_reader import Moved, Reader
+from modelshare.client.part_urls import PartUrls
 from modelshare.client.plan import Part
 from modelshare.client.retry import Attempt, Outcome, pause
 from modelshare.client.source import LocalFile
@@ -49,11 +50,13 @@ class Hasher(Protocol):
 class PartSender:
     """Sends parts of one session. Thread-safe."""
 
-    def __init__(self, client: Client, upload: Upload, reader: Reader) -> None:
+    def __init__(self, client: Client, upload: Upload, reader: Reader, parts: Iterable[Part]) -> None:
+        """`parts`: those that will be sent, about in their order."""
         self._client = client
         self._upload = upload
         self._reader = reader
         self._bucket = bucket_client() if upload.direct else None
+        self._urls = PartUrls(client, upload.id, parts)
 
     def close(self) -> None:
         if self._bucket is not None:
@@ -170,7 +173,7 @@ class PartSender:
         body = _counted(self._reader.slices(file, part), moved)
         headers = {"Content-Length": str(part.size)}
         if self._bucket is not None:
-            target = self._client.uploads.part_url(self._upload.id, part.n, part.k)
+            target = self._urls.take(part)
             return self._bucket.put(target.url, content=_hashed(body, hasher), headers=headers | target.headers)
         headers |= {"Content-Type": "application/octet-stream", "X-Checksum-SHA256": digest or DEFERRED}
         return self._client.http.put(part_path(self._upload.id, part.n, part.k), body, headers)

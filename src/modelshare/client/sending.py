@@ -51,13 +51,13 @@ class Sending:
 
         `all_sent` is called when everything has been sent and the comparison begins.
         """
+        self._client = client
         self._upload = upload
         self._files = {file.path: file for file in source.files}
         self._digests = digests
         self._reader = reader
         self._moved = moved
         self._all_sent = all_sent
-        self._sender = PartSender(client, upload, reader)
         self._received: dict[PartId, str] = {
             (file.n, k): digest for file in upload.files for k, digest in file.parts_sha256.items()
         }
@@ -73,6 +73,7 @@ class Sending:
         Raises ChangedError, or the error for the server's response.
         """
         missing = list(missing_parts(self._upload, changed))
+        self._sender = PartSender(self._client, self._upload, self._reader, [part for _, part in missing])
         self._unsent.update(part.n for _, part in missing)
         sent_whole = {part.n for path, part in missing if part.size == self._files[path].size and path in self._digests}
         self._compared = {

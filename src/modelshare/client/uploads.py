@@ -10,7 +10,10 @@ from modelshare.wire.uploads import (
     BATCH_HEAD,
     FileDigest,
     FilesDone,
+    PartPlace,
     PartUrl,
+    PartUrls,
+    PartUrlsRequest,
     Upload,
     UploadComplete,
     UploadOpen,
@@ -61,6 +64,11 @@ class Uploads(Resource[Transport]):
     def part_url(self, upload_id: str, n: int, k: int) -> Call[PartUrl]:
         """The presigned URL for part `k` of file `n`; only if `direct` is true."""
         return post(at(BASE, upload_id, "files", n, "parts", k, "url"), PartUrl, repeatable=True)
+
+    @sent
+    def part_urls(self, upload_id: str, parts: Sequence[PartPlace]) -> Call[PartUrls]:
+        """The presigned URLs for up to PART_URLS parts; only if `direct` is true."""
+        return post(at(BASE, upload_id, "part-urls"), PartUrls, PartUrlsRequest(parts=list(parts)), repeatable=True)
 
     @sent
     def complete(self, upload_id: str, files: Sequence[FileDigest] = ()) -> Call[Upload]:

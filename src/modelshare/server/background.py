@@ -20,6 +20,8 @@ _SLOW_SECONDS: Final = 10.0
 _FIRST_RETRY_SECONDS: Final = 0.5
 _STOP_SECONDS: Final = 10.0
 """How long a loop may take to stop, for example to return a job."""
+_STEP_SECONDS: Final = 0.25
+"""Rounds of different loops begin together, at multiples of this, since waking up costs more than most rounds."""
 _LAST_CALL_SECONDS: Final = 1.0
 """The minimum time for each service to stop, even if earlier ones took all the time; then it is cancelled."""
 
@@ -71,7 +73,8 @@ class Loop:
         retry: float | None = None,
         slow: float = _SLOW_SECONDS,
     ) -> None:
-        """`every`: seconds from the end of one round to the next; None: only when woken.
+        """`every`: seconds from the end of one round to the next, rounded so that loops wake together; None: only when
+        woken.
 
         `rest`: minimum seconds between rounds, even if it is woken. `retry`: maximum seconds until the next attempt
         after a failed round; default: `every`.
@@ -106,13 +109,28 @@ class Loop:
 
     async def _run(self) -> None:
         while not self._is_stopping:
-            await wait(self._woken, self._every)
+            await self._wait()
             self._woken.clear()  # before the work, so that a wake-up during it is not missed
             while not await self._chore.attempt() and not self._is_stopping:
                 seconds = self._backoff.next()
                 await asyncio.sleep(seconds)
             self._backoff.reset()
             await asyncio.sleep(self._rest)
+
+    async def _wait(self) -> None:
+        """Until the next round. A timer is much cheaper than a time limit for the wait."""
+        if self._every is None:
+            await self._woken.wait()
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._every
+        if self._every >= _STEP_SECONDS:
+            due = round(due / _STEP_SECONDS) * _STEP_SECONDS
+        timer = loop.call_at(due, self._woken.set)
+        try:
+            await self._woken.wait()
+        finally:
+            timer.cancel()
 
 
 class Chores:

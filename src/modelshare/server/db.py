@@ -70,6 +70,8 @@ _PULSE_SECONDS = 10.0
 """How often the connection for notifications is checked."""
 _UNIX_EPOCH_DAY = 2_440_587.5
 """1970-01-01 in SQLite's julianday."""
+_RARER = 3
+"""On SQLite, by this factor."""
 _MAPPED = f"mmap_size={2**31 - 2**16}"
 """Uses address space, not memory. Catalog searches read scattered rows, and a system call for each is expensive."""
 _NOTIFY = text("SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload")
@@ -118,6 +120,11 @@ class Database:
         self._dropping = set[asyncio.Future[object]]()
         self._listening = Loop("listen to the database", self._listen, every=0, retry=_RETRY_SECONDS, slow=math.inf)
         self._heard_once = asyncio.Event()
+
+    def look_every(self, seconds: float) -> float:
+        """How often to look for changes whose notification may have been lost. That is rare on SQLite, where only one
+        process makes changes, apart from commands of the operator."""
+        return seconds * _RARER if self.is_sqlite else seconds
 
     @property
     def engine(self) -> AsyncEngine:

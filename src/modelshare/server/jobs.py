@@ -242,6 +242,7 @@ class Worker:
         self._holder = holder
         self._excused: dict[uuid.UUID, float] = {}
         """When a job first failed in an outage that still continues."""
+        self._poll_seconds = database.look_every(POLL_SECONDS)
         self._wake = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops = [
@@ -283,7 +284,7 @@ class Worker:
                 if taken is not None:
                     return taken
                 seconds = _REST_SECONDS / 10  # another worker is taking it
-            await wait(self._wake, min(seconds, POLL_SECONDS))
+            await wait(self._wake, min(seconds, self._poll_seconds))
 
     async def _due_in(self) -> float:
         """Seconds until the next job for this worker is due, as far as known."""
@@ -291,7 +292,7 @@ class Worker:
         statement = select(func.min(JobRow.run_after)).where(free, JobRow.kind.in_(self._handlers))
         async with self._database.read() as session:
             due = await session.scalar(statement)
-        return POLL_SECONDS if due is None else due - self._clock()
+        return math.inf if due is None else due - self._clock()
 
     async def _take(self) -> tuple[str, Lease] | None:
         now = int(self._clock())

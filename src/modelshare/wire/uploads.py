@@ -22,6 +22,8 @@ BATCH_BYTES = 8 << 20
 """Maximum size of a batch request."""
 BATCH_HEAD = struct.Struct(">IQ32s")
 """Header before each file in a batch request: its number in the session, its size, its SHA-256."""
+PART_URLS = 64
+"""Maximum number of parts in one request for presigned URLs."""
 MAX_SIZE = 2**53 - 1
 """Larger integers lose precision in many JSON parsers (RFC 7493, section 2.2)."""
 MIN_PART_SIZE = 5 << 20
@@ -116,7 +118,7 @@ class Upload(Response):
     state: UploadState
     part_size: int
     direct: bool
-    """True if parts are sent directly to a bucket by presigned URLs (`POST .../parts/{k}/url`)."""
+    """True if parts are sent directly to a bucket by presigned URLs (`POST .../part-urls`)."""
     files: list[UploadFile]
     bytes_total: int
     bytes_done: int
@@ -180,6 +182,26 @@ class PartUrl(Response):
     url: str
     headers: dict[str, str]
     expires_at: UnixSeconds
+
+
+class PartPlace(Request):
+    """Part `k` of file `n`, both counted from 0."""
+
+    n: Annotated[int, Field(ge=0, lt=MAX_FILES)]
+    k: Annotated[int, Field(ge=0, le=MAX_SIZE)]
+
+
+class PartUrlsRequest(Request):
+    """Asks for presigned URLs of several parts, of any files of the upload."""
+
+    parts: Annotated[list[PartPlace], Field(min_length=1, max_length=PART_URLS)]
+
+
+class PartUrls(Response):
+    """The presigned URLs of a request, in its order."""
+
+    object: Literal["upload.part_urls"] = "upload.part_urls"
+    data: list[PartUrl]
 
 
 def md5_of_parts(digests: Iterable[bytes]) -> str:

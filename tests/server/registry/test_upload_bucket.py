@@ -42,16 +42,16 @@ def settings(settings: Settings, tmp_path: Path, bucket: Path, monkeypatch: pyte
 
 async def send(owner: Tenant, upload: dict[str, Any], files: dict[str, bytes]) -> int:
     """Sends what is missing, to where the server says."""
-    sent = 0
+    parts = list(missing(upload, files))
+    wanted = {"parts": [{"n": n, "k": k} for n, k, _ in parts]}
+    signed = await owner.http.post(f"/v1/uploads/{upload['id']}/part-urls", json=wanted)
+    assert signed.status_code == 200, signed.text
     async with httpx.AsyncClient() as bucket:
-        for n, k, data in list(missing(upload, files)):
-            signed = await owner.http.post(f"/v1/uploads/{upload['id']}/files/{n}/parts/{k}/url")
-            assert signed.status_code == 200, signed.text
-            assert "authorization" not in {name.lower() for name in signed.json()["headers"]}
-            answer = await bucket.put(signed.json()["url"], content=data, headers=signed.json()["headers"])
+        for (_, _, data), target in zip(parts, signed.json()["data"], strict=True):
+            assert "authorization" not in {name.lower() for name in target["headers"]}
+            answer = await bucket.put(target["url"], content=data, headers=target["headers"])
             assert answer.status_code == 200, answer.text
-            sent += 1
-    return sent
+    return len(parts)
 
 
 async def complete(owner: Tenant, upload: dict[str, Any]) -> dict[str, Any]:
@@ -149,3 +149,15 @@ async def test_urls_are_for_the_owner_and_for_parts_there_are(
     error_of(await owner.http.post(f"/v1/uploads/{upload['id']}/files/0/parts/1/url"), 404)
     error_of(await owner.http.post(f"/v1/uploads/{upload['id']}/files/9/parts/0/url"), 404)
     error_of(await owner.http.post("/v1/uploads/x/files/0/parts/0/url"), 404)
+    assert (await owner.http.post(part)).status_code == 200
+    several = f"/v1/uploads/{upload['id']}/part-urls"
+
+    def parts(*places: tuple[int, int]) -> dict[str, Any]:
+        return {"parts": [{"n": n, "k": k} for n, k in places]}
+
+    error_of(await deployer.http.post(several, json=parts((0, 0))), 404)
+    error_of(await anonymous.post(several, json=parts((0, 0))), 401)
+    assert "no file 9" in error_of(await owner.http.post(several, json=parts((0, 0), (9, 0))), 404)
+    error_of(await owner.http.post(several, json=parts((0, 0), (0, 1))), 404)
+    error_of(await owner.http.post(several, json=parts(*[(0, 0)] * 65)), 400)
+    error_of(await owner.http.post(several, json=parts()), 400)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -90,6 +91,26 @@ async def test_a_loop_waits_until_its_time_has_come(rounds: Rounds) -> None:
     loop.wake()
     await asyncio.sleep(0)
     assert rounds.begun == stopped
+
+
+async def test_loops_wake_together(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = asyncio.get_running_loop()
+    due: list[float] = []
+    call_at = running.call_at
+
+    def noted(when: float, act: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        if getattr(act, "__name__", "") == "set":
+            due.append(when)
+        return call_at(when, act, *arguments, **options)
+
+    monkeypatch.setattr(running, "call_at", noted)
+    loops = [Loop(f"every {every} s", rounds.run, every=every) for every in (0.25, 0.5)]
+    for each in loops:
+        await each.start()
+    await rounds.until(ended=3)
+    await background.stop_all(loops)
+    assert len(due) >= 3
+    assert {when % 0.25 for when in due} == {0.0}
 
 
 async def test_a_loop_that_is_woken_does_not_wait(rounds: Rounds) -> None:

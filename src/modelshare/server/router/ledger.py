@@ -25,7 +25,7 @@ from modelshare.server.router.tables import LedgerRow
 log = structlog.get_logger()
 WANTED_TOPIC: Final = "limits"
 """Notification that a process needs what others have borrowed of a limit; the subject is `<process> <limit>`."""
-_SWEEP_SECONDS: Final = 0.2
+_SWEEP_SECONDS: Final = 0.25
 _PATIENCE_SECONDS: Final = 2.0
 """A database that has not answered by then counts as unavailable."""
 _REST_SECONDS: Final = 0.5

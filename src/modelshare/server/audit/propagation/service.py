@@ -54,7 +54,7 @@ class PropagationTracker:
         self._caught_up = 0.0
         """When missed changes were last looked up, in seconds of the loop's clock."""
         self._confirming = Loop("confirm changes", self._confirm, rest=_REST_SECONDS, retry=_BEAT_SECONDS)
-        self._beating = Loop("say that this process runs", self._beat, every=_BEAT_SECONDS)
+        self._beating = Loop("say that this process runs", self._beat, every=database.look_every(_BEAT_SECONDS))
         database.subscribe(CONFIRM_TOPIC, self._told)
 
     async def start(self) -> None:

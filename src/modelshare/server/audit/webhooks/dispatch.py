@@ -34,8 +34,9 @@ class Dispatcher:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
+        every = database.look_every(_ROUND_SECONDS)
         self.loop = Loop(
-            "move events from the outbox", self.move, every=_ROUND_SECONDS, rest=_REST_SECONDS, retry=_RETRY_SECONDS
+            "move events from the outbox", self.move, every=every, rest=_REST_SECONDS, retry=_RETRY_SECONDS
         )
         self.loop.wake()
         database.subscribe(OUTBOX_TOPIC, self.loop.wake)

@@ -1,13 +1,15 @@
-"""Receives a part of a file, or returns a URL for sending it directly to the bucket."""
+"""Receives a part of a file, or returns URLs for sending parts directly to the bucket."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
 from modelshare.server.http import Caller, Platform
 from modelshare.server.ids import parse_uuid
 from modelshare.server.registry.blobs import disposal, staging
+from modelshare.server.registry.concurrency import map_concurrently
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
 from modelshare.server.registry.uploads import queries
@@ -18,6 +20,8 @@ from modelshare.wire.uploads import DEFERRED, PartDone, PartUrl, UploadState
 
 PART_URL_SECONDS = 3600
 """Validity of a presigned PUT: enough for 64 MiB over a slow connection."""
+_OPENED_AT_ONCE = 16
+"""A bucket is asked for each file."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,7 +44,8 @@ async def receive(
         raise InvalidRequestError(
             "Send the part's SHA-256 in the header X-Checksum-SHA256, as 64 hex digits.", param="X-Checksum-SHA256"
         )
-    upload, file = await _find(platform, caller, upload_id, n)
+    upload, files = await find_files(platform, caller, upload_id, [n])
+    file = files[n]
     store = await platform.stores.get(upload.storage)
     if store.direct:
         raise InvalidRequestError(
@@ -55,35 +60,49 @@ async def receive(
     return PartDone(n=n, k=k, size=part.size, sha256=part.etag)
 
 
-async def part_url(platform: Platform, caller: Caller, upload_id: str, n: int, k: int) -> PartUrl:
-    """A presigned PUT of part `k` of file `n`, for a bucket."""
-    upload, file = await _find(platform, caller, upload_id, n)
+async def part_urls(
+    platform: Platform, caller: Caller, upload_id: str, wanted: Sequence[tuple[int, int]]
+) -> list[PartUrl]:
+    """Presigned PUTs of these parts, given as file and part, in their order, for a bucket."""
+    upload, files = await find_files(platform, caller, upload_id, {n for n, _ in wanted})
     store = await platform.stores.get(upload.storage)
     if not store.direct:
+        n, k = wanted[0]
         raise InvalidRequestError(
             f"Parts of this upload go to the server. Use PUT /v1/uploads/{upload.id}/files/{n}/parts/{k}."
         )
+    for n, k in wanted:
+        staging.multipart_of(upload, files[n]).span(k)
     expires_at = platform.now() + PART_URL_SECONDS
-    staging.multipart_of(upload, file).span(k)
-    begun = await begin(platform, upload, [file])
-    signed = store.part_url(begun[n], k, expires_at=expires_at)
+    begun = await begin(platform, upload, list(files.values()))
+
+    def sign(n: int, k: int) -> PartUrl:
+        signed = store.part_url(begun[n], k, expires_at=expires_at)
+        return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=signed.expires_at or expires_at)
+
+    urls = await asyncio.to_thread(lambda: [sign(n, k) for n, k in wanted])
     await keep_open(platform, upload)
-    return PartUrl(url=signed.url, headers=dict(signed.headers), expires_at=signed.expires_at or expires_at)
+    return urls
 
 
-async def _find(platform: Platform, caller: Caller, upload_id: str, n: int) -> tuple[UploadRow, UploadFileRow]:
+async def find_files(
+    platform: Platform, caller: Caller, upload_id: str, numbers: Collection[int]
+) -> tuple[UploadRow, Mapping[int, UploadFileRow]]:
+    """An open upload, and its files with these numbers, all of which have to be sent."""
     uid = parse_uuid(upload_id)
     async with platform.database.read() as session:
-        found = await queries.upload_and_file(session, caller.project, uid, n) if uid else None
+        found = await queries.upload_with(session, caller.project, uid, numbers) if uid else None
     if found is None:
         raise no_such_upload()
-    upload, file = found
+    upload, rows = found
     require_open(upload)
-    if file is None:
-        raise NotFoundError(f"This upload has no file {n}. GET /v1/uploads/{upload.id} lists its files.")
-    if file.reused:
-        raise ConflictError(f"{printable(file.path)} is already stored, so none of its parts is needed.")
-    return upload, file
+    files = {row.n: row for row in rows}
+    if unknown := sorted(set(numbers) - files.keys()):
+        raise NotFoundError(f"This upload has no file {unknown[0]}. GET /v1/uploads/{upload.id} lists its files.")
+    for file in rows:
+        if file.reused:
+            raise ConflictError(f"{printable(file.path)} is already stored and need not be sent.")
+    return upload, files
 
 
 async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFileRow]) -> dict[int, Multipart]:
@@ -94,7 +113,9 @@ async def begin(platform: Platform, upload: UploadRow, files: Sequence[UploadFil
     if not new:
         return uploads
     if store.direct:
-        opened = [await store.begin(each.key, each.size, each.part_size) for each in new]
+        opened = await map_concurrently(
+            lambda each: store.begin(each.key, each.size, each.part_size), new, limit=_OPENED_AT_ONCE
+        )
     else:
         opened = await store.begin_all(new)
     mine = dict(zip((n for n, each in uploads.items() if not each.id), opened, strict=True))

@@ -17,14 +17,6 @@ async def upload(session: AsyncSession, project_id: str, upload_id: uuid.UUID) -
     return await session.scalar(_with_files(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id)))
 
 
-async def upload_and_file(
-    session: AsyncSession, project_id: str, upload_id: uuid.UUID, n: int
-) -> tuple[UploadRow, UploadFileRow | None] | None:
-    """A session of this project and its file `n`, if it has one."""
-    row = await session.scalar(scoped_to(UploadRow, project_id).where(UploadRow.id == upload_id))
-    return None if row is None else (row, await session.get(UploadFileRow, (upload_id, n)))
-
-
 async def lock_upload(session: AsyncSession, upload_id: uuid.UUID) -> UploadRow:
     return (await session.scalars(for_update(select(any_tenant(UploadRow)).where(UploadRow.id == upload_id)))).one()
 

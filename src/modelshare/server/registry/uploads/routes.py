@@ -18,6 +18,8 @@ from modelshare.wire.uploads import (
     FilesDone,
     PartDone,
     PartUrl,
+    PartUrls,
+    PartUrlsRequest,
     Upload,
     UploadComplete,
     UploadOpen,
@@ -125,7 +127,14 @@ def _body_of(request: Request) -> Iterator[AsyncIterator[bytes] | Inflow]:
 @router.post("/{upload_id}/files/{n}/parts/{k}/url")
 async def sign_part(caller: ModelsCaller, platform: PlatformDep, upload_id: str, n: Number, k: Number) -> PartUrl:
     """Returns a presigned PUT of one part, where `direct` is true."""
-    return await parts.part_url(platform, caller, upload_id, n, k)
+    [url] = await parts.part_urls(platform, caller, upload_id, [(n, k)])
+    return url
+
+
+@router.post("/{upload_id}/part-urls")
+async def sign_parts(caller: ModelsCaller, platform: PlatformDep, upload_id: str, body: PartUrlsRequest) -> PartUrls:
+    """Returns presigned PUTs of up to 64 parts of any files, in the order of the request, where `direct` is true."""
+    return PartUrls(data=await parts.part_urls(platform, caller, upload_id, [(part.n, part.k) for part in body.parts]))
 
 
 @router.post("/{upload_id}/complete")

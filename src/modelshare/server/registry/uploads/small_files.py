@@ -2,17 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelshare.server.errors import ConflictError, InvalidRequestError, NotFoundError
+from modelshare.server.errors import InvalidRequestError
 from modelshare.server.http import Caller, Platform
-from modelshare.server.ids import parse_uuid
 from modelshare.server.registry.refused import printable
 from modelshare.server.registry.tables import UploadFileRow, UploadRow
-from modelshare.server.registry.uploads import queries
-from modelshare.server.registry.uploads.parts import begin, keep_open
-from modelshare.server.registry.uploads.service import no_such_upload, require_open
+from modelshare.server.registry.uploads.parts import begin, find_files, keep_open
 from modelshare.server.storage_errors import ChecksumMismatchError
 from modelshare.wire.uploads import BATCH_BYTES, BATCH_FILES, BATCH_HEAD, FilesDone, PartDone
 
@@ -27,12 +24,13 @@ class _SmallFile:
 async def receive(platform: Platform, caller: Caller, upload_id: str, chunks: AsyncIterator[bytes]) -> FilesDone:
     """Stores all of the files, or none if one is invalid. Safe to repeat."""
     files = _split(await _read(chunks))
-    upload, rows = await _find(platform, caller, upload_id, files)
+    upload, rows = await find_files(platform, caller, upload_id, {file.n for file in files})
+    _check_sizes(upload, rows, files)
     store = await platform.stores.get(upload.storage)
     if store.direct:
         raise InvalidRequestError("Parts of this upload go to the bucket, one by one.")
     await asyncio.to_thread(_check_digests, files)
-    begun = await begin(platform, upload, rows)
+    begun = await begin(platform, upload, list(rows.values()))
     await store.write_files([(begun[file.n], file.content, file.sha256) for file in files])
     await keep_open(platform, upload)
     done = [PartDone(n=file.n, k=0, size=len(file.content), sha256=file.sha256) for file in files]
@@ -76,23 +74,8 @@ def _truncated() -> InvalidRequestError:
     return InvalidRequestError("The request ends within a file. Send it again.")
 
 
-async def _find(
-    platform: Platform, caller: Caller, upload_id: str, files: Sequence[_SmallFile]
-) -> tuple[UploadRow, list[UploadFileRow]]:
-    uid = parse_uuid(upload_id)
-    async with platform.database.read() as session:
-        upload = await queries.upload_with(session, caller.project, uid, [file.n for file in files]) if uid else None
-    if upload is None:
-        raise no_such_upload()
-    row, rows = upload
-    require_open(row)
-    known = {each.n: each for each in rows}
+def _check_sizes(upload: UploadRow, rows: Mapping[int, UploadFileRow], files: Sequence[_SmallFile]) -> None:
     for file in files:
-        if (each := known.get(file.n)) is None:
-            raise NotFoundError(f"This upload has no file {file.n}. GET /v1/uploads/{row.id} lists its files.")
-        if each.reused:
-            raise ConflictError(f"{printable(each.path)} is already stored and need not be sent.")
-        size = len(file.content)
-        if not size or size != each.size or size > row.part_size:
-            raise InvalidRequestError(f"{printable(each.path)} must have {each.size:,} bytes, not {size:,}.")
-    return row, list(rows)
+        row, size = rows[file.n], len(file.content)
+        if not size or size != row.size or size > upload.part_size:
+            raise InvalidRequestError(f"{printable(row.path)} must have {row.size:,} bytes, not {size:,}.")
