@@ -15,6 +15,7 @@ import pytest
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import Client, part_urls
 from modelshare.client.call import Call
+from modelshare.client.errors import from_answer
 from modelshare.client.push import push_model
 from modelshare.wire.keys import ProjectWithKey
 from modelshare.wire.uploads import PartUrlsRequest, Upload
@@ -312,3 +313,12 @@ def test_urls_of_a_bucket_are_requested_for_many_parts_and_used_while_they_are_f
                     weights.write(b"!")
                 assert push_model(client, folder, name="old", jobs=1).model.status == "ready"
                 assert asked == [5, 4, 3, 2, 1]
+
+                def of_the_version_before(call: Call[Any]) -> Any:
+                    if isinstance(call.body, PartUrlsRequest):
+                        raise from_answer(404, {}, b"")
+                    return send(call)
+
+                monkeypatch.setattr(client.http, "send", of_the_version_before)
+                (folder / "README.md").write_text("Another.")
+                assert push_model(client, folder, name="before").model.status == "ready"

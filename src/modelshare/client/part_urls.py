@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 from modelshare.client.client import Client
-from modelshare.client.errors import UnexpectedAnswerError
+from modelshare.client.errors import NotFoundError, UnexpectedAnswerError
 from modelshare.client.plan import Part
 from modelshare.wire.uploads import PART_URLS, PartPlace, PartUrl
 
@@ -55,13 +55,16 @@ class PartUrls:
         following = [each for each in islice(self._waiting, PART_URLS - 1) if each not in self._known]
         wanted = [place, *following]
         asked = time.monotonic()
-        answer = self._client.uploads.part_urls(self._upload_id, [PartPlace(n=n, k=k) for n, k in wanted])
-        if len(answer.data) != len(wanted):
+        try:
+            answer = self._client.uploads.part_urls(self._upload_id, [PartPlace(n=n, k=k) for n, k in wanted]).data
+        except NotFoundError:  # the server may be of the version before, which signs one part at a time
+            wanted, answer = [place], [self._client.uploads.part_url(self._upload_id, *place)]
+        if len(answer) != len(wanted):
             raise UnexpectedAnswerError(
-                f"{self._client.config.url} answered with {len(answer.data)} URLs for {len(wanted)} parts. Check that "
+                f"{self._client.config.url} answered with {len(answer)} URLs for {len(wanted)} parts. Check that "
                 "it is a modelshare server of a matching version."
             )
-        self._known |= {each: _Known(target, asked) for each, target in zip(wanted, answer.data, strict=True)}
+        self._known |= {each: _Known(target, asked) for each, target in zip(wanted, answer, strict=True)}
 
     @staticmethod
     def _is_fresh(known: _Known) -> bool:
