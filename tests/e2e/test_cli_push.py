@@ -316,7 +316,9 @@ def test_urls_of_a_bucket_are_requested_for_many_parts_and_used_while_they_are_f
 
                 def of_the_version_before(call: Call[Any]) -> Any:
                     if isinstance(call.body, PartUrlsRequest):
-                        raise from_answer(404, {}, b"")
+                        raise from_answer(
+                            404, {}, b'{"error": {"message": "No such path.", "type": "not_found_error"}}'
+                        )
                     return send(call)
 
                 monkeypatch.setattr(client.http, "send", of_the_version_before)
