@@ -10,6 +10,7 @@ import typer
 from modelshare.agent.direct.cli_options import ListenOption, parsed
 from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.main import run
+from modelshare.agent.ray_serve.settings import RaySettings, read_settings
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import config
@@ -45,11 +46,19 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, or what a plug-in adds."
+            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, ray, or what a plug-in adds."
         ),
     ] = None,
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that is already running.")
+    ] = None,
+    ray_settings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="TOML file for --engine ray: replicas, what each needs, and where the cluster is (docs/ray.md).",
+        ),
     ] = None,
     parallel: Annotated[
         int | None,
@@ -96,6 +105,8 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     """
     if external_url and engine not in {None, "external"}:
         raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
+    if ray_settings and engine != "ray":
+        raise CommandError("--ray-settings requires --engine ray.", ExitCode.USAGE)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file. Use only one.", ExitCode.USAGE)
     if listen is not None and share_on_network is None:
@@ -104,6 +115,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         )
     try:
         direct = DirectOptions.sharing(share_on_network, listen, allow_direct or ())
+        ray = read_settings(ray_settings) if ray_settings else RaySettings()
     except ValueError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     code = run(
@@ -113,6 +125,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         name=name,
         engine=engine,
         external_url=external_url,
+        ray=ray,
         parallel=parallel,
         json_logs=json,
         signers=tuple(map(_public_key, signer or ())),
