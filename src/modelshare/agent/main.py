@@ -53,7 +53,8 @@ def run(
     defaults to the machine's name. `engine` is the only engine to use; by default it is chosen for each model.
     `external_url` is the OpenAI base URL of an engine that is already running. `ray` is for the engine of this name.
     `parallel` is the number of sequences that an engine processes at once. With `signers`, only models that one of
-    these keys signed are served. `direct` says whether other agents may fetch files from this one, and where it may connect to others.
+    these keys signed are served. `direct` says whether other agents may fetch files from this one, and where it may
+    connect to others.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)

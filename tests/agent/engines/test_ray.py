@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import msgspec
 import psutil
 import pytest
 
@@ -39,6 +38,7 @@ PROGRAM = Path(__file__).with_name("ray_nodes.py")
 SLOW_IMPORT = (
     'raise ImportError("jsonschema uses it if it is there, and each of Ray\'s processes would take seconds more")'
 )
+NO_HEADERS: Mapping[str, str] = {}
 SECONDS = 240.0
 """Ray's processes start slowly when other tests use the cores."""
 
@@ -48,46 +48,48 @@ class RayCluster:
     address: str
     ingress: str
     folder: Path
+    pid: int
 
     @property
     def copies(self) -> list[Path]:
-        """The files that nodes have."""
-        return [path for node in ("one", "two") for path in (self.folder / node).glob("*/weights/*")]
+        """The complete files that nodes have."""
+        return [path for node in ("one", "two") for path in (self.folder / node).glob("*/weights/*") if not path.suffix]
 
-    def settings(self, *, cpus: float = 0.9) -> RaySettings:
+    def settings(self, *, cpus: float = 0.9, placement_seconds: float = 0.5) -> RaySettings:
         replicas = Replicas(1, 2, target_requests=0.5, up_after_seconds=0)
         needs = Needs(cpus=cpus, memory_gib=0.1)
-        return RaySettings(self.address, self.ingress, replicas=replicas, needs=needs, placement_seconds=0.5)
+        return RaySettings(
+            self.address, self.ingress, replicas=replicas, needs=needs, placement_seconds=placement_seconds
+        )
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     folder = Path(tempfile.mkdtemp(prefix="ray"))  # short, since Ray's sockets are in it
-    (folder / "quick").mkdir()
-    (folder / "quick" / "rfc3987_syntax.py").write_text(SLOW_IMPORT)
+    quick = folder / "quick"
+    quick.mkdir()
+    (quick / "rfc3987_syntax.py").write_text(SLOW_IMPORT)
     port = free_port()
-    quick = {"PYTHONPATH": str(folder / "quick")}
-    program = subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(folder), str(port)],
-        env={**os.environ, **quick, "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert program.stdin
-    assert program.stdout
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", quick["PYTHONPATH"])
-        try:
+        patch.setenv("PYTHONPATH", str(quick))
+        env = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        argv = [sys.executable, str(PROGRAM), str(folder), str(port)]
+        with subprocess.Popen(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdin
+            assert program.stdout
             address = program.stdout.readline().decode().strip()
             assert address, "the cluster did not start"
-            yield RayCluster(address, f"http://127.0.0.1:{port}", folder)
-        finally:
-            processes = psutil.Process(program.pid).children(recursive=True)
+            yield RayCluster(address, f"http://127.0.0.1:{port}", folder, program.pid)
+            processes = children(program.pid)
             program.stdin.close()
             program.wait(SECONDS)
-            _, alive = psutil.wait_procs(processes, SECONDS)
-            shutil.rmtree(folder)
+        _, alive = psutil.wait_procs(processes, SECONDS)
+    shutil.rmtree(folder)
     assert alive == []
+
+
+def children(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def engine_of(agent: Agent) -> RayEngine:
 
 
 async def replicas(engine: RayEngine, count: int) -> None:
-    await wait_until(lambda: engine._state.replicas == count, seconds=SECONDS)
+    await wait_until(lambda: engine.replicas == count, seconds=SECONDS)
 
 
 async def test_a_deployment_on_a_cluster(peer: Peer, storage: Storage, tmp_path: Path, cluster: RayCluster) -> None:
@@ -122,9 +124,10 @@ async def test_a_deployment_on_a_cluster(peer: Peer, storage: Storage, tmp_path:
         await peer.want(revision=2)
         assert (await peer.expect(Released)).deployment_id == "dep_1"
         assert cluster.copies == []
-        assert await routes(cluster) == {}
+        assert await status(engine) == 404, "the application is gone"
         assert list(tmp_path.glob("ray/*")) == []
     await it_says_why_it_cannot_serve(storage, tmp_path, cluster)
+    await it_notices_that_the_cluster_is_gone(storage, tmp_path, cluster)
 
 
 async def answers_and_streams_over_the_link(peer: Peer) -> None:
@@ -143,10 +146,8 @@ async def counts_as_the_engine_does(engine: Engine) -> None:
 
 
 async def only_the_agent_gets_an_answer(engine: Engine) -> None:
-    async with aiohttp.ClientSession() as http:
-        for headers in ({}, {"Authorization": "Bearer guessed"}):
-            async with http.post(f"{engine.base_url}/chat/completions", json=HELLO, headers=headers) as answer:
-                assert answer.status == 401
+    assert await status(engine) == 401
+    assert await status(engine, {"Authorization": "Bearer guessed"}) == 401
 
 
 async def under_load_it_scales_to_its_bound(engine: RayEngine, cluster: RayCluster, storage: Storage) -> None:
@@ -192,9 +193,11 @@ def is_replica(process: psutil.Process) -> bool:
     return any("ServeReplica:modelshare-dep_1" in word for word in process.cmdline())
 
 
-async def routes(cluster: RayCluster) -> dict[str, str]:
-    async with aiohttp.ClientSession() as http, http.get(f"{cluster.ingress}/-/routes") as answer:
-        return msgspec.json.decode(await answer.read(), type=dict[str, str])
+async def status(engine: Engine, headers: Mapping[str, str] = NO_HEADERS) -> int:
+    """Of a request straight to Serve's proxy."""
+    url = f"{engine.base_url}/chat/completions"
+    async with aiohttp.ClientSession() as http, http.post(url, json=HELLO, headers=headers) as answer:
+        return answer.status
 
 
 async def it_says_why_it_cannot_serve(storage: Storage, folder: Path, cluster: RayCluster) -> None:
@@ -206,9 +209,24 @@ async def it_says_why_it_cannot_serve(storage: Storage, folder: Path, cluster: R
     assert cluster.copies == []
 
 
-async def start(storage: Storage, folder: Path, settings: RaySettings) -> None:
+async def it_notices_that_the_cluster_is_gone(storage: Storage, folder: Path, cluster: RayCluster) -> None:
+    engine = made(storage, folder, cluster.settings(cpus=4, placement_seconds=600))
+    starting = asyncio.create_task(engine.start())
+    await wait_until(lambda: engine._state is not None, seconds=SECONDS)
+    for process in (*children(cluster.pid), psutil.Process(cluster.pid)):
+        process.kill()
+    with pytest.raises(EngineError, match="cluster"):
+        await starting
+
+
+def made(storage: Storage, folder: Path, settings: RaySettings) -> RayEngine:
     engine = EngineSource(folder, "ray", ray=settings).on_cluster(wanted(storage, "dep_2"), storage.grant)
-    assert engine is not None
+    assert isinstance(engine, RayEngine)
+    return engine
+
+
+async def start(storage: Storage, folder: Path, settings: RaySettings) -> None:
+    engine = made(storage, folder, settings)
     await engine.start()
     await engine.stop()
 

@@ -1,12 +1,15 @@
 """The agent's end: starts `driver.py` and talks to it."""
 
+import asyncio
+import os
 import socket
 import sys
-from asyncio import StreamReader, StreamWriter, open_unix_connection
+from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from modelshare.agent.engines.base import EngineError
 from modelshare.agent.engines.child import Child
 from modelshare.agent.ray_serve.messages import (
     LONGEST_LINE,
@@ -18,8 +21,23 @@ from modelshare.agent.ray_serve.messages import (
     line,
 )
 
+_CONNECT_SECONDS: Final = 5.0
 _STOP_SECONDS: Final = 60.0
 """For replicas to finish their requests, and for Serve to delete the application."""
+
+
+async def _check(address: str) -> None:
+    """Whether anything answers there, which Ray itself takes a minute to find out. Raises EngineError."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            _, writer = await asyncio.open_connection(host, int(port))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else "no answer in time"
+        raise EngineError(f"No Ray cluster answers at {address}: {why}.") from error
+    writer.close()
 
 
 class DriverConnection:
@@ -30,7 +48,8 @@ class DriverConnection:
 
     @classmethod
     async def start(cls, plan: Deploy | Delete, state_dir: Path) -> Self:
-        """Raises EngineError if the program cannot be started."""
+        """Raises EngineError if no cluster answers, or the program cannot be started."""
+        await _check(plan.settings.address)
         ours, its = socket.socketpair()
         with its:
             argv = (sys.executable, "-P", "-m", "modelshare.agent.ray_serve.driver", str(its.fileno()))
@@ -39,7 +58,7 @@ class DriverConnection:
             except BaseException:
                 ours.close()
                 raise
-        connection = cls(child, *await open_unix_connection(sock=ours, limit=LONGEST_LINE))
+        connection = cls(child, *await asyncio.open_unix_connection(sock=ours, limit=LONGEST_LINE))
         connection.send(plan)
         return connection
 

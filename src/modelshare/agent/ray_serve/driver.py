@@ -24,9 +24,6 @@ from modelshare.agent.errors import DeploymentError
 from modelshare.agent.ray_serve.application import (
     application,
     application_name,
-    busy,
-    error_in,
-    missing_room,
     route_prefix,
     weights_bytes,
 )
@@ -44,9 +41,9 @@ from modelshare.agent.ray_serve.messages import (
     line,
 )
 from modelshare.agent.ray_serve.node import delete_copy
+from modelshare.agent.ray_serve.reasons import busy, error_in, missing_room
 
 _POLL_SECONDS: Final = 0.5
-_CONNECT_SECONDS: Final = 5.0
 _NOT_PLACED: Final = "to be scheduled"
 """In Serve's message of a deployment whose replicas wait for a node."""
 _VERSIONS: Final = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -63,6 +60,8 @@ async def main(fd: int) -> None:
         await driver.run()
     except (ClusterError, DeploymentError) as error:
         driver.send(Failed(str(error)))
+    except ray.exceptions.RayError as error:
+        driver.send(Failed(f"The connection to the Ray cluster was lost: {error_in(str(error))}"))
     finally:
         writer.close()
         await writer.wait_closed()
@@ -147,12 +146,6 @@ class Driver:
 
 def connect(address: str) -> None:
     """Raises ClusterError."""
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        try:
-            socket.create_connection((host, int(port)), _CONNECT_SECONDS).close()
-        except OSError as error:
-            raise ClusterError(f"No Ray cluster answers at {address}: {error.strerror or error}.") from error
     try:
         ray.init(address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except ConnectionError as error:

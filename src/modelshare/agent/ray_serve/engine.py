@@ -68,7 +68,7 @@ class RayEngine:
         self._origin = f"{settings.ingress}/modelshare/{wanted.deployment_id}"
         self._driver: DriverConnection | None = None
         self._following: asyncio.Task[None] | None = None
-        self._state = State(0)
+        self._state: State | None = None
         self._failure: str | None = None
         self._moved = Moved()
         self._resources = AsyncExitStack()
@@ -84,6 +84,11 @@ class RayEngine:
     @property
     def log_tail(self) -> Sequence[str]:
         return self._driver.log if self._driver is not None else ()
+
+    @property
+    def replicas(self) -> int:
+        """How many serve."""
+        return self._state.replicas if self._state is not None else 0
 
     def relay_for(self, public_name: str) -> RelayPolicy:
         return self._policy.under(public_name)
@@ -107,7 +112,8 @@ class RayEngine:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._failure is not None:
                 return self._failure
-            return self._state.detail or f"{self._settings.ingress} no longer answers for the Ray cluster."
+            told = self._state.detail if self._state is not None else ""
+            return told or f"{self._settings.ingress} no longer answers for the Ray cluster."
         finally:
             for task in ends:
                 task.cancel()
@@ -115,7 +121,7 @@ class RayEngine:
 
     async def health(self) -> bool:
         """Whether a replica serves, and Serve's proxy answers."""
-        return bool(self._state.replicas) and await self._probe.is_up(self._health_path, self._timing.probe_timeout)
+        return self.replicas > 0 and await self._probe.is_up(self._health_path, self._timing.probe_timeout)
 
     async def load(self) -> Load:
         """Nobody else has the key, so these are the agent's own requests."""
@@ -138,7 +144,7 @@ class RayEngine:
 
     async def _replica(self) -> None:
         """Waits for the first one."""
-        while not self._state.replicas and self._failure is None:
+        while not self.replicas and self._failure is None:
             await self._moved.wait(_ABSENT_SECONDS)
         if self._failure is not None:
             raise EngineError(self._failure)
@@ -205,7 +211,7 @@ class RayEngine:
         """Returns when the application cannot be used any more."""
         since, loop = None, asyncio.get_running_loop()
         while self._failure is None:
-            since = None if self._state.replicas else since or loop.time()
+            since = None if self.replicas else since or loop.time()
             if since is not None and loop.time() - since > _ABSENT_SECONDS:
                 return
             await self._moved.wait(_ABSENT_SECONDS if since is None else _ABSENT_SECONDS / 10)

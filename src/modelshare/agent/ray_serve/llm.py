@@ -3,44 +3,18 @@
 https://docs.ray.io/en/latest/serve/llm/index.html
 """
 
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from modelshare.agent.engines.base import Task
 from modelshare.agent.errors import DeploymentError
-from modelshare.agent.ray_serve.keys import is_key
+from modelshare.agent.ray_serve.keys import KeyCheck
+from modelshare.agent.ray_serve.llm_config import llm_config
 from modelshare.agent.ray_serve.messages import Deploy
 from modelshare.agent.ray_serve.node import pull_model
 from modelshare.agent.ray_serve.settings import Resources
-
-
-def llm_config(plan: Deploy, resources: Resources, autoscaling: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `LLMConfig`: a replica uses GPUs of one node, which pulls the weights before vLLM begins."""
-    wanted = plan.wanted
-    gpus = max(1, int(resources.gpus))
-    embeds = {"runner": "pooling"} if wanted.task == Task.EMBEDDING else {}
-    return {
-        # The folder is named by `Weights` on each node, since it differs between nodes.
-        "model_loading_config": {"model_id": wanted.served_name, "model_source": wanted.served_name},
-        "engine_kwargs": {"tensor_parallel_size": gpus, **embeds, **plan.settings.vllm},
-        "placement_group_config": {
-            "bundles": [{"CPU": resources.cpus / gpus, "GPU": 1}] * gpus,
-            "strategy": "STRICT_PACK",
-        },
-        "deployment_config": {
-            "autoscaling_config": autoscaling,
-            "max_ongoing_requests": plan.parallel,
-            "max_constructor_retry_count": 1,
-        },
-        "runtime_env": {"env_vars": {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}},
-        "callback_config": {"callback_class": Weights, "callback_kwargs": {"plan": plan}},
-    }
 
 
 class Weights(CallbackBase):  # type: ignore[misc]  # Ray has no types
@@ -55,21 +29,6 @@ class Weights(CallbackBase):  # type: ignore[misc]  # Ray has no types
     async def pulled(self) -> Path:
         plan: Deploy = self.kwargs["plan"]
         return await pull_model(plan)
-
-
-class KeyCheck:
-    """ASGI middleware: only the agent gets through."""
-
-    def __init__(self, app: ASGIApp, digest: str) -> None:
-        self._app = app
-        self._digest = digest
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sent = dict(scope.get("headers", ())).get(b"authorization", b"").decode("latin-1")
-        if scope["type"] != "http" or is_key(sent, self._digest):
-            await self._app(scope, receive, send)
-        else:
-            await Response(status_code=HTTPStatus.UNAUTHORIZED)(scope, receive, send)
 
 
 def llm_application(plan: Deploy, resources: Resources, autoscaling: dict[str, Any]) -> Any:
