@@ -10,7 +10,8 @@ import typer
 from modelshare.agent.direct.cli_options import ListenOption, parsed
 from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.main import run
-from modelshare.agent.ray_serve.settings import RaySettings, read_settings
+from modelshare.agent.ray_serve.cli_options import RaySettingsOption
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import config
@@ -52,14 +53,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that is already running.")
     ] = None,
-    ray_settings: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="TOML file for --engine ray: replicas, what each needs, and where the cluster is (docs/ray.md).",
-        ),
-    ] = None,
+    ray_settings: RaySettingsOption = None,
     parallel: Annotated[
         int | None,
         typer.Option(
@@ -103,10 +97,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     Engines get only the environment variables they need. MODELSHARE_ENGINE_ENV names others to pass on, such as
     LD_PRELOAD,MY_*.
     """
-    if external_url and engine not in {None, "external"}:
-        raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
-    if ray_settings and engine != "ray":
-        raise CommandError("--ray-settings requires --engine ray.", ExitCode.USAGE)
+    _check_engine(engine, external_url, ray_settings)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file. Use only one.", ExitCode.USAGE)
     if listen is not None and share_on_network is None:
@@ -115,7 +106,6 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         )
     try:
         direct = DirectOptions.sharing(share_on_network, listen, allow_direct or ())
-        ray = read_settings(ray_settings) if ray_settings else RaySettings()
     except ValueError as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     code = run(
@@ -125,13 +115,20 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         name=name,
         engine=engine,
         external_url=external_url,
-        ray=ray,
+        ray=ray_settings or RaySettings(),
         parallel=parallel,
         json_logs=json,
         signers=tuple(map(_public_key, signer or ())),
         direct=direct,
     )
     raise typer.Exit(code)
+
+
+def _check_engine(engine: str | None, external_url: str | None, ray_settings: RaySettings | None) -> None:
+    if external_url and engine not in {None, "external"}:
+        raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
+    if ray_settings and engine != "ray":
+        raise CommandError("--ray-settings requires --engine ray.", ExitCode.USAGE)
 
 
 def _public_key(path: Path) -> signing.PublicKey:

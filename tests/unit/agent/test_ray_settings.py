@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelshare.agent.ray_serve.copies import Copies
 from modelshare.agent.ray_serve.keys import KeyCheck, Message, Scope, is_key, key_digest
 from modelshare.agent.ray_serve.llm_config import llm_config
-from modelshare.agent.ray_serve.messages import Deploy, from_agent, line
+from modelshare.agent.ray_serve.messages import Copy, Deploy, from_agent, line
 from modelshare.agent.ray_serve.reasons import busy, error_in, missing_room
 from modelshare.agent.ray_serve.settings import Needs, RaySettings, Replicas, Resources, in_words, read_settings
 from modelshare.wire.link import DesiredDeployment
@@ -131,3 +132,17 @@ def test_no_message_to_the_cluster_has_the_key() -> None:
     plan = Deploy(WANTED, RaySettings(), 4, key_digest("secret"))
     assert from_agent(line(plan)) == plan
     assert b"secret" not in line(plan)
+
+
+def test_nodes_with_weights_are_remembered_until_all_have_deleted_them(tmp_path: Path) -> None:
+    copies = Copies(tmp_path, "dep_1")
+    assert copies.read() is None
+    for copy in (Copy("a", "one"), Copy("b", "two"), Copy("a", "one")):
+        copies.add(RaySettings(), copy)
+    record = Copies(tmp_path, "dep_1").read()
+    assert record is not None
+    assert len(record.copies) == 2
+    assert record.lost(["a", "c"]) == ["two"]
+    assert record.lost(["b", "a"]) == []
+    copies.clear()
+    assert copies.read() is None

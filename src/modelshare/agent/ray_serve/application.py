@@ -4,7 +4,9 @@ from typing import Any, Final
 
 from ray import serve
 
+from modelshare.agent.ray_serve.llm import llm_application
 from modelshare.agent.ray_serve.messages import Deploy
+from modelshare.agent.ray_serve.replica import Replica
 from modelshare.agent.ray_serve.settings import Resources
 
 _WINDOW_SECONDS: Final = 30.0
@@ -42,11 +44,7 @@ def autoscaling(plan: Deploy) -> dict[str, Any]:
 
 def application(plan: Deploy, resources: Resources) -> Any:
     if plan.settings.uses_ray_llm:
-        from modelshare.agent.ray_serve.llm import llm_application  # noqa: PLC0415 - needs ray[llm]
-
         return llm_application(plan, resources, autoscaling(plan))
-    from modelshare.agent.ray_serve.replica import Replica  # noqa: PLC0415 - as above: one of the two
-
     deployment = serve.deployment(
         Replica,
         name="replica",

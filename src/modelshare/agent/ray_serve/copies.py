@@ -1,5 +1,6 @@
 """Remembers which nodes may have a deployment's weights, until these are deleted there."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,10 @@ from modelshare.agent.ray_serve.settings import RaySettings
 class Record(msgspec.Struct, frozen=True):
     settings: RaySettings
     copies: list[Copy] = []
+
+    def lost(self, deleted: Collection[str]) -> list[str]:
+        """The hosts whose copies are not among those that are deleted."""
+        return sorted(copy.host for copy in self.copies if copy.id not in deleted)
 
 
 class Copies:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -173,18 +173,19 @@ class RayEngine:
     async def _follow(self, driver: DriverConnection) -> None:
         """Acts on what the driver says, until it ends."""
         tasks = set[asyncio.Task[None]]()
-        async for message in driver.messages():
-            match message:
-                case GrantWanted():
-                    task = asyncio.create_task(self._answer_grant(driver, message))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
-                case State():
-                    self._enter(message)
-                case Failed():
-                    self._failure = message.reason
-                case _:
-                    pass
+        with suppress(OSError):
+            async for message in driver.messages():
+                match message:
+                    case GrantWanted():
+                        task = asyncio.create_task(self._answer_grant(driver, message))
+                        tasks.add(task)
+                        task.add_done_callback(tasks.discard)
+                    case State():
+                        self._enter(message)
+                    case Failed():
+                        self._failure = message.reason
+                    case _:
+                        pass
         last = next(reversed(driver.log), "")
         self._failure = self._failure or f"{_ENDED}. {last}".strip()
         self._moved.notify()

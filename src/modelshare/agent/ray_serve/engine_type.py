@@ -41,7 +41,7 @@ class RayServe(ClusterType):
             await driver.stop()
         match last:
             case [Deleted() as deleted]:
-                if lost := sorted(copy.host for copy in record.copies if copy.id not in deleted.copies):
+                if lost := record.lost(deleted.copies):
                     raise EngineError(
                         f"{', '.join(lost)} left the Ray cluster with weights that have to be deleted. Start it "
                         f"again; or delete the folder {deployment_id} there, and then {copies.file} here."

@@ -89,10 +89,12 @@ class RaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_settings(path: Path) -> RaySettings:
-    """Raises OSError, and ValueError with what is wrong."""
+    """Raises ValueError with what is wrong."""
     try:
         return msgspec.toml.decode(path.read_bytes(), type=RaySettings)
-    except (msgspec.DecodeError, ValueError) as error:
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:
         raise ValueError(f"{path}: {error}.") from error
 
 
