@@ -19,14 +19,8 @@ OBJECTS = 80_000_000
 def main(folder: Path, port: int) -> None:
     # Nodes without dashboard agents: these would take seconds of two cores to start.
     utils.get_dashboard_dependency_error = lambda: ImportError("not needed")
-    cluster = Cluster()
+    cluster = started(folder)
     try:
-        for name in ("one", "two"):
-            variables = {"MODELSHARE_RAY_CACHE": str(folder / name)}
-            cluster.add_node(
-                num_cpus=1, object_store_memory=OBJECTS, env_vars=variables, include_dashboard=False, wait=False
-            )
-        cluster.wait_for_nodes()
         ray.init(cluster.address, log_to_driver=False, configure_logging=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         sys.stdout.write(f"{cluster.address}\n")
@@ -36,6 +30,24 @@ def main(folder: Path, port: int) -> None:
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+def started(folder: Path, *, attempts: int = 3) -> Cluster:
+    """Ray gives a node half a minute to start, which cannot be changed and is short where the cores are busy."""
+    cluster = Cluster()
+    try:
+        for name in ("one", "two"):
+            variables = {"MODELSHARE_RAY_CACHE": str(folder / name)}
+            cluster.add_node(
+                num_cpus=1, object_store_memory=OBJECTS, env_vars=variables, include_dashboard=False, wait=False
+            )
+        cluster.wait_for_nodes()
+    except Exception:
+        cluster.shutdown()
+        if attempts == 1:
+            raise
+        return started(folder, attempts=attempts - 1)
+    return cluster
 
 
 if __name__ == "__main__":

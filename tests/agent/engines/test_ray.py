@@ -109,7 +109,9 @@ async def replicas(engine: RayEngine, count: int) -> None:
     await wait_until(lambda: engine.replicas == count, seconds=SECONDS)
 
 
-async def test_a_deployment_on_a_cluster(peer: Peer, storage: Storage, tmp_path: Path, cluster: RayCluster) -> None:
+async def test_a_deployment_on_a_cluster(
+    peer: Peer, storage: Storage, tmp_path: Path, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer.patience = SECONDS
     async with running_agent(peer, storage, tmp_path, "ray", cluster.settings()) as agent:
         await peer.want(wanted(storage))
@@ -127,6 +129,8 @@ async def test_a_deployment_on_a_cluster(peer: Peer, storage: Storage, tmp_path:
         assert await status(engine) == 404, "the application is gone"
         assert list(tmp_path.glob("ray/*")) == []
     await it_says_why_it_cannot_serve(storage, tmp_path, cluster)
+    monkeypatch.setenv("MODELSHARE_ENGINE_ENV", "RAY_*")
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")  # instead of a minute
     await it_notices_that_the_cluster_is_gone(storage, tmp_path, cluster)
 
 
