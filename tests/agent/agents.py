@@ -18,6 +18,7 @@ from agent.support import Storage
 from modelshare.agent.engine_pool import EnginePool
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.identity import Identity
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.agent.wiring import Agent
 from modelshare.demo.tiny_model import write_gguf
 from modelshare.wire.agents import Phase
@@ -30,6 +31,7 @@ from modelshare.agent.main import run
 url, join_key, folder = sys.argv[1:4]
 sys.exit(run(url=url, join_key=join_key or None, data_dir=Path(folder)))
 """
+RAY = RaySettings()
 QUESTION = json.dumps({"model": "anything", "messages": [{"role": "user", "content": "Hi"}]}).encode()
 
 
@@ -70,7 +72,9 @@ async def read_stream(peer: Peer, stream: int = 1) -> tuple[bytes, End]:
 
 
 @asynccontextmanager
-async def running_agent(peer: Peer, storage: Storage, folder: Path, engine: str | None = None) -> AsyncIterator[Agent]:
+async def running_agent(
+    peer: Peer, storage: Storage, folder: Path, engine: str | None = None, ray: RaySettings = RAY
+) -> AsyncIterator[Agent]:
     """An enrolled agent in this process, linked to the peer."""
     peer.grant = storage.grant
     async with aiohttp.ClientSession() as http, EnginePool() as pool:
@@ -78,7 +82,7 @@ async def running_agent(peer: Peer, storage: Storage, folder: Path, engine: str 
             peer.url,
             Identity("agent_1", TOKEN, VERDICT_KEY),
             folder,
-            EngineSource(folder, engine, None),
+            EngineSource(folder, engine, ray=ray),
             http,
             pool,
         )

@@ -42,6 +42,8 @@ class Peer:
 
     def __init__(self) -> None:
         self.url = ""
+        self.patience = 20.0
+        """Seconds to wait for an expected frame."""
         self.links = 0
         self.messages = 0
         self.refuse_with: int | None = None
@@ -125,7 +127,7 @@ class Peer:
         def found() -> F | None:
             return next((frame for frame in self.frames if isinstance(frame, kind) and where(frame)), None)
 
-        async with asyncio.timeout(20), self._arrived:
+        async with asyncio.timeout(self.patience), self._arrived:
             await self._arrived.wait_for(lambda: found() is not None)
             frame = found()
             assert frame is not None

@@ -71,6 +71,7 @@ NOT_RUN = {
         "modelshare import hf:ORG/NAME",
     ): "needs another Hub; tests/e2e/test_import.py has one of its own",
     ("docs/oci.md", "skopeo login --username token models.example.org"): "tests/e2e/test_oci_clients.py",
+    ("docs/ray.md", "ray start --head"): "tests/agent/engines/test_ray.py has a cluster of its own, without a platform",
     ("docs/signing.md", "modelshare models signature my-model@1.2.0"): "tests/e2e/test_signing.py",
     ("docs/storage.md", "modelshare storage set s3://bucket/prefix"): "needs a bucket: tests/e2e/test_cli_storage.py",
     ("docs/storage.md", "modelshare agent … --share-on-network 10.0.0.5"): "options of an agent",

@@ -10,6 +10,8 @@ import typer
 from modelshare.agent.direct.cli_options import ListenOption, parsed
 from modelshare.agent.direct.options import Address, DirectOptions
 from modelshare.agent.main import run
+from modelshare.agent.ray_serve.cli_options import RaySettingsOption
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.cli.error_messages import CommandError
 from modelshare.cli.exit_codes import ExitCode
 from modelshare.client import config
@@ -45,12 +47,13 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, or what a plug-in adds."
+            help="Use this engine only: llamacpp, vllm, sglang, transformers, external, ray, or what a plug-in adds."
         ),
     ] = None,
     external_url: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible engine that is already running.")
     ] = None,
+    ray_settings: RaySettingsOption = None,
     parallel: Annotated[
         int | None,
         typer.Option(
@@ -94,8 +97,7 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
     Engines get only the environment variables they need. MODELSHARE_ENGINE_ENV names others to pass on, such as
     LD_PRELOAD,MY_*.
     """
-    if external_url and engine not in {None, "external"}:
-        raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
+    _check_engine(engine, external_url, ray_settings)
     if join_key and join_key_file:
         raise CommandError(f"The join key is given twice, in {JOIN_KEY} and in a file. Use only one.", ExitCode.USAGE)
     if listen is not None and share_on_network is None:
@@ -113,12 +115,20 @@ def agent(  # noqa: PLR0917 - each is an option of the command line
         name=name,
         engine=engine,
         external_url=external_url,
+        ray=ray_settings or RaySettings(),
         parallel=parallel,
         json_logs=json,
         signers=tuple(map(_public_key, signer or ())),
         direct=direct,
     )
     raise typer.Exit(code)
+
+
+def _check_engine(engine: str | None, external_url: str | None, ray_settings: RaySettings | None) -> None:
+    if external_url and engine not in {None, "external"}:
+        raise CommandError(f"--external-url requires --engine external, but --engine is {engine}.", ExitCode.USAGE)
+    if ray_settings and engine != "ray":
+        raise CommandError("--ray-settings requires --engine ray.", ExitCode.USAGE)
 
 
 def _public_key(path: Path) -> signing.PublicKey:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
+
+import msgspec
 
 from modelshare.agent import signatures
 from modelshare.agent.cache import Cache, CachedFiles
@@ -54,6 +57,15 @@ class Engines(Protocol):
 
         Engines in `failed` (kind to reason) are not used. Raises DeploymentError.
         """
+
+    def on_cluster(self, wanted: DesiredDeployment, grants: Callable[[], Awaitable[Grant]]) -> Engine | None:
+        """An engine on other machines, which pull the weights by these grants; None if engines run on this one.
+
+        Raises DeploymentError.
+        """
+
+    async def release(self, deployment_id: str) -> None:
+        """Deletes what engines have of the deployment outside the cache. Raises DeploymentError if that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +179,9 @@ class Deployment:
         context = self._context
         self._enter(Phase.WAITING)
         await in_thread(None, signatures.check, self.wanted, context.signers)
+        elsewhere = context.engines.on_cluster(self.wanted, partial(context.grant, self.wanted.deployment_id))
+        if elsewhere is not None:
+            return await self._serve_elsewhere(elsewhere)
         await in_thread(None, context.cache.hold, self._holding)
         fresh = await self._pull()
         layout = lay_out(self.wanted)
@@ -177,6 +192,19 @@ class Deployment:
             async with context.loads:
                 engine = await self._start_engine(folder, scratch, lifetime, fresh)
             return await self._serve(engine)
+
+    async def _serve_elsewhere(self, engine: Engine) -> str:
+        """Without weights here: what is held is only that they are to be deleted in the end."""
+        await in_thread(None, self._context.cache.hold, msgspec.structs.replace(self._holding, files=[]))
+        self._enter(Phase.LOADING)
+        try:
+            await engine.start()
+        except EngineError:
+            _log.warning(
+                "%s: what %s wrote last:\n%s", self.wanted.served_name, engine.kind, "\n".join(engine.log_tail)
+            )
+            raise
+        return await self._serve(engine)
 
     async def _start_engine(self, folder: Path, scratch: Path, lifetime: ExitStack, fresh: set[str]) -> Engine:
         """Starts the best engine that works. Its memory reservation is added to `lifetime`.

@@ -8,6 +8,7 @@ from typing import Final
 
 from modelshare.agent.deployment import RETRY_CAP, RETRY_FIRST, Deployment, DeploymentContext, Serving
 from modelshare.agent.desired import plan
+from modelshare.agent.errors import DeploymentError
 from modelshare.transfer.tasks import in_thread
 from modelshare.wire.backoff import Backoff
 from modelshare.wire.link import DeploymentLoad, Desired, DesiredDeployment, Frame, Released
@@ -132,8 +133,9 @@ class Deployments:
         backoff = Backoff(RETRY_FIRST, RETRY_CAP)
         while True:
             try:
+                await self._context.engines.release(deployment_id)
                 await in_thread(None, self._context.cache.release, deployment_id)
-            except OSError as error:
+            except (OSError, DeploymentError) as error:
                 if self._stopping.is_set():
                     raise
                 _log.error("Cannot delete the weights of deployment %s: %s", deployment_id, error)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,13 +22,14 @@ from modelshare.agent.engines.base import (
     Task,
 )
 from modelshare.agent.engines.heads import VectorHead
-from modelshare.agent.engines.plugin import Machine, ModelFacts
+from modelshare.agent.engines.plugin import ClusterType, Machine, ModelFacts
 from modelshare.agent.engines.select import Selection, choose, find_engines
 from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.errors import StopError
 from modelshare.agent.layout import lay_out
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.embedder import Embedder
-from modelshare.wire.agents import Phase
+from modelshare.wire.agents import Grant, Phase
 from modelshare.wire.link import DesiredDeployment
 
 _log = logging.getLogger(__name__)
@@ -46,15 +47,22 @@ class EngineSource:
         self,
         state_dir: Path,
         preference: str | None,
-        external: ExternalServer | None,
+        external: ExternalServer | None = None,
         *,
+        ray: RaySettings = RaySettings(),  # noqa: B008 - immutable
         parallel: int | None = None,
+        threads: int | None = None,
+        gpu: bool | None = None,
     ) -> None:
-        """`parallel`: see EngineOptions. Raises StopError if the operator's preferred engine is not available."""
+        """`parallel`, `threads`: see EngineOptions. `gpu`: whether to use one; None: if there is one.
+
+        Raises StopError if the operator's preferred engine is not available.
+        """
         self._parallel = parallel
+        self._threads = threads
         self._state_dir = state_dir
-        self._gpu = any(Path(device).exists() for device in _GPU_DEVICES)
-        self._engines = find_engines(Machine(state_dir, self._gpu, external))
+        self._gpu = any(Path(device).exists() for device in _GPU_DEVICES) if gpu is None else gpu
+        self._engines = find_engines(Machine(state_dir, self._gpu, external, ray))
         self._preference = preference or ("external" if external is not None else None)
         if self._preference is not None:
             self._require(self._preference)
@@ -68,6 +76,16 @@ class EngineSource:
             raise StopError(f"There is no engine {name}. Choose one of {', '.join(self._engines)}.")
         if problem := self._engines[name].missing():
             raise StopError(f"The engine {name} cannot be used on this machine: {problem}")
+
+    def on_cluster(self, wanted: DesiredDeployment, grants: Callable[[], Awaitable[Grant]]) -> Engine | None:
+        """See `deployment.Engines`."""
+        type_ = self._engines.get(self._preference or "")
+        return type_.cluster_engine(wanted, grants, self._parallel) if isinstance(type_, ClusterType) else None
+
+    async def release(self, deployment_id: str) -> None:
+        """See `deployment.Engines`."""
+        for engine in self._engines.values():
+            await engine.release(deployment_id)
 
     async def prepare(
         self,
@@ -130,7 +148,7 @@ class EngineSource:
             texts=inspected.texts,
             normalizes=inspected.normalizes,
             finish=inspected.finish if type_.wants_gguf else None,
-            options=EngineOptions(gpu=self._gpu, parallel=self._parallel),
+            options=EngineOptions(gpu=self._gpu, parallel=self._parallel, threads=self._threads),
         )
         engine = type_.engine(spec, scratch)
         engine.kind = kind

@@ -22,6 +22,7 @@ from modelshare.agent.errors import RemovedError, StopError
 from modelshare.agent.hardware import capabilities
 from modelshare.agent.identity import Identity, forget_identity, load_identity, lock_data_dir, save_identity
 from modelshare.agent.logs import log_to_stderr
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.agent.server_api import ServerApi
 from modelshare.agent.wiring import Agent
 from modelshare.wire.agents import Enroll
@@ -40,6 +41,7 @@ def run(
     name: str | None = None,
     engine: str | None = None,
     external_url: str | None = None,
+    ray: RaySettings = RaySettings(),  # noqa: B008 - immutable
     parallel: int | None = None,
     json_logs: bool = False,
     signers: tuple[PublicKey, ...] = (),
@@ -49,14 +51,15 @@ def run(
 
     `url` is the server's address. `join_key` (`msj_...`) is needed only for the first start on a data folder. `name`
     defaults to the machine's name. `engine` is the only engine to use; by default it is chosen for each model.
-    `external_url` is the OpenAI base URL of an engine that is already running. `parallel` is the number of sequences
-    that an engine processes at once. With `signers`, only models that one of these keys signed are served.
-    `direct` says whether other agents may fetch files from this one, and where it may connect to others.
+    `external_url` is the OpenAI base URL of an engine that is already running. `ray` is for the engine of this name.
+    `parallel` is the number of sequences that an engine processes at once. With `signers`, only models that one of
+    these keys signed are served. `direct` says whether other agents may fetch files from this one, and where it may
+    connect to others.
     """
     os.umask(private_files.UMASK)
     log_to_stderr(as_json=json_logs)
     machine = name or socket.gethostname()
-    options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, parallel, signers, direct)
+    options = Options(url, join_key, data_dir.resolve(), machine, engine, external_url, ray, parallel, signers, direct)
     try:
         with lock_data_dir(options.data_dir), asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_main(options))
@@ -70,7 +73,7 @@ async def _main(options: "Options") -> None:
     stopping, second_signal = on_signals()
     reap_leftovers(options.data_dir)
     external = ExternalServer(options.external_url) if options.external_url else None
-    engines = EngineSource(options.data_dir, options.engine, external, parallel=options.parallel)
+    engines = EngineSource(options.data_dir, options.engine, external, ray=options.ray, parallel=options.parallel)
     async with aiohttp.ClientSession(trust_env=True) as http, EnginePool() as engine_pool:
         if (identity := await unless_stopping(stopping, _identity(options, http, engines))) is None:
             return
@@ -122,6 +125,7 @@ class Options:
     name: str
     engine: str | None
     external_url: str | None
+    ray: RaySettings
     parallel: int | None
     signers: tuple[PublicKey, ...]
     direct: DirectOptions

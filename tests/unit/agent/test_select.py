@@ -66,7 +66,7 @@ def test_where_nothing_can_every_engine_says_why() -> None:
     assert selection.explanation == (
         "llamacpp: its pooling is odd. transformers: it has no embeddings route. "
         "vllm: it needs a GPU, and none was found. sglang: it is not installed. "
-        "external: no external server is configured."
+        "external: no external server is configured. ray: it is not installed."
     )
 
 

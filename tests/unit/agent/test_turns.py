@@ -221,3 +221,24 @@ def test_slots_are_neither_lost_nor_given_twice(steps: list[tuple[str, int, bool
             assert sorted(turn.slots) == list(range(slots))
 
     asyncio.run(run())
+
+
+@given(st.lists(st.tuples(st.sampled_from(["resize", "ask", "end"]), st.integers(1, 8)), max_size=60))
+def test_a_queue_that_is_resized_runs_as_many_as_it_has_slots(steps: list[tuple[str, int]]) -> None:
+    turns, open_, target = TenantQueue(4), list[Turn](), 4
+    for what, number in steps:
+        if what == "resize":
+            target = number
+            turns.resize(number)
+        elif what == "ask":
+            open_.append(turns.turn(f"tenant {number}", min(number, 2), b"", lambda _: None))
+        elif open_:
+            open_.pop(number % len(open_)).close()
+        held = sum(len(turn.held) for turn in open_)
+        assert turns.running == held
+        assert turns.slots == max(target, held)
+        waiting = [turn for turn in open_ if not turn.held]
+        assert not waiting or max(turn.count for turn in waiting) > target - held, "no turn waits without need"
+    for turn in open_:
+        turn.close()
+    assert (turns.slots, turns.running, turns.waiting) == (target, 0, 0)

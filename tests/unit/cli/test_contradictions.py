@@ -26,6 +26,7 @@ CONTRADICTIONS = (
     ("usage", "--by", "day,weekday"),
     ("usage", "--from", "2026-02-02", "--to", "2026-02-01"),
     ("agent", "--engine", "llamacpp", "--external-url", "http://127.0.0.1:1/v1"),
+    ("agent", "--engine", "vllm", "--ray-settings", "/dev/null"),
 )
 
 

@@ -53,12 +53,23 @@ class Child:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def spawn(cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path) -> Self:
-        """Starts the program with `env` added to `engine_environment`. Raises EngineError if it cannot be started."""
+    async def spawn(
+        cls, argv: Sequence[str], env: Mapping[str, str], state_dir: Path, *, pass_fds: Sequence[int] = ()
+    ) -> Self:
+        """Starts the program with `env` added to `engine_environment`, and with these open files.
+
+        Raises EngineError if it cannot be started.
+        """
         inherited = engine_environment(os.environ)
         try:
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env={**inherited, **env}, start_new_session=True
+                *argv,
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=STDOUT,
+                env={**inherited, **env},
+                start_new_session=True,
+                pass_fds=pass_fds,
             )
         except OSError as error:
             raise EngineError(f"{argv[0]} cannot be started: {error.strerror}; check the engine's path.") from error

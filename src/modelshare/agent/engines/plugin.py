@@ -7,14 +7,18 @@ import importlib.util
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from modelshare.agent.engines.base import Engine, EngineError, EngineSpec, ExternalServer, Format, Task
 from modelshare.agent.engines.recipe import Recipe
 from modelshare.agent.engines.supervisor import ProcessEngine
+from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.embedder import Embedder
+from modelshare.wire.agents import Grant
+from modelshare.wire.link import DesiredDeployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,8 @@ class Machine:
     gpu: bool = False
     external: ExternalServer | None = None
     """The server configured by the operator, if any."""
+    ray: RaySettings = field(default_factory=RaySettings)
+    """The operator's settings for a Ray cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +84,30 @@ class EngineType(ABC):
 
         Raises EngineError.
         """
+
+    async def release(self, deployment_id: str) -> None:
+        """Deletes what it has of a deployment outside the agent's folder. Raises EngineError if that is not certain."""
+        del deployment_id
+
+
+class ClusterType(EngineType):
+    """An engine on other machines, which pull the weights themselves: the agent's machine has none."""
+
+    only_on_request = True
+
+    def unsuited(self, model: ModelFacts) -> None:
+        """Decided by the engines there."""
+        del model
+
+    def engine(self, spec: EngineSpec, scratch: Path) -> NoReturn:
+        """Not used."""
+        raise NotImplementedError(spec, scratch)
+
+    @abstractmethod
+    def cluster_engine(
+        self, wanted: DesiredDeployment, grants: Callable[[], Awaitable[Grant]], parallel: int | None
+    ) -> Engine:
+        """Creates an engine for the deployment, not yet started. `parallel`: see EngineOptions. Raises EngineError."""
 
 
 class ProgramType(EngineType):

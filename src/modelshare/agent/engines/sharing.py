@@ -77,6 +77,8 @@ class TenantQueue:
         """Number of the last turn of each tenant that runs or waits."""
         self._count = itertools.count(1)
         self._is_serving = False
+        self._surplus = 0
+        """Slots in use that end with the turns that hold them."""
 
     @property
     def running(self) -> int:
@@ -87,6 +89,17 @@ class TenantQueue:
     def waiting(self) -> int:
         """Number of waiting turns."""
         return sum(len(queue) for queue in self._waiting.values())
+
+    def resize(self, slots: int) -> None:
+        """Changes the number of slots, for an engine that was scaled. What runs goes on."""
+        change = slots - (self.slots - self._surplus)
+        kept = min(max(change, 0), self._surplus)
+        self._surplus -= kept
+        self._free += [_Slot(self.slots + number) for number in range(change - kept)]
+        self.slots += max(change - kept, 0)
+        self._surplus += max(-change, 0)
+        self._drop_surplus()
+        self._serve()
 
     def others_wait(self, tenant: str) -> bool:
         """Whether other tenants are waiting."""
@@ -114,6 +127,7 @@ class TenantQueue:
         tenant = turn.tenant
         if turn.held:
             self._free += turn.held
+            self._drop_surplus()
             self._running[tenant] -= turn.count
             if not self._running[tenant]:
                 del self._running[tenant]
@@ -122,6 +136,12 @@ class TenantQueue:
         if tenant not in self._running and tenant not in self._waiting:
             self._last.pop(tenant, None)
         self._serve()
+
+    def _drop_surplus(self) -> None:
+        dropped = min(self._surplus, len(self._free))
+        del self._free[len(self._free) - dropped :]
+        self.slots -= dropped
+        self._surplus -= dropped
 
     def _remove_waiting(self, tenant: str, turn: Turn) -> None:
         queue = self._waiting[tenant]
@@ -145,6 +165,7 @@ class TenantQueue:
             return None
         tenant = min(self._waiting, key=lambda one: (self._running.get(one, 0), self._last.get(one, 0)))
         turn = next(iter(self._waiting[tenant]))
+        turn.count = min(turn.count, self.slots)
         if turn.count > len(self._free):
             return None  # no overtaking, or else a large request would never get enough slots
         self._remove_waiting(tenant, turn)
