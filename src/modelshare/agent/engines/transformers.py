@@ -1,6 +1,7 @@
 """`transformers serve`, pinned to one model: for generative architectures that cannot be converted.
 
-An optional extra, and slow on CPUs. It has no embeddings route, no key, and ends streams without `[DONE]`.
+An optional extra, and slow on CPUs. It has no embeddings route, no key, and ends streams without `[DONE]`. It works
+on a complete answer to the end even if its client is gone, on its only thread. It does not check the length of prompts.
 """
 
 from pathlib import Path
@@ -47,6 +48,7 @@ def recipe(spec: EngineSpec, executable: str, private_home: Path) -> Recipe:
             request_model=None,  # it accepts only the path with a revision as a name
             supports=parameters.TRANSFORMERS,
             usage_on_request=False,
+            ends_streams_only=True,
             context_length=spec.context_length,
         ),
         sharing=Sharing(slots=1, one_by_one=True),  # a single thread processes one request at a time, without a cache
