@@ -26,6 +26,7 @@ from modelshare.agent.engines.plugin import Machine, ModelFacts
 from modelshare.agent.engines.select import Selection, choose, find_engines
 from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.errors import StopError
+from modelshare.agent.hardware import accelerator
 from modelshare.agent.layout import lay_out
 from modelshare.embedder import Embedder
 from modelshare.wire.agents import Phase
@@ -34,7 +35,8 @@ from modelshare.wire.link import DesiredDeployment
 _log = logging.getLogger(__name__)
 
 _NO_FAILURES: Final[Mapping[str, str]] = {}
-_GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/kfd")
+_GPUS: Final = ("nvidia", "amd")
+"""The accelerators for which there are engines."""
 _CONVERTED_TYPE: Final = "f16"
 """Half the size of float32, with answers that agree to five digits."""
 
@@ -53,7 +55,7 @@ class EngineSource:
         """`parallel`: see EngineOptions. Raises StopError if the operator's preferred engine is not available."""
         self._parallel = parallel
         self._state_dir = state_dir
-        self._gpu = any(Path(device).exists() for device in _GPU_DEVICES)
+        self._gpu = accelerator() in _GPUS
         self._engines = find_engines(Machine(state_dir, self._gpu, external))
         self._preference = preference or ("external" if external is not None else None)
         if self._preference is not None:
