@@ -1,6 +1,7 @@
 """`transformers serve` itself, on the tiny model. One start for all, since it takes seconds."""
 
 import asyncio
+import importlib.util
 import inspect
 import json
 from collections.abc import AsyncGenerator
@@ -14,23 +15,26 @@ from agent.support import wait_until
 from modelshare.agent.engines import parameters, transformers
 from modelshare.agent.engines.base import Engine, EngineSpec, Format, Route, Task
 from modelshare.agent.engines.counts import TokenUsage
+from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.supervisor import ProcessEngine
-from modelshare.agent.engines.transformers import Transformers
 from modelshare.demo import tiny_model
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(not Transformers.find(), reason="the extra [transformers] is not installed"),
+    pytest.mark.skipif(
+        not importlib.util.find_spec("transformers"), reason="the extra [transformers] is not installed"
+    ),
 ]
+
+_CONTEXT = 2048
+"""Of the tiny model, in tokens."""
 
 
 async def test_serves(tmp_path: Path, state_dir: Path, started: Started) -> None:
     model = tmp_path / "loop"
     tiny_model.write_hf(model, loop=True)
     spec = EngineSpec(path=model, served_name=PUBLIC_NAME, format=Format.SAFETENSORS, task=Task.CHAT)
-    program = Transformers.find()
-    assert program
-    engine = await started(ProcessEngine(transformers.recipe(spec, program, state_dir / "home"), state_dir))
+    engine = await started(ProcessEngine(transformers.recipe(spec, state_dir / "home"), state_dir))
     assert engine.routes == {Route.CHAT, Route.COMPLETIONS}
 
     answer, usage = await ask(engine, **HELLO, max_tokens=5)
@@ -48,8 +52,22 @@ async def test_serves(tmp_path: Path, state_dir: Path, started: Started) -> None
     completion, _ = await ask(engine, Route.COMPLETIONS, prompt="Hi", max_tokens=2, temperature=0)
     assert (completion["object"], completion["choices"][0]["finish_reason"]) == ("text_completion", "length")
 
+    await _fill_the_context(engine)
+
     await _give_up(engine, answered(engine, prepared(engine, Route.CHAT, **HELLO, max_tokens=1_000_000), []))
     await asyncio.wait_for(ask(engine, **HELLO, max_tokens=1), 60)
+
+
+async def _fill_the_context(engine: Engine) -> None:
+    """An answer ends where the model's context does, and a prompt that leaves no room for one is refused."""
+    answer, usage = await ask(engine, Route.COMPLETIONS, prompt="~" * (_CONTEXT - 2), max_tokens=10, temperature=0)
+    assert (usage, answer["choices"][0]["finish_reason"]) == (TokenUsage(_CONTEXT - 2, 2), "length")
+    with pytest.raises(EngineRefusalError, match="longer than the model's context") as refusal:
+        await ask(engine, Route.COMPLETIONS, prompt="~" * _CONTEXT, max_tokens=1)
+    assert refusal.value.status == 400
+    long = {"messages": [{"role": "user", "content": "Hi " * _CONTEXT}]}
+    with pytest.raises(EngineRefusalError, match="longer than the model's context"):
+        _ = [piece async for piece in stream(engine, [], **long)]
 
 
 async def _give_up(engine: Engine, answer: AsyncGenerator[bytes, None]) -> None:
