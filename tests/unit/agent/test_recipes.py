@@ -55,11 +55,11 @@ def test_sglang_refuses_a_name_with_a_colon(spec: EngineSpec) -> None:
 
 
 def test_transformers(spec: EngineSpec, tmp_path: Path) -> None:
-    recipe = transformers.recipe(spec, tmp_path / "home")
+    recipe = transformers.recipe(replace(spec, weights=(spec.path / "model.safetensors",)), tmp_path / "home")
     command = recipe.command(4000, "unused")
 
     module = "modelshare.agent.engines.transformers_server"
-    expected = f"-P -m {module} --model {spec.path} --port 4000 --device cpu --dtype float32".split()
+    expected = f"-P -m {module} --model {spec.path} --port 4000 --weights-bytes 0".split()
     assert command.argv == (sys.executable, *expected)
     assert command.env == {
         "HF_HUB_OFFLINE": "1",
@@ -72,8 +72,26 @@ def test_transformers(spec: EngineSpec, tmp_path: Path) -> None:
 def test_transformers_is_told_the_context_for_which_tokens_are_counted(spec: EngineSpec, tmp_path: Path) -> None:
     for wanted in (replace(spec, context_length=512), replace(spec, options=EngineOptions(context=512))):
         recipe = transformers.recipe(wanted, tmp_path)
-        assert recipe.command(1, "k").argv[-6:-4] == ("--context", "512")
+        assert recipe.command(1, "k").argv[-2:] == ("--context", "512")
         assert recipe.relay.context_length == 512
+
+
+@pytest.mark.parametrize(
+    ("cuda", "declared", "weights_bytes", "options"),
+    [
+        (False, "bfloat16", 1 << 30, "--device cpu --dtype float32"),
+        (False, "float16", 5 << 30, "--device cpu --dtype bfloat16"),
+        (True, "float16", 1 << 30, "--device cuda --dtype float16"),
+        (True, "bfloat16", 1 << 30, "--device cuda --dtype bfloat16"),
+        (True, "float32", 1 << 30, "--device cuda --dtype bfloat16"),
+        (True, "None", 1 << 30, "--device cuda --dtype bfloat16"),
+    ],
+)
+def test_transformers_computes_with_the_numbers_that_suit_device_and_model(
+    cuda: bool, declared: str, weights_bytes: int, options: str
+) -> None:
+    chosen = transformers.device_options(cuda=cuda, declared=declared, weights_bytes=weights_bytes)
+    assert chosen == tuple(options.split())
 
 
 @given(*[st.integers(1, 100)] * 3)

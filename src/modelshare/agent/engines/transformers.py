@@ -66,14 +66,23 @@ def recipe(spec: EngineSpec, private_home: Path) -> Recipe:
 
 def _argv(spec: EngineSpec, size: int, context: int | None, port: int) -> tuple[str, ...]:
     argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.transformers_server"]
-    argv += ["--model", str(spec.path), "--port", str(port)]
+    argv += ["--model", str(spec.path), "--port", str(port), "--weights-bytes", str(size)]
     if context is not None:
         argv += ["--context", str(context)]
     if spec.options.gpu:
-        argv += ["--device", "auto", "--dtype", "bfloat16"]
-    else:
-        argv += ["--device", "cpu", "--dtype", "float32" if size <= _FULL_PRECISION_BYTES else "bfloat16"]
+        argv += ["--gpu"]
     return (*argv, *spec.options.extra_args)
+
+
+def device_options(*, cuda: bool, declared: str, weights_bytes: int) -> tuple[str, ...]:
+    """Where to compute, and with which numbers.
+
+    `cuda`: PyTorch can use a GPU, also one of AMD. `declared`: the type in config.json.
+    Not `--device auto`, which moves what does not fit into the GPU's memory to main memory, where it is very slow.
+    """
+    if cuda:
+        return ("--device", "cuda", "--dtype", "float16" if declared == "float16" else "bfloat16")
+    return ("--device", "cpu", "--dtype", "float32" if weights_bytes <= _FULL_PRECISION_BYTES else "bfloat16")
 
 
 def answer_tokens(prompt: int, wanted: int | None, context: int) -> int:

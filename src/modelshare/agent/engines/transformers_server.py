@@ -10,30 +10,39 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from transformers import AutoConfig
 from transformers.cli.serving.utils import GenerateManager
 from transformers.cli.transformers import app
 
 from modelshare.agent.engines import lifeline
-from modelshare.agent.engines.transformers import answer_tokens
+from modelshare.agent.engines.transformers import answer_tokens, device_options
 
 
 def main() -> None:
     lifeline.attach()
     arguments, others = _parse()
     config = AutoConfig.from_pretrained(arguments.model, trust_remote_code=False)
-    context = arguments.context or getattr(config.get_text_config(), "max_position_embeddings", None)
+    text_config = config.get_text_config()  # of the language part, if there are others
+    context = arguments.context or getattr(text_config, "max_position_embeddings", None)
     if context is not None:
         _limit(context)
-    app(["serve", arguments.model, "--host", "127.0.0.1", "--port", str(arguments.port), *others])
+    options = device_options(
+        cuda=arguments.gpu and torch.cuda.is_available(),
+        declared=str(config.dtype or text_config.dtype).removeprefix("torch."),
+        weights_bytes=arguments.weights_bytes,
+    )
+    app(["serve", arguments.model, "--host", "127.0.0.1", "--port", str(arguments.port), *options, *others])
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--weights-bytes", type=int, required=True)
     parser.add_argument("--context", type=int, help="tokens per request; by default as the model declares")
+    parser.add_argument("--gpu", action="store_true")
     return parser.parse_known_args()
 
 
