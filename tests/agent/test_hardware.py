@@ -26,14 +26,19 @@ def test_a_container_has_what_its_limit_leaves(tmp_path: Path) -> None:
     assert memory_bytes(tmp_path) == psutil.virtual_memory().total
 
 
-def test_accelerators_are_told_by_their_drivers(tmp_path: Path) -> None:
+def test_accelerators_are_told_by_the_devices_that_may_be_used(tmp_path: Path) -> None:
     node = "sys/class/kfd/kfd/topology/nodes/{}/properties"
     assert accelerator(tmp_path) == "cpu"
     put(tmp_path, node.format(0), "cpu_cores_count 8\nsimd_count 0\n")
     assert accelerator(tmp_path) == "cpu"
     put(tmp_path, node.format(1), "cpu_cores_count 0\nsimd_count 120\n")
+    assert accelerator(tmp_path) == "cpu"
+    put(tmp_path, "dev/kfd")
     assert accelerator(tmp_path) == "amd"
     put(tmp_path, "proc/driver/nvidia/gpus/0000:01:00.0/information")
+    put(tmp_path, "dev/nvidiactl")
+    assert accelerator(tmp_path) == "amd"
+    put(tmp_path, "dev/nvidia1")
     assert accelerator(tmp_path) == "nvidia"
 
 

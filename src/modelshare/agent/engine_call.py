@@ -2,16 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from modelshare.agent.engine_pool import EngineCall
 from modelshare.agent.engines.answers import read_answer
 from modelshare.agent.engines.base import Activity
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
+from modelshare.agent.engines.refusals import EngineRefusalError, invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
-from modelshare.agent.engines.translator import StreamTranslator
 
 _OK: Final = 200
 _MAX_BYTES: Final = 512 << 20
@@ -78,20 +77,41 @@ class AnswerCall(_Call):
         self._answer(fields)
 
 
+class StreamConsumer(Protocol):
+    """Takes the stream of an engine: `feed` every chunk until `is_over`; otherwise call `finish` at a regular end."""
+
+    progressed: bool
+    """The last chunk had a piece of the answer."""
+
+    @property
+    def is_over(self) -> bool:
+        """The engine signalled the end, or failed."""
+
+    @property
+    def failure(self) -> EngineRefusalError | None:
+        """Why the stream ended early."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events for the client."""
+
+    def finish(self) -> bytes:
+        """The last events for the client."""
+
+
 class StreamCall(_Call):
     """A stream. It is over when the engine signals the end, even if its connection stays open."""
 
     def __init__(
         self,
         prepared: PreparedRequest,
-        translator: StreamTranslator,
+        consumer: StreamConsumer,
         activity: Activity,
         on_events: Callable[[bytes], None],
         on_end: Callable[[], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         super().__init__(prepared, activity, on_failure)
-        self._translator = translator
+        self._consumer = consumer
         self._events = on_events
         self._end = on_end
         self._is_stream = False
@@ -103,26 +123,26 @@ class StreamCall(_Call):
                 super().on_body(data)
                 return
             self._is_stream = True
-        self._pass_on(self._translator.feed(data))
-        if self._translator.is_over:
+        self._pass_on(self._consumer.feed(data))
+        if self._consumer.is_over:
             self._over()
 
     def on_end(self) -> None:
         if self._status != _OK or self._parts:
             super().on_end()
             return
-        self._pass_on(self._translator.finish())
+        self._pass_on(self._consumer.finish())
         self._over()
 
     def _pass_on(self, events: bytes) -> None:
-        if self._translator.progressed:
+        if self._consumer.progressed:
             self._activity.succeeded()
         if events:
             self._events(events)
 
     def _over(self) -> None:
-        if self._translator.failure is not None:
-            raise self._translator.failure
+        if self._consumer.failure is not None:
+            raise self._consumer.failure
         self.finish()
         self._end()
 

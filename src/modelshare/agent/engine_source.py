@@ -26,6 +26,7 @@ from modelshare.agent.engines.plugin import ClusterType, Machine, ModelFacts
 from modelshare.agent.engines.select import Selection, choose, find_engines
 from modelshare.agent.engines.texts import TextEncoder
 from modelshare.agent.errors import StopError
+from modelshare.agent.hardware import accelerator
 from modelshare.agent.layout import lay_out
 from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.embedder import Embedder
@@ -35,7 +36,8 @@ from modelshare.wire.link import DesiredDeployment
 _log = logging.getLogger(__name__)
 
 _NO_FAILURES: Final[Mapping[str, str]] = {}
-_GPU_DEVICES: Final = ("/dev/nvidia0", "/dev/kfd")
+_GPUS: Final = ("nvidia", "amd")
+"""The accelerators for which there are engines."""
 _CONVERTED_TYPE: Final = "f16"
 """Half the size of float32, with answers that agree to five digits."""
 
@@ -61,7 +63,7 @@ class EngineSource:
         self._parallel = parallel
         self._threads = threads
         self._state_dir = state_dir
-        self._gpu = any(Path(device).exists() for device in _GPU_DEVICES) if gpu is None else gpu
+        self._gpu = accelerator() in _GPUS if gpu is None else gpu
         self._engines = find_engines(Machine(state_dir, self._gpu, external, ray))
         self._preference = preference or ("external" if external is not None else None)
         if self._preference is not None:

@@ -26,10 +26,13 @@ def capabilities(data_dir: Path, engines: Sequence[str]) -> Machine:
 
 
 def accelerator(root: Path = _ROOT, which: Callable[[str], str | None] = shutil.which) -> str:
-    """`nvidia`, `amd` or `intel` if a compute driver is loaded, else `cpu`."""
-    if _any_entry(root / "proc/driver/nvidia/gpus"):
+    """`nvidia`, `amd` or `intel` if this process may use a compute device, else `cpu`.
+
+    Device files count, which a container has only for the devices it was given; drivers are visible in all of them.
+    """
+    if any((root / "dev").glob("nvidia[0-9]*")):
         return "nvidia"
-    if _any_entry(root / "sys/class/kfd/kfd/topology/nodes", but=_cpu_node):
+    if (root / "dev/kfd").exists() and _any_entry(root / "sys/class/kfd/kfd/topology/nodes", but=_cpu_node):
         return "amd"
     if which("xpu-smi") and _any_entry(root / "dev/dri"):
         return "intel"

@@ -11,6 +11,7 @@ from modelshare.agent.engine_call import AnswerCall, StreamCall
 from modelshare.agent.engine_pool import EngineCall, EnginePool
 from modelshare.agent.engines.answers import write_answer, write_pieces
 from modelshare.agent.engines.base import Engine, Period
+from modelshare.agent.engines.collector import AnswerCollector
 from modelshare.agent.engines.counts import Tally, TokenUsage
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount, join, split
@@ -121,10 +122,15 @@ class Sequences:
             prepared = msgspec.structs.replace(prepared, fields=prepared.fields | fields)
         tally = sequence.begin(self.count)
         call: EngineCall
+        ended: Callable[[], None]
         if prepared.asked.stream:
             translator = StreamTranslator(prepared, tally, partial(self._events, sequence.part))
             ended = partial(self._streamed, sequence)
             call = StreamCall(prepared, translator, engine.activity, self._output.on_events, ended, self._fail)
+        elif prepared.policy.ends_streams_only:
+            collector = AnswerCollector(prepared, tally)
+            ended = partial(self._collected, sequence, collector)
+            call = StreamCall(prepared, collector, engine.activity, self._output.on_events, ended, self._fail)
         else:
             call = AnswerCall(prepared, tally, engine.activity, partial(self._answered, sequence), self._fail)
         sequence.call = call
@@ -143,6 +149,9 @@ class Sequences:
             body = write_answer(join(self._parts, answers), self.count.for_client())
             self._is_over = True
             self._output.on_answer(body, self.count.usage)
+
+    def _collected(self, sequence: "_Sequence", collector: AnswerCollector) -> None:
+        self._answered(sequence, collector.answer())
 
     def _streamed(self, sequence: "_Sequence") -> None:
         sequence.close()
@@ -181,7 +190,8 @@ class _Sequence:
     def begin(self, count: UsageCount) -> Tally:
         """The call is about to begin; returns the counter for its answer."""
         asked = self.part.prepared.asked
-        unstreamed = 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
+        is_streamed = asked.stream or self.part.prepared.policy.ends_streams_only
+        unstreamed = 0 if is_streamed or not asked.generates else asked.max_tokens or _USUAL_TOKENS
         self._tally = count.begin(self.part)
         self._asking = self._engine.activity.asking(len(self._prompt), unstreamed)
         return self._tally

@@ -71,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.headers.get("Authorization") != f"Bearer {self.key}":
             self.reply(401, "")
+        elif FAILURE == "out of memory when asked":
+            sys.stderr.write("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
+            self.reply(500, "Internal Server Error")
         elif FAILURE == "no answer" or (FAILURE == "falls silent" and FAILS_WHEN.exists()):
             self.reply(500, json.dumps({"error": {"message": "CUDA error"}}))
         elif FAILURE == "takes and gives nothing" and FAILS_WHEN.exists():

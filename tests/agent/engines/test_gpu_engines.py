@@ -76,6 +76,7 @@ async def test_stopping_ends_the_process_that_would_keep_the_gpu(
     ("trouble", "reason"),
     [
         ("out of memory", "does not fit into the memory of this machine"),
+        ("out of memory when asked", "does not fit into the memory of this machine"),
         ("no answer", "answered a test request with status 500"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+import xllamacpp
 
 from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, ask, said, stream
@@ -20,6 +21,8 @@ from modelshare.agent.engines import llamacpp, parameters
 from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
 from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.diagnosis import NOT_LOADED, PORT_TAKEN, diagnose
+from modelshare.agent.engines.llamacpp_gpus import any_gpu
+from modelshare.agent.engines.plugin import Machine
 from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.supervisor import ProcessEngine, free_port
 from modelshare.demo.tiny_model import REPLY
@@ -35,6 +38,19 @@ async def test_answers(chat_engine: Engine) -> None:
     assert answer["choices"][0]["finish_reason"] == "stop"
     assert answer["model"] == PUBLIC_NAME
     assert usage == TokenUsage(answer["usage"]["prompt_tokens"], 8)
+
+
+def test_weights_take_main_memory_unless_llamacpp_itself_can_use_a_gpu(chat_gguf: Path, state_dir: Path) -> None:
+    spec = replace(gguf_spec(chat_gguf), options=EngineOptions(gpu=True))
+    engine = llamacpp.LlamaCpp(Machine(state_dir, gpu=True)).engine(spec, state_dir)
+    assert engine.mapped_bytes == (0 if any_gpu(xllamacpp.get_device_info()) else chat_gguf.stat().st_size)
+
+
+def test_a_device_that_uses_main_memory_is_no_gpu() -> None:
+    kinds = xllamacpp.ggml_backend_dev_type
+    cpu, blas, gpu = ({"type": getattr(kinds, f"GGML_BACKEND_DEVICE_TYPE_{kind}")} for kind in ("CPU", "ACCEL", "GPU"))
+    assert not any_gpu([cpu, blas])
+    assert any_gpu([gpu, cpu])
 
 
 async def test_streams(chat_engine: Engine) -> None:

@@ -1,7 +1,10 @@
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelshare.agent.engines import llamacpp, sglang, transformers, vllm
 from modelshare.agent.engines.base import EngineError, EngineOptions, EngineSpec, Format, Load, Route, Task
@@ -52,12 +55,12 @@ def test_sglang_refuses_a_name_with_a_colon(spec: EngineSpec) -> None:
 
 
 def test_transformers(spec: EngineSpec, tmp_path: Path) -> None:
-    recipe = transformers.recipe(spec, "transformers", tmp_path / "home")
+    recipe = transformers.recipe(replace(spec, weights=(spec.path / "model.safetensors",)), tmp_path / "home")
     command = recipe.command(4000, "unused")
 
-    assert command.argv == wrapped(
-        f"transformers serve {spec.path} --host 127.0.0.1 --port 4000 --device cpu --dtype float32".split()
-    )
+    module = "modelshare.agent.engines.transformers_server"
+    expected = f"-P -m {module} --model {spec.path} --port 4000 --weights-bytes 0".split()
+    assert command.argv == (sys.executable, *expected)
     assert command.env == {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -66,9 +69,41 @@ def test_transformers(spec: EngineSpec, tmp_path: Path) -> None:
     assert recipe.relay.request_model is None
 
 
+def test_transformers_is_told_the_context_for_which_tokens_are_counted(spec: EngineSpec, tmp_path: Path) -> None:
+    for wanted in (replace(spec, context_length=512), replace(spec, options=EngineOptions(context=512))):
+        recipe = transformers.recipe(wanted, tmp_path)
+        assert recipe.command(1, "k").argv[-2:] == ("--context", "512")
+        assert recipe.relay.context_length == 512
+
+
+@pytest.mark.parametrize(
+    ("cuda", "declared", "weights_bytes", "options"),
+    [
+        (False, "bfloat16", 1 << 30, "--device cpu --dtype float32"),
+        (False, "float16", 5 << 30, "--device cpu --dtype bfloat16"),
+        (True, "float16", 1 << 30, "--device cuda --dtype float16"),
+        (True, "bfloat16", 1 << 30, "--device cuda --dtype bfloat16"),
+        (True, "float32", 1 << 30, "--device cuda --dtype bfloat16"),
+        (True, "None", 1 << 30, "--device cuda --dtype bfloat16"),
+    ],
+)
+def test_transformers_computes_with_the_numbers_that_suit_device_and_model(
+    cuda: bool, declared: str, weights_bytes: int, options: str
+) -> None:
+    chosen = transformers.device_options(cuda=cuda, declared=declared, weights_bytes=weights_bytes)
+    assert chosen == tuple(options.split())
+
+
+@given(*[st.integers(1, 100)] * 3)
+def test_transformers_stays_within_the_context(prompt: int, wanted: int, context: int) -> None:
+    tokens = transformers.answer_tokens(prompt, wanted, context)
+    assert tokens == min(wanted, transformers.answer_tokens(prompt, None, context))
+    assert tokens == wanted or prompt + tokens == context
+
+
 def test_transformers_refuses_a_path_that_it_would_misread(spec: EngineSpec, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="'@'"):
-        transformers.recipe(replace(spec, path=tmp_path / "a@b"), "transformers", tmp_path)
+        transformers.recipe(replace(spec, path=tmp_path / "a@b"), tmp_path)
 
 
 def test_llamacpp_opens_the_file_that_it_is_given(spec: EngineSpec) -> None:

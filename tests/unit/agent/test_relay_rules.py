@@ -126,6 +126,14 @@ class TestRequest:
         with pytest.raises(BadInferenceRequestError, match=f"`{field}`"):
             prepared(**usual | {field: value})
 
+    @pytest.mark.parametrize("name", ["max_length", "padding", "chat_template", "text_kwargs"])
+    def test_variables_of_a_template_are_no_arguments_of_the_tokenizer(self, name: str) -> None:
+        usual: dict[str, Any] = {"enable_thinking": False, "documents": []}
+        assert sent(TRANSFORMERS, chat_template_kwargs=usual)["chat_template_kwargs"] == usual
+        with pytest.raises(BadInferenceRequestError, match=f"`{name}`") as refusal:
+            prepared(TRANSFORMERS, chat_template_kwargs=usual | {name: 1_000_000_000})
+        assert refusal.value.param == "chat_template_kwargs"
+
     def test_what_an_engine_can_only_fail_on_is_refused(self) -> None:
         with pytest.raises(BadInferenceRequestError, match="`reasoning_format`"):
             prepared(reasoning_format="odd")

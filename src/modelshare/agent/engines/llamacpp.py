@@ -1,16 +1,20 @@
 """llama.cpp through the wheel `xllamacpp`: the default for GGUF, and for safetensors after conversion."""
 
 import importlib.util
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Final
 
 import msgspec
 
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, Engine, EngineError, EngineSpec, Format, Task
-from modelshare.agent.engines.plugin import EngineType, ModelFacts
+from modelshare.agent.engines.child import engine_environment
+from modelshare.agent.engines.plugin import EngineType, Machine, ModelFacts
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, RecipeFacts, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
@@ -18,11 +22,17 @@ from modelshare.agent.engines.supervisor import ProcessEngine
 
 DEFAULT_CONTEXT: Final = 8192
 """Default tokens per request: the full context of a long-context model would fill the memory."""
+_GPU_SECONDS: Final = 60
+"""A driver that no process uses takes seconds to start."""
 
 
 class LlamaCpp(EngineType):
     rank = 10
     wants_gguf = True
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine)
+        self._gpu = machine.gpu and _can_use_gpu()  # its wheel may be for CPUs only
 
     def missing(self) -> str | None:
         if importlib.util.find_spec("xllamacpp"):
@@ -36,7 +46,20 @@ class LlamaCpp(EngineType):
 
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
         del scratch
-        return ProcessEngine(recipe(spec), self.machine.state_dir)
+        options = replace(spec.options, gpu=self._gpu)
+        return ProcessEngine(recipe(replace(spec, options=options)), self.machine.state_dir)
+
+
+def _can_use_gpu() -> bool:
+    argv = [sys.executable, "-P", "-m", "modelshare.agent.engines.llamacpp_gpus"]
+    environment = engine_environment(os.environ)
+    try:
+        asked = subprocess.run(  # noqa: S603  our own program
+            argv, env=environment, stdin=DEVNULL, capture_output=True, timeout=_GPU_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0
 
 
 def recipe(spec: EngineSpec) -> Recipe:

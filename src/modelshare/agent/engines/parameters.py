@@ -216,6 +216,20 @@ _NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "verbosity": ("medium",),
 }
 """Values with the same effect as omitting the parameter."""
+TOKENIZER_ARGUMENTS: Final = frozenset(
+    {
+        *("chat_template", "conversation", "add_generation_prompt", "continue_final_message", "tokenize"),
+        *("tokenizer_kwargs", "processor_kwargs", "text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs"),
+        *("common_kwargs", "load_audio_from_video", "images", "videos", "audio", "text", "text_pair", "text_target"),
+        *("text_pair_target", "add_special_tokens", "is_split_into_words", "padding", "padding_side", "truncation"),
+        *("max_length", "pad_to_multiple_of", "stride", "return_tensors", "return_dict", "return_length"),
+        *("return_assistant_tokens_mask", "return_token_type_ids", "return_attention_mask", "return_offsets_mapping"),
+        *("return_overflowing_tokens", "return_special_tokens_mask", "return_mm_token_type_ids", "verbose"),
+        *("return_text_replacement_offsets", "sanitize_control_tokens"),
+    }
+)
+"""Arguments of `apply_chat_template` in transformers, to which some engines pass `chat_template_kwargs` on as they are:
+padding to a huge length would exhaust the machine's memory."""
 
 SAMPLING: Final = frozenset({"max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "seed"})
 TOOLS: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
@@ -251,6 +265,7 @@ def check(route: str, body: bytes) -> None:
         for message in asked.messages:
             _check_message(message)
         _check_format(asked.response_format)
+        _check_variables(asked.chat_template_kwargs or {})
     else:
         field = "input" if route == "embeddings" else "prompt"
         _check_texts(getattr(asked, field), field)
@@ -303,6 +318,15 @@ def _check_format(wanted: _Format | None) -> None:
         raise BadInferenceRequestError(
             "`response_format` has no schema. Put one into its `json_schema`.", "response_format"
         )
+
+
+def _check_variables(variables: _Object) -> None:
+    for name in variables:
+        if name in TOKENIZER_ARGUMENTS:
+            raise BadInferenceRequestError(
+                f"`chat_template_kwargs` may only set variables of the chat template. Leave `{name}` out.",
+                "chat_template_kwargs",
+            )
 
 
 def _check_texts(value: bytes, field: str) -> None:

@@ -3,7 +3,6 @@
 docs/plugins.md shows how to add one; the built-in engines use the same interface.
 """
 
-import importlib.util
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -114,15 +113,11 @@ class ProgramType(EngineType):
     """An engine that is a program, started with the arguments of its recipe."""
 
     program: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]] = ()
-    """Python packages that the program needs beyond its own dependencies."""
     install: ClassVar[str]
     """How to install it."""
 
     def missing(self) -> str | None:
-        if self.find() and all(importlib.util.find_spec(package) for package in self.packages):
-            return None
-        return f"it is not installed; {self.install}."
+        return None if self.find() else f"it is not installed; {self.install}."
 
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
         program = self.find()

@@ -27,6 +27,8 @@ class RelayPolicy:
     """Parameters that it supports."""
     usage_on_request: bool = True
     """Its streams report the usage only if `stream_options.include_usage` is set."""
+    ends_streams_only: bool = False
+    """It finishes a complete answer even if nobody waits for it any more, but not a stream: it is asked for streams."""
     counts_all: bool = False
     """Its usage covers all choices and prompts of a request, not only the first."""
     chat_logprobs: bool = False
@@ -110,6 +112,8 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     if route == "embeddings":
         fields |= _embedding_fields(fields, policy)
     options = fields.pop("stream_options", None)
+    if policy.ends_streams_only:
+        fields["stream"] = msgspec.Raw(b"true")
     if asked.stream and policy.usage_on_request:
         fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
     return PreparedRequest(

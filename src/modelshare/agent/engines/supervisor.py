@@ -151,6 +151,8 @@ class ProcessEngine:
                 raise _failure(diagnosis)
             if not ready.done():
                 raise EngineError(f"The engine was not ready after {self._recipe.start_seconds / 60:.0f} minutes.")
+            if ready.exception() and (diagnosis := diagnose(self.log_tail, None)).out_of_memory:
+                raise _failure(diagnosis)  # the weights fit, but not what a request needs beside them
             ready.result()
         finally:
             ready.cancel()
