@@ -98,10 +98,10 @@ class FrameSender:
 
     def post(self, frame: Frame) -> None:
         """Sends a frame at the end of the event loop's round, or sooner if a message is full."""
-        if not self._outbox:
+        waiting = self._outbox.put(frame)
+        if waiting == 1:
             self._loop.call_soon(self._flush)
-        self._outbox.put(frame)
-        if len(self._outbox) >= BATCH_FRAMES:
+        elif waiting >= BATCH_FRAMES:
             self._flush()
 
     def _flush(self) -> None:
