@@ -66,6 +66,7 @@ _QUICK_TRIES: Final = 6
 _SETTLE_SECONDS: Final = 2.0
 """How much one process of the server may lag behind another."""
 _GOODBYE_SECONDS: Final = 1.0
+_OF_STREAMS: Final = (Request, Body, Credit, Cancel)
 
 
 class LinkHandler(Protocol):
@@ -271,7 +272,7 @@ class Link:
         """`linked_to`: the processes that the server was told not to choose."""
 
         def receive(frame: FromServer) -> None:
-            if isinstance(frame, Request | Body | Credit | Cancel):
+            if isinstance(frame, _OF_STREAMS):
                 streams.on_frame(frame)
             elif isinstance(frame, Desired):
                 self._backoff.reset()

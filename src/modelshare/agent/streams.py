@@ -264,4 +264,4 @@ def _counts(usage: TokenUsage) -> tuple[int, int]:
 
 
 def _tokens(count: int) -> int:
-    return max(0, min(count, MAX_TOKENS))
+    return count if 0 <= count <= MAX_TOKENS else max(0, min(count, MAX_TOKENS))

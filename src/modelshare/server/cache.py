@@ -128,10 +128,11 @@ class NotifiedCache(Generic[Key, Value]):
             return None
         now = self._clock()
         age = now - entry.started
-        if age >= CACHE_SECONDS + (0 if self._away_until is None else self._grace):
-            return None
-        if age >= _REFRESH_SECONDS and now >= (self._away_until or -math.inf):
-            self._loading(key)
+        if age >= _REFRESH_SECONDS:
+            if age >= CACHE_SECONDS + (0 if self._away_until is None else self._grace):
+                return None
+            if now >= (self._away_until or -math.inf):
+                self._loading(key)
         self._entries.move_to_end(key)
         return entry
 

@@ -90,12 +90,14 @@ def read(route: str, body: bytes) -> InferenceRequest:
         decoded(bytes.decode, body)  # also checks the fields that are passed through
     name: Literal["prompt", "input"] = "input" if route == "embeddings" else "prompt"
     prompts = 1 if route == "chat/completions" else decoded(lambda value: _count(value, name), getattr(fields, name))
-    limits = [limit for limit in (fields.max_tokens, fields.max_completion_tokens) if limit is not None]
+    limit, newer = fields.max_tokens, fields.max_completion_tokens
+    if limit is None or (newer is not None and newer < limit):
+        limit = newer
     return InferenceRequest(
         stream=bool(fields.stream),
         prompts=prompts,
         choices=max(fields.n or 1, fields.best_of or 1),
-        max_tokens=min(limits, default=None),
+        max_tokens=limit,
         generates=route != "embeddings",
     )
 
@@ -105,7 +107,7 @@ def most_tokens(asked: InferenceRequest, body_bytes: int, context: int | None) -
 
     `context`: the model's context length in tokens (prompt and answer together), if known.
     """
-    per_answer = MAX_TOKENS if context is None else min(context, MAX_TOKENS)
+    per_answer = MAX_TOKENS if context is None or context > MAX_TOKENS else context
     prompt = min(body_bytes + asked.prompts * _TEMPLATE_TOKENS, asked.prompts * per_answer, _MAX_TOGETHER)
     if not asked.generates:
         return prompt, 0

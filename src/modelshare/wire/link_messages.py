@@ -80,10 +80,12 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._frames)
 
-    def put(self, frame: Frame) -> None:
+    def put(self, frame: Frame) -> int:
+        """Returns how many frames wait now."""
         data = encode(frame)
         self._frames.append(data)
         self.size += len(data)
+        return len(self._frames)
 
     def next_message(self) -> bytes:
         """Takes as many frames as the other side understands in one message. Raises IndexError if there are none."""

@@ -182,10 +182,11 @@ class _Choice(msgspec.Struct):
             if generated is None
             else [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
         )
-        if generated is not None and not _is(generated.tool_calls, b"null") and not _is(generated.tool_calls, b"[]"):
-            texts.append(bytes(generated.tool_calls).decode("utf-8", "replace"))
+        calls = _NULL if generated is None else generated.tool_calls
+        if calls is not _NULL and not _is(calls, b"null") and not _is(calls, b"[]"):
+            texts.append(bytes(calls).decode("utf-8", "replace"))
         # A piece of text may be empty: the first one of a stream contains only the role.
-        return ["".join(text for text in texts if isinstance(text, str))]
+        return ["".join([text for text in texts if isinstance(text, str)])]
 
 
 _decode_pieces: Final = msgspec.json.Decoder(list[_Choice]).decode
@@ -195,8 +196,8 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 
 
 def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
-    found = _decode_pieces(choices)
-    if not found or any((choice.message if route == "chat/completions" else choice.text) is None for choice in found):
+    found, is_chat = _decode_pieces(choices), route == "chat/completions"
+    if not found or None in [choice.message if is_chat else choice.text for choice in found]:
         raise invalid_answer()
     return [text for choice in found for text in choice.texts()]
 
@@ -228,7 +229,8 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
 
 def _public_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     kept = {name: raw for name, raw in fields.items() if name in _KEPT}
-    return kept | {"model": msgspec.Raw(_encode(policy.public_name))}
+    kept["model"] = msgspec.Raw(_encode(policy.public_name))
+    return kept
 
 
 def _field(fields: Fields, name: str) -> msgspec.Raw | None:

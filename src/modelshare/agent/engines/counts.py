@@ -23,10 +23,12 @@ class TokenUsage(msgspec.Struct, frozen=True):
 class _EngineUsage(msgspec.Struct):
     prompt_tokens: Any = None
     completion_tokens: Any = None
+    prompt_tokens_details: msgspec.Raw = msgspec.Raw()
+    completion_tokens_details: msgspec.Raw = msgspec.Raw()
 
 
+_NOTHING: Final = _EngineUsage()
 _decode_usage: Final = msgspec.json.Decoder(_EngineUsage).decode
-_decode_fields: Final = msgspec.json.Decoder(Fields).decode
 
 
 class Counter(Protocol):
@@ -62,6 +64,8 @@ class Tally:
         self._prompt = tokens_in(prompt_bytes)
         self._counts_all = counts_all or asked.sequences == 1
         self._reported: msgspec.Raw | None = None
+        self._read = _NOTHING
+        """What was reported, once `usage` was computed."""
         self._pieces = 0
         self._bytes = 0
         self._usage: TokenUsage | None = None
@@ -91,7 +95,7 @@ class Tally:
         return self._usage
 
     def _compute(self) -> TokenUsage:
-        reported = _read(self._reported)
+        reported = self._read = _read(self._reported)
         prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
         # An engine streams at least one token with each piece of text.
         estimate = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
@@ -117,11 +121,11 @@ class Tally:
         fields["total_tokens"] = usage.prompt_tokens + usage.completion_tokens
         if usage.estimated:
             fields["estimated"] = True
-        elif self._reported is not None and combined is None:
-            reported = _decode_fields(self._reported)
-            fields |= {
-                name: reported[name] for name in self._details if bytes(reported.get(name, b"")).lstrip()[:1] == b"{"
-            }
+        elif combined is None:
+            for name in self._details:
+                details: msgspec.Raw = getattr(self._read, name)
+                if bytes(details).lstrip()[:1] == b"{":
+                    fields[name] = details
         return msgspec.Raw(msgspec.json.encode(fields))
 
 
@@ -137,13 +141,15 @@ def total(usages: Iterable[TokenUsage]) -> TokenUsage:
 
 def _read(usage: msgspec.Raw | None) -> _EngineUsage:
     try:
-        return _decode_usage(usage) if usage is not None else _EngineUsage()
+        return _NOTHING if usage is None else _decode_usage(usage)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _EngineUsage()
+        return _NOTHING
 
 
 def _plausible(value: Any, limit: int, *, least: int) -> int | None:
     """The count if it is plausible, else None. Some engines send it as a string or with a decimal point."""
+    if type(value) is int:
+        return value if least <= value <= limit else None
     if isinstance(value, bool):
         return None
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(limit)):

@@ -269,11 +269,13 @@ def check(route: str, body: bytes) -> None:
     else:
         field = "input" if route == "embeddings" else "prompt"
         _check_texts(getattr(asked, field), field)
-    if route == "embeddings" and asked.encoding_format not in (None, "float", "base64"):
-        raise BadInferenceRequestError("`encoding_format` must be `float` or `base64`.", "encoding_format")
-    if (best_of := getattr(asked, "best_of", None)) is not None and best_of != (asked.n or 1):
+    if route == "embeddings":
+        if asked.encoding_format not in (None, "float", "base64"):
+            raise BadInferenceRequestError("`encoding_format` must be `float` or `base64`.", "encoding_format")
+        return
+    if route == "completions" and asked.best_of is not None and asked.best_of != (asked.n or 1):
         raise BadInferenceRequestError("`best_of` must equal `n`: all answers are returned.", "best_of")
-    if getattr(asked, "grammar", None) and getattr(asked, "json_schema", None) is not None:
+    if asked.grammar and asked.json_schema is not None:
         raise BadInferenceRequestError(
             "`json_schema` and `grammar` are mutually exclusive. Leave one out.", "json_schema"
         )
@@ -302,9 +304,9 @@ def _is_neutral(name: str, value: Any) -> bool:
 
 
 def _check_message(message: _Message) -> None:
-    parts = message.content if isinstance(message.content, list) else []
+    content = message.content
     beside = (message.audio, message.images, message.image_url, message.video_url, message.files)
-    if any(beside) or not all(_is_text(part) for part in parts):
+    if any(beside) or (isinstance(content, list) and not all(map(_is_text, content))):
         raise BadInferenceRequestError(_TEXT_ONLY, "messages")
 
 

@@ -103,8 +103,9 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     fields.pop("model", None)
     if policy.request_model is not None:
         fields = {"model": msgspec.Raw(_encode(policy.request_model)), **fields}
-    for name in {"max_tokens", "max_completion_tokens"} & fields.keys():
-        fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
+    for name in _LIMITS:
+        if name in fields:
+            fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
     wanted_logprobs = None
     if policy.chat_logprobs and route == "completions" and "logprobs" in fields:
         wanted_logprobs = msgspec.json.decode(fields["logprobs"], type=int)
@@ -138,6 +139,7 @@ def _embedding_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     return changed
 
 
+_LIMITS: Final = ("max_tokens", "max_completion_tokens")
 _encode: Final = msgspec.json.encode
 _L2_NORM: Final = msgspec.Raw(b"2")
 _AS_IT_IS: Final = msgspec.Raw(b"-1")

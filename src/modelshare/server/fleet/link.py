@@ -28,14 +28,17 @@ from modelshare.wire.link import (
     INITIAL_CREDIT,
     MAX_FRAME,
     MAX_STREAMS,
+    Answer,
     AnswerFrame,
     Body,
     Cancel,
     Chunk,
     CloseCode,
+    End,
     Frame,
     FromAgent,
     FromServer,
+    Head,
     Ping,
     Released,
     Report,
@@ -58,6 +61,7 @@ _HEAD_AND_END: Final = 4096
 """Maximum bytes of a `Head` and an `End` together."""
 _LATE: Final = 1 << 20
 """Bytes accepted for streams that have ended, beyond what was in transit when they were cancelled."""
+_OF_ANSWERS: Final = (Chunk, Answer, Head, End)
 _CONTROL_BURST: Final = 1000
 _CONTROL_PER_MINUTE: Final = 1200
 """Limits `Report`, `Released`, `Ping`, and frames of unknown kinds. Two models are pulled at a time, and each may
@@ -98,10 +102,10 @@ class FrameSender:
 
     def post(self, frame: Frame) -> None:
         """Sends a frame at the end of the event loop's round, or sooner if a message is full."""
-        if not self._outbox:
+        waiting = self._outbox.put(frame)
+        if waiting == 1:
             self._loop.call_soon(self._flush)
-        self._outbox.put(frame)
-        if len(self._outbox) >= BATCH_FRAMES:
+        elif waiting >= BATCH_FRAMES:
             self._flush()
 
     def _flush(self) -> None:
@@ -294,7 +298,7 @@ class AgentLink(FrameSender):
 
     def _handle(self, frame: FromAgent) -> None:
         """Raises ClosedError if the frame is not allowed now."""
-        if isinstance(frame, AnswerFrame):
+        if isinstance(frame, _OF_ANSWERS):
             request = self._requests.get(frame.stream)
             if request is not None:
                 request.deliver(frame)

@@ -106,7 +106,9 @@ class EngineLoads:
 
     def begin(self, deployment_id: str, sequences: int) -> EngineLoad:
         """A request is sent."""
-        load = self._loads.setdefault(deployment_id, EngineLoad())
+        load = self._loads.get(deployment_id)
+        if load is None:
+            load = self._loads[deployment_id] = EngineLoad()
         load.here += sequences
         return load
 
@@ -166,7 +168,7 @@ class LinkRequest:
             raise ClosedError(CloseCode.PROTOCOL, "The agent sent a frame out of sequence.")
         self._begun = True
         self.ended = kind in _LAST
-        if isinstance(frame, Chunk | Answer):
+        if type(frame) is Chunk or type(frame) is Answer:
             self.credit -= len(frame.data)
             if self.credit < 0:
                 raise ClosedError(CloseCode.PROTOCOL, "The agent exceeded its credit.")

@@ -41,13 +41,15 @@ class AnswerUsage:
         """The agent's count."""
         self.is_engine_busy = False
         if self.status != _OK:
-            self._reported = MeteredUsage()
+            self._reported = MeteredUsage(version=self.version)
             return
         if not frame.prompt_tokens and not frame.completion_tokens:
             return  # the engine did not count
         most_prompt, most_completion = self._limits()
         if frame.prompt_tokens <= most_prompt and frame.completion_tokens <= most_completion:
-            self._reported = MeteredUsage(frame.prompt_tokens, frame.completion_tokens, frame.estimated)
+            self._reported = MeteredUsage(
+                frame.prompt_tokens, frame.completion_tokens, is_estimate=frame.estimated, version=self.version
+            )
             return
         log.warning(
             "an agent reports more tokens than the request can have",
@@ -61,16 +63,14 @@ class AnswerUsage:
         `has_started`: a part of the answer was sent. If the client disconnected before that, only the prompt is
         counted: the engine's progress is unknown.
         """
-        return self._tokens(has_started=has_started)._replace(version=self.version)
-
-    def _tokens(self, *, has_started: bool) -> MeteredUsage:
-        if self._reported is None and self.status == _OK and (has_started or self.is_engine_busy):
-            most_prompt, most_completion = self._limits()
-            completion = self._events or tokens_in(self.answer_bytes)
-            return MeteredUsage(
-                min(tokens_in(self._request_bytes), most_prompt), min(completion, most_completion), is_estimate=True
-            )
-        return self._reported or MeteredUsage()
+        if self._reported is not None:
+            return self._reported
+        if self.status != _OK or not (has_started or self.is_engine_busy):
+            return MeteredUsage(version=self.version)
+        most_prompt, most_completion = self._limits()
+        prompt = min(tokens_in(self._request_bytes), most_prompt)
+        completion = min(self._events or tokens_in(self.answer_bytes), most_completion)
+        return MeteredUsage(prompt, completion, is_estimate=True, version=self.version)
 
     def _limits(self) -> tuple[int, int]:
         return most_tokens(self._request, self._request_bytes, self.context_length)

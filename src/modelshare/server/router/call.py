@@ -163,10 +163,11 @@ class Call:
     def _admit(self, found: Snapshot | None) -> None:
         router, head = self._router, self.head
         head.check(self.caller)
-        if found is not None and found.awaits_agent(router.clock()) and self.may_wait:
+        now = router.clock()
+        if found is not None and found.awaits_agent(now) and self.may_wait:
             self.later(self._admit_with_agent())
             return
-        endpoint = self.endpoint = checked_endpoint(head, found, router.clock())
+        endpoint = self.endpoint = checked_endpoint(head, found, now)
         if head.reads_models:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)

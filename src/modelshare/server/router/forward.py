@@ -341,7 +341,7 @@ class _Passed:
 
     def deliver(self, frame: AnswerFrame) -> None:
         self._passing.post(msgspec.structs.replace(frame, stream=self._stream))
-        if isinstance(frame, End | Answer):
+        if type(frame) is End or type(frame) is Answer:
             self._passing.forget(self._stream)
 
     def fail(self, _: Exception) -> None:

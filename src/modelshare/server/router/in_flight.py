@@ -43,13 +43,17 @@ class InFlight(Generic[Subject]):
 
         Call it right after the subject was found valid: nothing else runs in between, so no change slips through.
         """
-        self._running.setdefault(subject, set()).add(request)
+        requests = self._running.get(subject)
+        if requests is None:
+            requests = self._running[subject] = set()
+        requests.add(request)
 
     def leave(self, subject: Subject, request: Endable) -> None:
-        requests = self._running.get(subject, set())
-        requests.discard(request)
-        if not requests:
-            self._running.pop(subject, None)
+        requests = self._running.get(subject)
+        if requests is not None:
+            requests.discard(request)
+            if not requests:
+                del self._running[subject]
 
     async def check(self) -> None:
         """Ends requests whose subject is revoked; retries until the database answers."""

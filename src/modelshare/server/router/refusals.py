@@ -75,19 +75,22 @@ def not_served(route: str, served: Collection[str]) -> ApiError:
 
 def check_size(asked: InferenceRequest, tier: Tier) -> None:
     """Raises InvalidRequestError if one request asks for more than the tier allows."""
-    if not asked.generates:
-        count, limit, name = asked.prompts, tier.max_inputs_per_request, "input"
-        what = f"{count} texts to embed"
-    else:
+    if asked.generates:
         count, limit = asked.sequences, tier.max_sequences_per_request
+    else:
+        count, limit = asked.prompts, tier.max_inputs_per_request
+    if count <= limit:
+        return
+    if asked.generates:
         name = "n" if asked.prompts < asked.choices else "prompt"
         what = f"{count} answers (prompts: {asked.prompts}, to each: {asked.choices})"
-    if count > limit:
-        raise InvalidRequestError(
-            f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send "
-            "several requests.",
-            param=name,
-        )
+    else:
+        name, what = "input", f"{count} texts to embed"
+    raise InvalidRequestError(
+        f"`{name}` is too large: {what} in one request, and the tier `{tier.slug}` allows {limit}. Send several "
+        "requests.",
+        param=name,
+    )
 
 
 def _inactive(message: str) -> ApiError:

@@ -289,7 +289,7 @@ class Relay:
         # The status waits for the first chunk: until then a failure can still be reported by its status.
         if not self._call.reply.status:
             self._start(head)
-        self._tail = (self._tail + data)[-len(_DONE) :]
+        self._tail = (data if len(data) >= len(_DONE) else self._tail + data)[-len(_DONE) :]
         is_last = self._tail == _DONE
         self.usage.add_events(data, is_end=is_last)
         if self._held:  # it was not the last part after all

@@ -60,6 +60,8 @@ class Router:
         settings = parts.settings
         self.keys = parts.keys
         self.clock = parts.clock
+        self.now = time.monotonic
+        """Seconds, for deadlines."""
         self.admission = parts.admission
         self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
         self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
@@ -129,10 +131,6 @@ class Router:
         return call
 
     # Used by calls.
-
-    def now(self) -> float:
-        """Seconds of a monotonic clock, for deadlines."""
-        return time.monotonic()
 
     def new_request_id(self) -> bytes:
         return b"%032x" % self._random.getrandbits(128)
