@@ -223,6 +223,26 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
         gate.leave()
         await (proxy.cut() if how == "cut" else asyncio.to_thread(proxy.stall))
         assert await passes(gate) == 8, "what was left when it asked last"
+async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
+    limits = tier(requests=6000).model_copy(update={"burst_percent": 0})
+    gates = [each.gate(limits) for each in processes]
+    for gate in gates:
+        for _ in range(100):
+            assert await enters(gate)
+            gate.leave()
+
+    async def is_reported() -> bool:
+        return all(each.total == each.acknowledged for gate in gates for each in gate._allowances)
+
+    for _ in range(2):  # who reports first does not know of the others
+        assert await enters(gates[0])
+        gates[0].leave()
+        clock.now += 0.6
+        await wait_until(is_reported)
+    left = 6000 - 302 + 2 * 60
+    assert left - 1 <= int(dict(gates[0].headers())[b"x-ratelimit-remaining-requests"]) <= left
+
+
         clock.now += 20
         assert [await enters(gate) for _ in range(3)] == [True, True, False]
         gate.charge(9000)
