@@ -16,7 +16,7 @@ from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate, Payer
-from modelshare.server.router.ledger import Ledger
+from modelshare.server.router.ledger import FREED_TOPIC, Ledger
 from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.keys import KeyLimits
 from modelshare.wire.tiers import Tier, TierCategory
@@ -135,6 +135,29 @@ async def test_no_refusal_while_slots_lie_idle_in_another_process(processes: lis
             gate.leave()
 
 
+async def test_a_slot_that_others_wait_for_is_given_back_as_soon_as_it_is_free(
+    processes: list[Process], clock: Clock
+) -> None:
+    one, two, _ = (each.gate(tier(concurrent=1)) for each in processes)
+    told = asyncio.Event()
+
+    def freed(slots: str) -> None:
+        processes[1].admission.freed(slots)
+        told.set()
+
+    processes[1].ledger._database.subscribe(FREED_TOPIC, freed)
+    assert await enters(one)
+    assert not await enters(two)
+
+    async def is_known() -> bool:
+        return one._slots.wanted_until > clock.now
+
+    await wait_until(is_known)
+    one.leave()
+    await asyncio.wait_for(told.wait(), 30)
+    assert await enters(two)
+
+
 async def test_a_large_request_counts_in_every_process(processes: list[Process], clock: Clock) -> None:
     one, two, _ = (each.gate(tier(concurrent=4)) for each in processes)
     assert await enters(one)
@@ -200,6 +223,26 @@ async def enter(gate: Gate) -> None:
         await gate.enter_later()
 
 
+async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
+    limits = tier(requests=6000).model_copy(update={"burst_percent": 0})
+    gates = [each.gate(limits) for each in processes]
+    for gate in gates:
+        for _ in range(100):
+            assert await enters(gate)
+            gate.leave()
+
+    async def is_reported() -> bool:
+        return all(each.total == each.acknowledged for gate in gates for each in gate._allowances)
+
+    for _ in range(2):  # who reports first does not know of the others
+        assert await enters(gates[0])
+        gates[0].leave()
+        clock.now += 0.6
+        await wait_until(is_reported)
+    left = 6000 - 302 + 2 * 60
+    assert left - 1 <= int(dict(gates[0].headers())[b"x-ratelimit-remaining-requests"]) <= left
+
+
 async def test_refusals_are_known_without_asking_again(processes: list[Process]) -> None:
     gate = processes[0].gate(tier(requests=6))
     await passes(gate)
@@ -223,26 +266,6 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
         gate.leave()
         await (proxy.cut() if how == "cut" else asyncio.to_thread(proxy.stall))
         assert await passes(gate) == 8, "what was left when it asked last"
-async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
-    limits = tier(requests=6000).model_copy(update={"burst_percent": 0})
-    gates = [each.gate(limits) for each in processes]
-    for gate in gates:
-        for _ in range(100):
-            assert await enters(gate)
-            gate.leave()
-
-    async def is_reported() -> bool:
-        return all(each.total == each.acknowledged for gate in gates for each in gate._allowances)
-
-    for _ in range(2):  # who reports first does not know of the others
-        assert await enters(gates[0])
-        gates[0].leave()
-        clock.now += 0.6
-        await wait_until(is_reported)
-    left = 6000 - 302 + 2 * 60
-    assert left - 1 <= int(dict(gates[0].headers())[b"x-ratelimit-remaining-requests"]) <= left
-
-
         clock.now += 20
         assert [await enters(gate) for _ in range(3)] == [True, True, False]
         gate.charge(9000)

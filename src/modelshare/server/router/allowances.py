@@ -216,7 +216,7 @@ class Allowance(Counted):
 class Slots(Counted):
     """Places for sequences in progress, which are given back."""
 
-    __slots__ = ("_calm_since", "busy", "freed", "held", "peak")
+    __slots__ = ("_calm_since", "busy", "freed", "held", "peak", "wanted_until")
 
     def __init__(self, subject: str, limit: Limit, now: float, *, is_alone: bool) -> None:
         super().__init__(subject, limit, now, is_alone=is_alone)
@@ -227,6 +227,8 @@ class Slots(Counted):
         """What was lent, busy or not."""
         self.peak = 0
         """The most that were busy lately."""
+        self.wanted_until = -math.inf
+        """Until then requests wait in other processes: what is freed is given back at once."""
         self._calm_since = math.inf
         """Since when more are held than needed."""
 
@@ -249,6 +251,8 @@ class Slots(Counted):
     def is_due(self, now: float) -> bool:
         if self.is_alone or self.busy > self.held or (self.held and now >= self.lease_ends - _RENEW_SECONDS):
             return True
+        if self.held > self.busy and now < self.wanted_until:
+            return True
         if self.held > self._wanted:
             self._calm_since = min(self._calm_since, now)
             return now >= self._calm_since + _IDLE_SECONDS
@@ -260,6 +264,7 @@ class Slots(Counted):
         return not self.is_alone and not self.held and not self.busy
 
     def ask(self, now: float, *, is_generous: bool) -> Ask:
+        is_generous = is_generous or now < self.wanted_until
         if self.is_alone:
             kept = self.busy
         else:
