@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from cut_database import proxy_to
 from modelshare.server.audit.tables import AuditRow, OutboxRow
@@ -16,7 +17,9 @@ from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate, Payer
+from modelshare.server.router.allowances import Counted
 from modelshare.server.router.ledger import FREED_TOPIC, Ledger
+from modelshare.server.router.ledger_rules import Answer
 from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.keys import KeyLimits
 from modelshare.wire.tiers import Tier, TierCategory
@@ -280,6 +283,51 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
 
         await wait_until(is_shared_again, 60)
         assert 0 < await passes(gate) <= 9
+
+
+async def test_a_process_that_is_stopped_amid_a_transaction_lets_the_others_go_on_together(
+    processes: list[Process],
+) -> None:
+    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    assert await enters(one)
+    subject = f"endpoint/{ENDPOINT}/requests"
+
+    begun, is_over = asyncio.Event(), asyncio.Event()
+
+    async def stop_amid() -> None:
+        async with processes[0].ledger._database.write() as session:
+            await queries.lock_ledger(session, [subject])
+            begun.set()
+            await is_over.wait()
+
+    stopped = asyncio.create_task(stop_amid())
+    await begun.wait()
+    assert await enters(two)
+    is_over.set()
+    with pytest.raises(DBAPIError):
+        await stopped
+    assert processes[1].admission.used_alone(subject) is None
+
+
+async def test_a_process_that_was_stopped_asks_before_it_goes_on(
+    processes: list[Process], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    write, stopped = processes[0].ledger._write, True
+
+    async def stop_once(counted: list[Counted]) -> list[Answer]:
+        nonlocal stopped
+        if stopped:
+            stopped = False
+            clock.now += 15
+            raise TimeoutError
+        return await write(counted)
+
+    assert await passes(two) == 900
+    monkeypatch.setattr(processes[0].ledger, "_write", stop_once)
+    assert not await enters(two)
+    assert await passes(one) == 150, "what came back in the meantime"
+    assert one._allowances[0].is_alone is False
 
 
 async def test_a_database_that_refuses_to_commit_refuses_no_requests(processes: list[Process], clock: Clock) -> None:

@@ -38,7 +38,7 @@ class Counted:
         self.free = 0.0
         """What nobody had borrowed when the database was asked last."""
         self.turn = 0
-        self.others_turn = math.inf
+        self.others_turn = -math.inf
         """As in the database's answer."""
         self.asked_at = self.since = now
         self.lease_ends = math.inf if is_alone else -math.inf

@@ -137,12 +137,16 @@ class Ledger:
             for each in counted:
                 self._alone(each, now)
             return
+        started = now
         counted.sort(key=lambda each: each.subject)  # one order for all processes, which lock rows in it
         try:
             answers = await within(_PATIENCE_SECONDS, self._write(counted))
         except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
-            outages.report("cannot share limits with other processes", error)
             now = self.ticks()
+            if now - started > 2 * _PATIENCE_SECONDS:  # this process was stopped; the database may not be away
+                self.ask_soon(*counted)
+                return
+            outages.report("cannot share limits with other processes", error)
             self._away_until = now + _PAUSE_SECONDS
             for each in counted:
                 self._alone(each, now)
