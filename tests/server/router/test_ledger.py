@@ -141,7 +141,8 @@ async def test_no_refusal_while_slots_lie_idle_in_another_process(processes: lis
 async def test_a_slot_that_others_wait_for_is_given_back_as_soon_as_it_is_free(
     processes: list[Process], clock: Clock
 ) -> None:
-    one, two, _ = (each.gate(tier(concurrent=1)) for each in processes)
+    limits = tier(concurrent=1).model_copy(update={"queue_seconds": 60})
+    one, two, _ = (each.gate(limits) for each in processes)
     told = asyncio.Event()
 
     def freed(slots: str) -> None:

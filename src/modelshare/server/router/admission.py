@@ -141,6 +141,7 @@ class Gate:
         self._clock = clock
         self._ledger = limits.ledger
         self._slots = limits.slots(slots_of(endpoint_id), tier.max_concurrent_requests)
+        self._slots.has_queue = tier.queue_seconds > 0
         stated = [*of_tier(endpoint_id, tier)]
         if payer is not None and self._ledger is not None:
             month = month_of(self._ledger.clock())

@@ -216,7 +216,7 @@ class Allowance(Counted):
 class Slots(Counted):
     """Places for sequences in progress, which are given back."""
 
-    __slots__ = ("_calm_since", "busy", "freed", "held", "peak", "wanted_until")
+    __slots__ = ("_calm_since", "busy", "freed", "has_queue", "held", "peak", "wanted_until")
 
     def __init__(self, subject: str, limit: Limit, now: float, *, is_alone: bool) -> None:
         super().__init__(subject, limit, now, is_alone=is_alone)
@@ -227,6 +227,8 @@ class Slots(Counted):
         """What was lent, busy or not."""
         self.peak = 0
         """The most that were busy lately."""
+        self.has_queue = False
+        """Whether requests wait for them instead of being refused."""
         self.wanted_until = -math.inf
         """Until then requests wait in other processes: what is freed is given back at once."""
         self._calm_since = math.inf

@@ -229,7 +229,7 @@ class Ledger:
         """Another process needs what is not used here."""
         process, _, wanted = subject.partition(" ")
         if process != self._process and (counted := self._held.get(wanted)) is not None and not counted.is_alone:
-            if isinstance(counted, Slots):
+            if isinstance(counted, Slots) and counted.has_queue:
                 counted.wanted_until = self.ticks() + _WANTED_SECONDS
             self._generous.add(wanted)
             self.ask_soon(counted)
