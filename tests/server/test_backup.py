@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from conftest import ON_SQLITE, Tenant, client_of, running
 from modelshare.server import startup
 from modelshare.server.app import Application
-from modelshare.server.backup import making, remote, restoring
+from modelshare.server.backup import making, remote, restoring, snapshot
 from modelshare.server.backup.layout import BackupError, Manifest
 from modelshare.server.db import Database, Table
 from modelshare.server.jobs import JobRow
@@ -27,6 +27,7 @@ from modelshare.server.registry.blobs.queries import end_hold, hold_deletions
 from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.settings import Settings, SettingsError
 from postgres import run_sql
+from served import free_port
 from storage_servers import S3Server
 from uploading import open_upload, push, pushed, send, stored_files, tiny_model, wait_until
 
@@ -291,6 +292,22 @@ async def test_nothing_is_restored_over_something(
     else:
         with pytest.raises(BackupError, match="is in the data folder"):
             await back_up(settings, settings.data_dir / "backup")
+
+
+async def test_of_two_restores_at_once_the_second_is_refused(
+    app: Application, settings: Settings, elsewhere: Settings, tmp_path: Path
+) -> None:
+    await back_up(settings, tmp_path / "backup", with_weights=False)
+    url = f"s3://bucket/prefix?endpoint=http://127.0.0.1:{free_port()}"
+    with restoring.sole_restore(elsewhere):
+        for second in (restore(elsewhere, tmp_path / "backup"), remote.restore(elsewhere, url, progress=Quiet())):
+            with pytest.raises(BackupError, match=f"Another restore into {elsewhere.data_dir}"):
+                await second
+    if elsewhere.database_url:
+        async with database_of(elsewhere) as database, snapshot.sole_user(database):
+            with pytest.raises(BackupError, match="Another restore into the database restored_"):
+                await restore(elsewhere.model_copy(update={"data_dir": tmp_path / "other"}), tmp_path / "backup")
+    await restore(elsewhere, tmp_path / "backup")
 
 
 @ON_SQLITE
