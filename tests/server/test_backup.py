@@ -6,7 +6,7 @@ import secrets
 import shutil
 import stat
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from modelshare.server.migrations.tables import metadata
 from modelshare.server.registry.blobs.queries import end_hold, hold_deletions
 from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.settings import Settings, SettingsError
-from postgres import run_sql
 from served import free_port
 from storage_servers import S3Server
 from uploading import open_upload, push, pushed, send, stored_files, tiny_model, wait_until
@@ -63,19 +62,6 @@ async def rows_of(database: Database) -> Rows:
             for table in metadata.sorted_tables
             if table.name not in {"deletion_holds", "processes"}
         }
-
-
-@pytest.fixture
-def elsewhere(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Of another server: an empty folder and, with PostgreSQL, an empty database."""
-    if settings.database.startswith("sqlite"):
-        yield Settings(data_dir=tmp_path / "restored")
-        return
-    server: str = request.getfixturevalue("postgres")
-    name = f"restored_{secrets.token_hex(4)}"
-    run_sql(f"{server}/postgres", f"CREATE DATABASE {name}")
-    yield Settings(data_dir=tmp_path / "restored", database_url=f"{server}/{name}")
-    run_sql(f"{server}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextlib.asynccontextmanager
