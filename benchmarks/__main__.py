@@ -18,6 +18,7 @@ ALL = {
     "router.py": "Inference path",
     "revocation.py": "Revocation",
     "restarts.py": "Restarts",
+    "limits.py": "Limits of three processes",
     "sharing.py": "Share and unshare",
     "storage_local.py": "Folder store",
     "webhooks.py": "Webhooks",

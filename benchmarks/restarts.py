@@ -106,12 +106,12 @@ async def freeze(platform: "Platform", load: Load) -> None:
 class Platform:
     """The processes. Each has a port of its own, which it keeps."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path, database: str, **settings: str) -> None:
         self.stack = contextlib.ExitStack()
         self.servers: list[Server] = []
         self.ports = [free_port() for _ in range(PROCESSES)]
         self._folder = folder
-        self._settings = {"database_url": database, "secret": SECRET, "shutdown_notice_seconds": "3"}
+        self._settings = {"database_url": database, "secret": SECRET, "shutdown_notice_seconds": "3"} | settings
         self._stacks = [self.stack.enter_context(contextlib.ExitStack()) for _ in self.ports]
 
     def start_all(self) -> None:

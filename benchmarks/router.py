@@ -352,7 +352,12 @@ class FixedAnswer(asyncio.Protocol):
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._task: asyncio.Task[None] | None = None
         self._transport = cast("asyncio.WriteTransport", transport)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        if self._task is not None:
+            self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -366,7 +371,7 @@ class FixedAnswer(asyncio.Protocol):
             if b'"stream": true' in body or b'"stream":true' in body:
                 self._transport.write(self.EVENTS)
                 tokens, pace = map(int, re.findall(rb"(\d+) tokens at (\d+)/s", body)[0])
-                self._task = asyncio.ensure_future(self._stream(tokens, pace))
+                self._task = asyncio.create_task(self._stream(tokens, pace))
             else:
                 self._transport.write(self.WHOLE)
 

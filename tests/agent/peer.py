@@ -20,6 +20,7 @@ from modelshare.wire.link import (
     LINKED_HEADER,
     MAX_FRAME,
     PROTOCOL,
+    DeploymentLoad,
     Desired,
     DesiredDeployment,
     Frame,
@@ -211,11 +212,16 @@ async def peer_server() -> AsyncIterator[Peer]:
 
 @asynccontextmanager
 async def linked(
-    peer: Peer, served: LinkHandler, *, heartbeat: float | None = None, dead_after: float = DEAD_AFTER_SECONDS
+    peer: Peer,
+    served: LinkHandler,
+    *,
+    loads: Callable[[], list[DeploymentLoad]] = list,
+    heartbeat: float | None = None,
+    dead_after: float = DEAD_AFTER_SECONDS,
 ) -> AsyncIterator[Link]:
     """A running link to the peer. With a custom heartbeat, does not wait for its first frame."""
     beat = HEARTBEAT_SECONDS if heartbeat is None else heartbeat
-    link = Link(peer.url, TOKEN, served, retry_first=0.01, heartbeat=beat, dead_after=dead_after)
+    link = Link(peer.url, TOKEN, served, loads=loads, retry_first=0.01, heartbeat=beat, dead_after=dead_after)
     running = asyncio.create_task(link.run())
     try:
         if heartbeat is None:

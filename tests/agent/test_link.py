@@ -8,6 +8,7 @@ import pytest
 from agent.peer import TOKEN, Peer, Recorder, linked
 from agent.support import wait_until
 from link_recording import FROM_SERVER
+from modelshare.agent import link as agent_link
 from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.errors import RemovedError, StopError, UnknownAgentError
 from modelshare.agent.link import RETRY_CAP, Link
@@ -26,6 +27,7 @@ from modelshare.wire.link import (
     Chunk,
     CloseCode,
     Credit,
+    DeploymentLoad,
     Desired,
     End,
     Head,
@@ -173,6 +175,15 @@ async def test_pings_go_out_and_a_silent_server_is_left(peer: Peer) -> None:
     async with linked(peer, Recorder(), heartbeat=0.02, dead_after=0.2):
         await peer.expect(Ping)
         await wait_until(lambda: peer.links >= 2)
+
+
+async def test_a_slot_that_becomes_free_is_told_at_once(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_link, "LOAD_SECONDS", 3600)
+    busy = [DeploymentLoad("dep_1", slots=2, running=2, waiting=1)]
+    async with linked(peer, Recorder(), loads=lambda: busy):
+        assert (await peer.expect(Ping)).loads == busy
+        busy = [DeploymentLoad("dep_1", slots=2, running=1, waiting=0)]
+        assert (await peer.expect(Ping)).loads == busy
 
 
 async def test_an_unreachable_server_is_tried_again(peer: Peer) -> None:

@@ -58,8 +58,9 @@ async def pull(
 
     async def grant() -> Grant:
         pulled.grants += 1
-        if (request := reader.request()) is not None:
-            pulled.wrong += request.wrong_bytes
+        async with reader.request() as request:
+            if request is not None:
+                pulled.wrong += request.wrong_bytes
         return (await storage.grant()).model_copy(update={"sources": sources, "expires_at": EXPIRES})
 
     reader = DirectReader(allowed, pause=pause)
@@ -103,6 +104,20 @@ async def test_wrong_bytes_are_fetched_again_by_the_url_and_reported(
     assert storage.sent.total() == 9 * MIB
     [report] = pulled.wrong
     assert (report.agents, report.sha256) == (["there"], storage.file("model.bin").sha256)
+
+
+async def test_reports_that_did_not_arrive_are_sent_again() -> None:
+    reader = DirectReader([])
+    for agent in ("first", "second"):
+        reader.report("0" * 64, [agent])
+        with pytest.raises(ConnectionError):
+            async with reader.request():
+                raise ConnectionError
+    async with reader.request() as request:
+        assert request is not None
+        assert [each.agents for each in request.wrong_bytes] == [["first"], ["second"]]
+    async with reader.request() as request:
+        assert request is None
 
 
 class Slow(Bytes):

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import stat
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 from conftest import ON_SQLITE, Tenant, client_of, running
 from modelshare.server import startup
 from modelshare.server.app import Application
-from modelshare.server.backup import making, remote, restoring
+from modelshare.server.backup import making, remote, restoring, snapshot
 from modelshare.server.backup.layout import BackupError, Manifest
 from modelshare.server.db import Database, Table
 from modelshare.server.jobs import JobRow
@@ -26,7 +26,7 @@ from modelshare.server.migrations.tables import metadata
 from modelshare.server.registry.blobs.queries import end_hold, hold_deletions
 from modelshare.server.registry.tables import GarbageRow
 from modelshare.server.settings import Settings, SettingsError
-from postgres import run_sql
+from served import free_port
 from storage_servers import S3Server
 from uploading import open_upload, push, pushed, send, stored_files, tiny_model, wait_until
 
@@ -62,19 +62,6 @@ async def rows_of(database: Database) -> Rows:
             for table in metadata.sorted_tables
             if table.name not in {"deletion_holds", "processes"}
         }
-
-
-@pytest.fixture
-def elsewhere(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Of another server: an empty folder and, with PostgreSQL, an empty database."""
-    if settings.database.startswith("sqlite"):
-        yield Settings(data_dir=tmp_path / "restored")
-        return
-    server: str = request.getfixturevalue("postgres")
-    name = f"restored_{secrets.token_hex(4)}"
-    run_sql(f"{server}/postgres", f"CREATE DATABASE {name}")
-    yield Settings(data_dir=tmp_path / "restored", database_url=f"{server}/{name}")
-    run_sql(f"{server}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @contextlib.asynccontextmanager
@@ -291,6 +278,22 @@ async def test_nothing_is_restored_over_something(
     else:
         with pytest.raises(BackupError, match="is in the data folder"):
             await back_up(settings, settings.data_dir / "backup")
+
+
+async def test_of_two_restores_at_once_the_second_is_refused(
+    app: Application, settings: Settings, elsewhere: Settings, tmp_path: Path
+) -> None:
+    await back_up(settings, tmp_path / "backup", with_weights=False)
+    url = f"s3://bucket/prefix?endpoint=http://127.0.0.1:{free_port()}"
+    with restoring.sole_restore(elsewhere):
+        for second in (restore(elsewhere, tmp_path / "backup"), remote.restore(elsewhere, url, progress=Quiet())):
+            with pytest.raises(BackupError, match=f"Another restore into {elsewhere.data_dir}"):
+                await second
+    if elsewhere.database_url:
+        async with database_of(elsewhere) as database, snapshot.sole_user(database):
+            with pytest.raises(BackupError, match="Another restore into the database restored_"):
+                await restore(elsewhere.model_copy(update={"data_dir": tmp_path / "other"}), tmp_path / "backup")
+    await restore(elsewhere, tmp_path / "backup")
 
 
 @ON_SQLITE

@@ -113,6 +113,16 @@ async def test_entries_are_archived_before_they_are_deleted(
 
 
 @ON_SQLITE
+async def test_a_server_that_is_often_restarted_forgets_too(app: Application, owner: Tenant, clock: Clock) -> None:
+    assert (await owner.http.post("/v1/keys", json={"name": "old"})).status_code == 201
+    clock.now += 5 * DAY
+    started = Retention(app.platform)
+    clock.now += 300
+    await started.sweep_when_due()
+    assert (await sizes(app))["audit_log"] == 0
+
+
+@ON_SQLITE
 @pytest.mark.usefixtures("running_app")
 async def test_an_interrupted_attempt_to_archive_spoils_no_line(
     app: Application, owner: Tenant, clock: Clock, tmp_path: Path

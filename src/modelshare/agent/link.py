@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 LOAD_SECONDS: Final = 1.0
 """How often it may be said how busy the engines are."""
+FREED_SECONDS: Final = 0.2
+"""How often it may be said that one that had no free slot has one."""
 RETRY_FIRST: Final = 0.1
 RETRY_CAP: Final = 5.0
 _PAUSES: Final[Mapping[int, float]] = {CloseCode.SUSPENDED: 30.0, CloseCode.PROTOCOL: 60.0, CloseCode.REPLACED: 60.0}
@@ -298,11 +300,15 @@ class Link:
 
     async def _report_loads(self, connection: Connection) -> None:
         told: list[DeploymentLoad] = []
+        since = LOAD_SECONDS
         while True:
-            if (loads := self._loads()) != told:
+            loads = self._loads()
+            if loads != told and (since >= LOAD_SECONDS or _full(told) - _full(loads)):
                 connection.post(Ping(loads=loads))
-                told = loads
-            await asyncio.sleep(LOAD_SECONDS)
+                told, since = loads, 0.0
+            seconds = FREED_SECONDS if _full(told) else LOAD_SECONDS
+            await asyncio.sleep(seconds)
+            since += seconds
 
     def _count(self) -> str:
         return f" ({len(self._links)} connections)" if len(self._links) > 1 else ""
@@ -355,6 +361,11 @@ class Link:
 
 def _is_same(one: Desired, other: Desired) -> bool:
     return (one.deployments, one.unconfirmed) == (other.deployments, other.unconfirmed)
+
+
+def _full(loads: list[DeploymentLoad]) -> set[str]:
+    """The deployments that have no free slot."""
+    return {each.deployment_id for each in loads if each.running + each.waiting >= each.slots}
 
 
 def _check_protocol(welcome: Welcome) -> None:

@@ -76,7 +76,8 @@ class Agent:
         )
 
     async def _grant(self, deployment_id: str) -> Grant:
-        return await self._api.grant(deployment_id, self._reader.request())
+        async with self._reader.request() as request:
+            return await self._api.grant(deployment_id, request)
 
     def listen(self) -> None:
         """Lets other agents fetch files from here, if the operator allows it. Raises StopError."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import uuid
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -9,12 +11,14 @@ import httpx
 import msgspec
 import pytest
 from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from conftest import Tenant
 from factories import make_model
-from link_agent import enroll, linked
+from link_agent import enroll, hello_of, linked
 from link_recording import FROM_AGENT
 from modelshare.server.app import Application
+from modelshare.server.fleet.topics import AGENTS_TOPIC
 from modelshare.server.registry.tables import VersionRow
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import LINK_PATH, PROTOCOL, Chunk, CloseCode, Hello, Ping
@@ -47,6 +51,33 @@ async def test_a_projects_key_is_no_agents_token(url: str, deployer: Tenant) -> 
     with pytest.raises(aiohttp.WSServerHandshakeError):
         async with linked(url, deployer.project.api_key):
             pass
+
+
+async def test_of_two_links_the_one_that_the_database_knows_stays(
+    app: Application, url: str, deployer: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is recorded first, but goes on after the second one."""
+    agent_id, token = await enroll(deployer.http)
+    recorded, released, write = asyncio.Event(), asyncio.Event(), app.database.write
+
+    @contextlib.asynccontextmanager
+    async def held_once() -> AsyncIterator[AsyncSession]:
+        async with write() as session:
+            yield session
+        if (AGENTS_TOPIC, agent_id) in session.info["notifications"] and not recorded.is_set():
+            recorded.set()
+            await released.wait()
+
+    monkeypatch.setattr(app.database, "write", held_once)
+    async with linked(url, token, hello=hello_of("run")) as first:
+        await recorded.wait()
+        async with linked(url, token, hello=hello_of("run")) as second:
+            await second.wanted(0)
+            released.set()
+            await first.end()
+            link = app.links.get(uuid.UUID(agent_id))
+            assert link is not None
+            assert not link.is_over
 
 
 async def test_state_follows_the_link_and_hello_is_kept(url: str, deployer: Tenant) -> None:

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from cut_database import proxy_to
-from modelshare.server.audit.tables import AuditRow, OutboxRow
 from modelshare.server.db import Database
-from modelshare.server.endpoints.tables import UsageRow
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate, Payer
-from modelshare.server.router.ledger import Ledger
+from modelshare.server.router.allowances import Counted
+from modelshare.server.router.ledger import FREED_TOPIC, Ledger
+from modelshare.server.router.ledger_rules import Answer
 from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.keys import KeyLimits
 from modelshare.wire.tiers import Tier, TierCategory
@@ -135,6 +136,30 @@ async def test_no_refusal_while_slots_lie_idle_in_another_process(processes: lis
             gate.leave()
 
 
+async def test_a_slot_that_others_wait_for_is_given_back_as_soon_as_it_is_free(
+    processes: list[Process], clock: Clock
+) -> None:
+    limits = tier(concurrent=1).model_copy(update={"queue_seconds": 60})
+    one, two, _ = (each.gate(limits) for each in processes)
+    told = asyncio.Event()
+
+    def freed(slots: str) -> None:
+        processes[1].admission.freed(slots)
+        told.set()
+
+    processes[1].ledger._database.subscribe(FREED_TOPIC, freed)
+    assert await enters(one)
+    assert not await enters(two)
+
+    async def is_known() -> bool:
+        return one._slots.wanted_until > clock.now
+
+    await wait_until(is_known)
+    one.leave()
+    await asyncio.wait_for(told.wait(), 30)
+    assert await enters(two)
+
+
 async def test_a_large_request_counts_in_every_process(processes: list[Process], clock: Clock) -> None:
     one, two, _ = (each.gate(tier(concurrent=4)) for each in processes)
     assert await enters(one)
@@ -200,6 +225,26 @@ async def enter(gate: Gate) -> None:
         await gate.enter_later()
 
 
+async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
+    limits = tier(requests=6000).model_copy(update={"burst_percent": 0})
+    gates = [each.gate(limits) for each in processes]
+    for gate in gates:
+        for _ in range(100):
+            assert await enters(gate)
+            gate.leave()
+
+    async def is_reported() -> bool:
+        return all(each.total == each.acknowledged for gate in gates for each in gate._allowances)
+
+    for _ in range(2):  # who reports first does not know of the others
+        assert await enters(gates[0])
+        gates[0].leave()
+        clock.now += 0.6
+        await wait_until(is_reported)
+    left = 6000 - 302 + 2 * 60
+    assert left - 1 <= int(dict(gates[0].headers())[b"x-ratelimit-remaining-requests"]) <= left
+
+
 async def test_refusals_are_known_without_asking_again(processes: list[Process]) -> None:
     gate = processes[0].gate(tier(requests=6))
     await passes(gate)
@@ -239,13 +284,58 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
         assert 0 < await passes(gate) <= 9
 
 
+async def test_a_process_that_is_stopped_amid_a_transaction_lets_the_others_go_on_together(
+    processes: list[Process],
+) -> None:
+    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    assert await enters(one)
+    subject = f"endpoint/{ENDPOINT}/requests"
+
+    begun, is_over = asyncio.Event(), asyncio.Event()
+
+    async def stop_amid() -> None:
+        async with processes[0].ledger._database.write() as session:
+            await queries.lock_ledger(session, [subject])
+            begun.set()
+            await is_over.wait()
+
+    stopped = asyncio.create_task(stop_amid())
+    await begun.wait()
+    assert await enters(two)
+    is_over.set()
+    with pytest.raises(DBAPIError):
+        await stopped
+    assert processes[1].admission.used_alone(subject) is None
+
+
+async def test_a_process_that_was_stopped_asks_before_it_goes_on(
+    processes: list[Process], clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    write, stopped = processes[0].ledger._write, True
+
+    async def stop_once(counted: list[Counted]) -> list[Answer]:
+        nonlocal stopped
+        if stopped:
+            stopped = False
+            clock.now += 15
+            raise TimeoutError
+        return await write(counted)
+
+    assert await passes(two) == 900
+    monkeypatch.setattr(processes[0].ledger, "_write", stop_once)
+    assert not await enters(two)
+    assert await passes(one) == 150, "what came back in the meantime"
+    assert one._allowances[0].is_alone is False
+
+
 async def test_a_database_that_refuses_to_commit_refuses_no_requests(processes: list[Process], clock: Clock) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
     alone = processes[0]
     gate = alone.admission.gate(ENDPOINT, tier(tokens=600), payer)
     assert await enters(gate)
     gate.charge(100)
-    await wait_until(lambda: _is_used(alone, 100))
+    await wait_until(lambda: is_used(alone, 100))
     alone.ledger._database.guard_writes(_refuse)
     for _ in range(4):
         gate.charge(10)
@@ -258,7 +348,7 @@ async def _refuse(_: object) -> None:
     raise OSError("The disk is full.")
 
 
-async def _is_used(of: Process, tokens: int) -> bool:
+async def is_used(of: Process, tokens: int) -> bool:
     return await used(of, BUDGET) == tokens
 
 
@@ -285,80 +375,6 @@ async def test_a_process_that_stops_gives_back_what_it_has_of_many_limits(proces
         assert [row.subject for row in rows if any(loan[0] for loan in row.loans.values())] == []
 
 
-async def test_a_budget_counts_what_was_used_without_the_database(database_url: str, clock: Clock) -> None:
-    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
-    async with AsyncExitStack() as stack:
-        proxy = await stack.enter_async_context(proxy_to(database_url))
-        alone, other = [await stack.enter_async_context(process(url, clock)) for url in (proxy.url, database_url)]
-        gate, there = (each.admission.gate(ENDPOINT, tier(), payer) for each in (alone, other))
-        assert await enters(gate)
-        await proxy.cut()
-        gate.charge(400)
-        assert await enters(gate)
-        gate.charge(500)
-        await proxy.open()
-
-        async def is_told() -> bool:
-            clock.now += 1
-            return bool(await used(other, BUDGET) == 900)
-
-        await wait_until(is_told, 60)
-        assert await enters(there)
-        there.charge(100)
-        assert not await enters(there)
-
-
-async def test_a_budget_that_is_set_again_counts_what_was_used_without_it(
-    processes: list[Process], clock: Clock
-) -> None:
-    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
-    one, other, _ = processes
-    gate = one.admission.gate(ENDPOINT, tier(), payer)
-    assert await enters(gate)
-    gate.charge(100)
-    await wait_until(lambda: _is_used(one, 100))
-    clock.now += 60
-    usage = UsageRow(
-        project_id="proj_acme",
-        day="2026-11-18",
-        endpoint_id=ENDPOINT,
-        endpoint_slug="chat",
-        key_id=payer.key_id,
-        requests=9,
-        errors=0,
-        prompt_tokens=900,
-        completion_tokens=200,
-        estimated=0,
-    )
-    async with one.ledger._database.write() as session:
-        session.add(usage)
-    assert not await enters(gate)
-    assert not await enters(other.admission.gate(ENDPOINT, tier(), payer))
-
-
 async def used(of: Process, subject: str) -> float:
     async with of.ledger._database.read() as session:
         return sum(row.used for row in await queries.ledger(session, [subject]))
-
-
-async def test_a_threshold_is_told_once_whoever_crosses_it(processes: list[Process], clock: Clock) -> None:
-    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=10_000), None)
-    gates = [each.admission.gate(ENDPOINT, tier(), payer) for each in processes]
-    spent = 1000 * sum(await asyncio.gather(*(passes(each, tokens=1000) for each in gates)))
-    assert 10_000 <= spent <= 12_000, "at most one request in progress more in each process"
-    async with processes[0].ledger._database.read() as session:
-        told = [(row.action, row.target) for row in await session.scalars(select(AuditRow).order_by(AuditRow.id))]
-        sent = sorted(row.type for row in await session.scalars(select(OutboxRow)))
-    assert told == [(action, f"key:{uuid.UUID(int=2)}") for action in ("budget.warn", "budget.exhaust")]
-    assert sent == ["budget.exhausted", "budget.warning"]
-
-
-async def test_a_month_that_begins_has_all_of_its_budget(processes: list[Process], clock: Clock) -> None:
-    payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=100), None)
-    one = processes[0].admission
-    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1
-    with pytest.raises(RateLimitedError) as refused:
-        await enter(one.gate(ENDPOINT, tier(), payer))
-    assert refused.value.code == "budget_exceeded"
-    clock.now += refused.value.retry_after or 0
-    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1

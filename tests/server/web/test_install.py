@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from modelshare.server.web.install import commands
+from modelshare.server.web.install import commands, routes
 from modelshare.server.web.install.wheel import wheel
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +86,16 @@ async def test_the_script_names_the_digests_of_what_is_served(anonymous: httpx.A
         assert file.headers["cache-control"] == "no-cache"
         again = await anonymous.get(f"/dist/{name}", headers={"If-None-Match": file.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_nothing_is_built_or_hashed_for_each_request(
+    anonymous: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = ["/install.sh", *(f"/dist/{name}" for name in ("modelshare-agent.service", wheel().filename))]
+    before = [(await anonymous.get(path)).content for path in paths]
+    monkeypatch.setattr(routes, "hashlib", None)
+    monkeypatch.setattr(routes, "_FOLDER", Path("/nowhere"))
+    assert [(await anonymous.get(path)).content for path in paths] == before
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -82,13 +82,16 @@ class DirectReader:
         _log.warning("Wrong bytes of file %s came from agent %s.", sha256, " or ".join(agents))
         self._wrong.append(WrongBytes(sha256=sha256, agents=list(agents[:_REPORTS])))
 
-    def request(self) -> GrantRequest | None:
-        """For the next grant: what was reported since the last one."""
-        if not self._wrong:
-            return None
-        reports = GrantRequest(wrong_bytes=list(self._wrong))
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[GrantRequest | None]:
+        """For the next grant: what was reported since the last one. If that fails, it is for the one after it."""
+        told = list(self._wrong)
         self._wrong.clear()
-        return reports
+        try:
+            yield GrantRequest(wrong_bytes=told) if told else None
+        except BaseException:
+            self._wrong.extendleft(reversed(told))
+            raise
 
     def _socket(self, info: tuple[Any, ...]) -> socket.socket:
         """For the address about to be connected to: whatever a name leads to is checked."""

@@ -14,7 +14,6 @@ from typing import Final
 from modelshare import private_files
 from modelshare.server.backup import layout, making, restoring
 from modelshare.server.backup.layout import BackupError, Progress
-from modelshare.server.installation import UNFINISHED_RESTORE
 from modelshare.server.settings import Settings
 from modelshare.server.storage.base import BlobStore
 from modelshare.server.storage.stores import open_store
@@ -57,27 +56,23 @@ async def restore(settings: Settings, url: str, *, progress: Progress) -> restor
 
 async def _restore(settings: Settings, url: str, progress: Progress) -> restoring.Restored:
     store = _open(settings, url)
-    unfinished = settings.data_dir / UNFINISHED_RESTORE
-    if not unfinished.exists():
-        restoring.require_empty(settings.data_dir)
-    private_files.folder(settings.data_dir)
-    private_files.folder(unfinished)
-    folder = unfinished / "backup"
-    private_files.folder(folder)
-    try:
-        await _fetch(store, layout.MANIFEST, folder)
-    except BlobNotFoundError:
-        await asyncio.to_thread(shutil.rmtree, unfinished)
-        raise BackupError(f"There is no complete backup at {url}. Choose another.") from None
-    for name in layout.parse_manifest(folder).parts:
-        with contextlib.suppress(BlobNotFoundError):  # that it is missing is said below
-            await _fetch(store, name, folder)
-    manifest = await asyncio.to_thread(layout.read_manifest, folder)
-    if manifest.weights == "copied":
-        for file in layout.read_weights(folder):
-            with contextlib.suppress(BlobNotFoundError):  # it is reported as missing
-                await _fetch(store, f"{layout.WEIGHTS}/{file.key}", folder, file.size)
-    return await restoring.restore(settings, folder, progress=progress)
+    with restoring.sole_restore(settings) as unfinished:
+        folder = unfinished / "backup"
+        private_files.folder(folder)
+        try:
+            await _fetch(store, layout.MANIFEST, folder)
+        except BlobNotFoundError:
+            await asyncio.to_thread(shutil.rmtree, unfinished)
+            raise BackupError(f"There is no complete backup at {url}. Choose another.") from None
+        for name in layout.parse_manifest(folder).parts:
+            with contextlib.suppress(BlobNotFoundError):  # that it is missing is said below
+                await _fetch(store, name, folder)
+        manifest = await asyncio.to_thread(layout.read_manifest, folder)
+        if manifest.weights == "copied":
+            for file in layout.read_weights(folder):
+                with contextlib.suppress(BlobNotFoundError):  # it is reported as missing
+                    await _fetch(store, f"{layout.WEIGHTS}/{file.key}", folder, file.size)
+        return await restoring.restore_within(unfinished, settings, folder, progress=progress)
 
 
 def _open(settings: Settings, url: str) -> BlobStore:

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,23 +39,58 @@ class Restored:
 async def restore(settings: Settings, source: Path, *, progress: Progress) -> Restored:
     """Raises BackupError, SettingsError; nothing is overwritten."""
     with layout.file_errors(source):
-        return await _restore(settings, source, progress)
+        manifest = await _checked(settings, source)
+        with sole_restore(settings) as unfinished:
+            return await _restore(settings, source, manifest, unfinished, progress)
 
 
-async def _restore(settings: Settings, source: Path, progress: Progress) -> Restored:
-    manifest = await asyncio.to_thread(layout.read_manifest, source)
-    count = len(layout.read_weights(source))
-    _require_fit(settings, source, manifest)
+async def restore_within(unfinished: Path, settings: Settings, source: Path, *, progress: Progress) -> Restored:
+    """As `restore`, in the block of `sole_restore`."""
+    return await _restore(settings, source, await _checked(settings, source), unfinished, progress)
+
+
+@contextlib.contextmanager
+def sole_restore(settings: Settings) -> Iterator[Path]:
+    """The folder of the unfinished restore, in which no other process works. Raises BackupError if one does, or if the
+    data folder has something else."""
     unfinished = settings.data_dir / UNFINISHED_RESTORE
     if not unfinished.exists():
         require_empty(settings.data_dir)
+    private_files.folder(settings.data_dir)
+    private_files.folder(unfinished)
+    try:
+        lock = private_files.lock(unfinished / "lock")
+    except BlockingIOError:
+        raise BackupError(
+            f"Another restore into {settings.data_dir} is in progress. Wait until it is finished."
+        ) from None
+    try:
+        yield unfinished
+    finally:
+        os.close(lock)
+
+
+async def _checked(settings: Settings, source: Path) -> Manifest:
+    manifest = await asyncio.to_thread(layout.read_manifest, source)
+    layout.read_weights(source)
+    _require_fit(settings, source, manifest)
+    return manifest
+
+
+async def _restore(
+    settings: Settings, source: Path, manifest: Manifest, unfinished: Path, progress: Progress
+) -> Restored:
     async with opened(settings) as database:
         _require_kind(database, manifest)
         with layout.file_errors(settings.data_dir):
-            async with _sole_restore(settings, database, unfinished, manifest) as marker:
+            async with snapshot.sole_user(database):
+                marker = await _marker(settings, database, unfinished, manifest)
                 damaged = await _restore_weights(settings, source, manifest, progress)
                 await _restore_database(database, source, manifest, damaged, marker)
                 _restore_keys(settings, source)
+            count = len(layout.read_weights(source))
+            await asyncio.to_thread(shutil.rmtree, unfinished)
+            private_files.sync_folder(settings.data_dir)
     return Restored(manifest, count, damaged)
 
 
@@ -94,34 +129,21 @@ def require_empty(folder: Path) -> None:
         raise BackupError(f"{folder} is not empty. Set --data-dir to an empty or a new folder.")
 
 
-@contextlib.asynccontextmanager
-async def _sole_restore(
-    settings: Settings, database: Database, unfinished: Path, manifest: Manifest
-) -> AsyncIterator[Path]:
-    private_files.folder(settings.data_dir)
-    private_files.folder(unfinished)
-    try:
-        lock = private_files.lock(unfinished / "lock")
-    except BlockingIOError:
-        raise BackupError(f"Another restore into {settings.data_dir} is in progress.") from None
-    try:
-        marker = unfinished / "database"
-        if not marker.exists():
-            try:
-                await snapshot.require_empty(database)
-            except BaseException:
-                shutil.rmtree(unfinished)
-                raise
-        elif marker.read_bytes() != _identity(manifest):
-            raise BackupError(
-                f"Another backup was partly restored into {settings.data_dir}. Complete that restore, or choose an "
-                "empty data folder and, with PostgreSQL, an empty database."
-            )
-        yield marker
-        await asyncio.to_thread(shutil.rmtree, unfinished)
-        private_files.sync_folder(settings.data_dir)
-    finally:
-        os.close(lock)
+async def _marker(settings: Settings, database: Database, unfinished: Path, manifest: Manifest) -> Path:
+    """A file that names the backup that the database has. Raises BackupError if that is another one, or unknown."""
+    marker = unfinished / "database"
+    if not marker.exists():
+        try:
+            await snapshot.require_empty(database)
+        except BaseException:
+            shutil.rmtree(unfinished)
+            raise
+    elif marker.read_bytes() != _identity(manifest):
+        raise BackupError(
+            f"Another backup was partly restored into {settings.data_dir}. Complete that restore, or choose an "
+            "empty data folder and, with PostgreSQL, an empty database."
+        )
+    return marker
 
 
 def _identity(manifest: Manifest) -> bytes:

@@ -1,9 +1,11 @@
 """Copies a database at one moment, while it is used, and puts the copy back. The dialects have tools of their own."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sqlite3
+from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +20,7 @@ from modelshare.server.db import Database
 _WEIGHTS: Final = "SELECT key, size, sha256 FROM blobs WHERE storage = 'platform' AND pin IS NULL ORDER BY key"
 _REVISION: Final = "SELECT version_num FROM alembic_version"
 _TABLES: Final = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+_LOCK: Final = "SELECT pg_try_advisory_lock(hashtext('modelshare restore'))"
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 
 
@@ -71,6 +74,22 @@ async def _dump(url: URL, file: Path) -> Snapshot:
     finally:
         await connection.close()
     return Snapshot(revision, weights)
+
+
+@contextlib.asynccontextmanager
+async def sole_user(database: Database) -> AsyncIterator[None]:
+    """Locks a PostgreSQL database against other restores. Raises BackupError if one is in progress."""
+    if database.is_sqlite:  # it is in the data folder, which has a lock of its own
+        yield
+        return
+    connection = await _connect(database.url)
+    try:
+        if not await connection.fetchval(_LOCK):
+            name = database.url.database
+            raise BackupError(f"Another restore into the database {name} is in progress. Wait until it is finished.")
+        yield
+    finally:
+        await connection.close()
 
 
 async def require_empty(database: Database) -> None:

@@ -110,7 +110,8 @@ class AgentLinks:
         self._database = database
         self._clock = clock
         self._verdicts = verdicts
-        self._linked: dict[uuid.UUID, _Linked] = {}
+        self._linked: dict[uuid.UUID, list[_Linked]] = {}
+        """By agent. Those that the database does not know any more end in a moment."""
         self._reports = Reports(database, clock, process)
         self._heartbeats = Loop("record heartbeats", self._heartbeat, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
         self._looking = Loop("look up other processes", self._look, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
@@ -142,14 +143,14 @@ class AgentLinks:
         self._hand_over(accepts=False)
 
     def _hand_over(self, *, accepts: bool) -> None:
-        for linked in self._linked.values() if self._processes else ():
+        for linked in self._subjects() if self._processes else ():
             if not linked.instance:  # it has one connection
                 linked.link.close_when_idle(_LEAVING, accepts=accepts)
 
     async def stop(self) -> None:
         """Ends all connections; the agents reconnect to any process. Takes a few seconds at most, even in an outage."""
         await self._looking.stop(_GOODBYE_SECONDS)
-        for linked in self._linked.values():
+        for linked in self._subjects():
             linked.link.close(_LEAVING)
         if self._sessions:
             _, left = await asyncio.wait(self._sessions, timeout=_STOP_SECONDS)
@@ -162,8 +163,8 @@ class AgentLinks:
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
         """The agent's connection, if it is to this process."""
-        linked = self._linked.get(agent_id)
-        return linked.link if linked else None
+        of_agent = self._linked.get(agent_id)
+        return of_agent[-1].link if of_agent else None
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The WebSocket."""
@@ -224,9 +225,8 @@ class AgentLinks:
             return await link.run(on_frame, on_frame, self._send_desired(linked))
 
     def _welcome(self, info: LinkInfo, agent_name: str, protocol: int) -> Welcome:
-        agent_id = str(info.agent_id)
-        name, key = plain(agent_name, MAX_NAME), self._verdicts.key_of(agent_id)
-        return Welcome(protocol, agent_id, name, key, self._process, self._processes)
+        name, key = plain(agent_name, MAX_NAME), self._verdicts.key_of(str(info.agent_id))
+        return Welcome(protocol, str(info.agent_id), name, key, self._process, self._processes)
 
     @contextlib.asynccontextmanager
     async def _connected(self, info: LinkInfo, hello: Hello, link: AgentLink) -> AsyncIterator[_Linked | None]:
@@ -238,7 +238,8 @@ class AgentLinks:
             yield None
             return
         # An older link, here or elsewhere, ends itself when it receives the notification.
-        linked = self._linked[info.agent_id] = _Linked(info, link, hello.instance)
+        linked = _Linked(info, link, hello.instance)
+        (of_agent := self._linked.setdefault(info.agent_id, [])).append(linked)
         log.info("agent connected", agent=str(info.agent_id))
         try:
             await self._check(linked)  # notifications before it was registered were missed
@@ -248,7 +249,8 @@ class AgentLinks:
             yield linked
         finally:
             link.close(_REPLACED)
-            if self._linked.get(info.agent_id) is linked:
+            of_agent.remove(linked)
+            if not of_agent:
                 del self._linked[info.agent_id]
                 self._reports.forget(info.agent_id)
             expected = 0 if link.said_goodbye else self._handover_seconds
@@ -295,7 +297,7 @@ class AgentLinks:
             self._reports.released(agent_id, deployment_id)
 
     async def _heartbeat(self) -> None:
-        linked = list(self._linked.values())
+        linked = self._subjects()
         async with self._database.write() as session:
             known = await presence.heartbeat(session, [each.info.token for each in linked], now=self._now())
         for each in linked:
@@ -338,18 +340,16 @@ class AgentLinks:
             found = [name for name in found if name != self._process]
         if found != self._processes:
             self._processes = found
-            for linked in self._linked.values():
+            for linked in self._subjects():
                 linked.link.post(Ping(found))
 
     def _desired_changed(self, subject: str) -> None:
         for linked in self._subjects(subject):
             linked.changed.set()
 
-    def _subjects(self, subject: str) -> list[_Linked]:
-        if subject == "*":
-            return list(self._linked.values())
-        linked = self._linked.get(uuid.UUID(subject))
-        return [linked] if linked else []
+    def _subjects(self, subject: str = "*") -> list[_Linked]:
+        found = self._linked.values() if subject == "*" else [self._linked.get(uuid.UUID(subject), [])]
+        return [each for of_agent in found for each in of_agent]
 
     def _now(self) -> int:
         return int(self._clock())

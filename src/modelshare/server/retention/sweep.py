@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from modelshare.server.retention import queries
 
 log = structlog.get_logger()
 _EVERY_SECONDS: Final = 3600
+_FIRST_SECONDS: Final = 300
+"""The longest time until the first sweep."""
 _DAY: Final = 24 * 3600
 _LONGEST_LINE: Final = 1 << 20
 Forget = Callable[[AsyncSession, int], Awaitable[int]]
@@ -30,11 +33,12 @@ Forget = Callable[[AsyncSession, int], Awaitable[int]]
 
 
 class Retention:
-    """Forgets once an hour what is older than the settings allow, for the first time an hour after the start."""
+    """Forgets once an hour what is older than the settings allow, for the first time some minutes after the start, so
+    that a server that is often restarted forgets as well. Not all processes begin at the same moment."""
 
     def __init__(self, platform: Platform) -> None:
         self._platform = platform
-        self._due = platform.now() + _EVERY_SECONDS
+        self._due = platform.now() + random.randint(0, _FIRST_SECONDS)  # noqa: S311 - no secret
 
     async def sweep_when_due(self) -> None:
         now = self._platform.now()

@@ -95,6 +95,11 @@ class _Limits:
         found = self._counted.get(subject)
         return None if found is None or not found.is_alone else found.used_now(self.clock())
 
+    def freed(self, subject: str) -> None:
+        """Another process has given back slots."""
+        if isinstance(found := self._counted.get(subject), Slots):
+            found.leave(0)
+
     def _known(self, subject: str, limit: Limit) -> Counted | None:
         found = self._counted.get(subject)
         if found is not None and found.limit != limit:
@@ -136,6 +141,7 @@ class Gate:
         self._clock = clock
         self._ledger = limits.ledger
         self._slots = limits.slots(slots_of(endpoint_id), tier.max_concurrent_requests)
+        self._slots.has_queue = tier.queue_seconds > 0
         stated = [*of_tier(endpoint_id, tier)]
         if payer is not None and self._ledger is not None:
             month = month_of(self._ledger.clock())
@@ -178,8 +184,8 @@ class Gate:
         assert self._ledger is not None  # noqa: S101 - without it `enter` always knows
         asked: dict[Counted, int] = {}
         now = asyncio.get_running_loop().time
-        give_up = now() + _PATIENCE_SECONDS
         await self._borrow(is_wanted=True)
+        give_up = now() + _PATIENCE_SECONDS
         while not self.enter():
             # Other processes have been told to give back what lies idle; those that have settled since then did.
             lacking = self._lacking(self._clock())
@@ -212,6 +218,8 @@ class Gate:
     def leave(self, turns: int = 1) -> None:
         """`turns`: as the request counted."""
         self._slots.leave(turns)
+        if self._ledger is not None:
+            self._ledger.freed(self._slots)
 
     def charge(self, tokens: int) -> None:
         if not tokens or not self._per_token:
@@ -303,6 +311,10 @@ class Admission:
     def used_alone(self, subject: str) -> float | None:
         """What is used of a limit that this process counts by itself; None for others."""
         return self._limits.used_alone(subject)
+
+    def freed(self, subject: str) -> None:
+        """Another process has given back slots: whoever waits for them may try again."""
+        self._limits.freed(subject)
 
     async def start(self) -> None:
         if self._ledger is not None:

@@ -38,7 +38,7 @@ class Counted:
         self.free = 0.0
         """What nobody had borrowed when the database was asked last."""
         self.turn = 0
-        self.others_turn = math.inf
+        self.others_turn = -math.inf
         """As in the database's answer."""
         self.asked_at = self.since = now
         self.lease_ends = math.inf if is_alone else -math.inf
@@ -97,7 +97,10 @@ class Counted:
 class Allowance(Counted):
     """A limit of what is used up: requests, tokens, money."""
 
-    __slots__ = ("_asked_total", "_least", "_used_at", "acknowledged", "budget", "left", "total", "used")
+    __slots__ = (
+        *("_asked_total", "_elsewhere", "_least", "_used_at"),
+        *("acknowledged", "budget", "left", "total", "used"),
+    )
 
     def __init__(
         self, subject: str, limit: Limit, now: float, *, is_alone: bool, least: int = 1, budget: Budget | None = None
@@ -112,6 +115,8 @@ class Allowance(Counted):
         self.acknowledged = 0.0
         self.used = 0.0
         """By all processes, when the database was asked last."""
+        self._elsewhere = 0.0
+        """What other processes had borrowed then."""
         self._least = least
         self._asked_total = 0.0
         self._used_at = now
@@ -129,18 +134,14 @@ class Allowance(Counted):
 
     def level(self, now: float) -> float:
         """What all processes together may still use, as far as this one knows."""
-        if self.is_alone:
-            self._refill(now)
-            return self.left
-        passed = max(0.0, now - self.since)
-        return min(self.limit.capacity, self.left + self.free + passed * self.limit.per_minute / 60)
+        return min(self.limit.capacity, self._within_reach(now) + (0.0 if self.is_alone else self._elsewhere))
 
     def used_now(self, now: float) -> float:
         return self.limit.capacity - self.level(now)
 
     def wait(self, now: float) -> float:
         """Seconds until one more request may be let in; infinite for a budget that is used up."""
-        missing = (self._least if self.is_alone else 1) - self.level(now)
+        missing = (self._least if self.is_alone else 1) - self._within_reach(now)
         return missing * 60 / self.limit.per_minute if self.limit.per_minute else math.inf
 
     def wants_more(self) -> bool:
@@ -177,20 +178,28 @@ class Allowance(Counted):
 
     def settled(self, answer: Answer, now: float) -> None:
         super().settled(answer, now)
-        self.acknowledged, self.used = self._asked_total, answer.used
+        self.acknowledged, self.used, self._elsewhere = self._asked_total, answer.used, answer.elsewhere
         self.left = answer.lent - (self.total - self._asked_total)
         if answer.lent >= 1:
             self.refused_until = -math.inf
 
     def go_alone(self, now: float) -> None:
         if not self.is_alone:
-            self.left = self.level(now)
+            self.left = self._within_reach(now)
             super().go_alone(now)
 
     def change(self, limit: Limit) -> None:
         if self.is_alone:
             self.left += limit.capacity - self.limit.capacity
         super().change(limit)
+
+    def _within_reach(self, now: float) -> float:
+        """What this process may still use, without what others have borrowed."""
+        if self.is_alone:
+            self._refill(now)
+            return self.left
+        passed = max(0.0, now - self.since)
+        return min(self.limit.capacity, self.left + self.free + passed * self.limit.per_minute / 60)
 
     @property
     def _portion(self) -> int:
@@ -207,7 +216,7 @@ class Allowance(Counted):
 class Slots(Counted):
     """Places for sequences in progress, which are given back."""
 
-    __slots__ = ("_calm_since", "busy", "freed", "held", "peak")
+    __slots__ = ("_calm_since", "busy", "freed", "has_queue", "held", "peak", "wanted_until")
 
     def __init__(self, subject: str, limit: Limit, now: float, *, is_alone: bool) -> None:
         super().__init__(subject, limit, now, is_alone=is_alone)
@@ -218,6 +227,10 @@ class Slots(Counted):
         """What was lent, busy or not."""
         self.peak = 0
         """The most that were busy lately."""
+        self.has_queue = False
+        """Whether requests wait for them instead of being refused."""
+        self.wanted_until = -math.inf
+        """Until then requests wait in other processes: what is freed is given back at once."""
         self._calm_since = math.inf
         """Since when more are held than needed."""
 
@@ -240,6 +253,8 @@ class Slots(Counted):
     def is_due(self, now: float) -> bool:
         if self.is_alone or self.busy > self.held or (self.held and now >= self.lease_ends - _RENEW_SECONDS):
             return True
+        if self.held > self.busy and now < self.wanted_until:
+            return True
         if self.held > self._wanted:
             self._calm_since = min(self._calm_since, now)
             return now >= self._calm_since + _IDLE_SECONDS
@@ -251,6 +266,7 @@ class Slots(Counted):
         return not self.is_alone and not self.held and not self.busy
 
     def ask(self, now: float, *, is_generous: bool) -> Ask:
+        is_generous = is_generous or now < self.wanted_until
         if self.is_alone:
             kept = self.busy
         else:

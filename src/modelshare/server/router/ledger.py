@@ -17,7 +17,7 @@ from modelshare.server.audit.service import SYSTEM, Audit
 from modelshare.server.background import Loop, within
 from modelshare.server.db import Database, notify
 from modelshare.server.router import queries
-from modelshare.server.router.allowances import Allowance, Counted
+from modelshare.server.router.allowances import Allowance, Counted, Slots
 from modelshare.server.router.ledger_rules import Answer, Loan, Record, settle, threshold
 from modelshare.server.router.stated_limits import Budget
 from modelshare.server.router.tables import LedgerRow
@@ -25,10 +25,16 @@ from modelshare.server.router.tables import LedgerRow
 log = structlog.get_logger()
 WANTED_TOPIC: Final = "limits"
 """Notification that a process needs what others have borrowed of a limit; the subject is `<process> <limit>`."""
-_SWEEP_SECONDS: Final = 0.25
+FREED_TOPIC: Final = "freed"
+"""Notification that slots were given back that another process wants; the subject is the limit."""
+_SWEEP_SECONDS: Final = 0.15
+_REST_SECONDS: Final = 0.05
+"""Between two sweeps, also if one is asked for."""
+_WANTED_SECONDS: Final = 1.0
+"""Who waits for slots asks for them more often."""
 _PATIENCE_SECONDS: Final = 2.0
 """A database that has not answered by then counts as unavailable."""
-_REST_SECONDS: Final = 0.5
+_PAUSE_SECONDS: Final = 0.5
 """Between attempts during an outage."""
 _BATCH: Final = 200
 _QUIET_SECONDS: Final = 15
@@ -65,7 +71,7 @@ class Ledger:
         self._round: asyncio.Future[None] | None = None
         self._working: asyncio.Task[None] | None = None
         self._away_until = 0.0
-        self._sweeping = Loop("settle limits", self._sweep, every=_SWEEP_SECONDS)
+        self._sweeping = Loop("settle limits", self._sweep, every=_SWEEP_SECONDS, rest=_REST_SECONDS)
         database.subscribe(WANTED_TOPIC, self._give_back)
 
     async def start(self) -> None:
@@ -93,6 +99,11 @@ class Ledger:
     def note(self, counted: Counted) -> None:
         """Something was used that has to be reported soon."""
         self._held[counted.subject] = counted
+
+    def freed(self, slots: Slots) -> None:
+        """A request has ended: if others wait for its slot, it is given back now."""
+        if self.ticks() < slots.wanted_until:
+            self._sweeping.wake()
 
     async def ask(self, counted: Sequence[Counted], *, is_wanted: bool) -> None:
         """Borrows now. `is_wanted`: what other processes do not use is to be given back.
@@ -126,13 +137,17 @@ class Ledger:
             for each in counted:
                 self._alone(each, now)
             return
+        started = now
         counted.sort(key=lambda each: each.subject)  # one order for all processes, which lock rows in it
         try:
             answers = await within(_PATIENCE_SECONDS, self._write(counted))
         except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
-            outages.report("cannot share limits with other processes", error)
             now = self.ticks()
-            self._away_until = now + _REST_SECONDS
+            if now - started > 2 * _PATIENCE_SECONDS:  # this process was stopped; the database may not be away
+                self.ask_soon(*counted)
+                return
+            outages.report("cannot share limits with other processes", error)
+            self._away_until = now + _PAUSE_SECONDS
             for each in counted:
                 self._alone(each, now)
             return
@@ -170,6 +185,8 @@ class Ledger:
                 row.expires_at = int(now) + (_KEPT_BUDGET if budget else _DAY)
                 if each.subject in wanted and answer.lent < ask.kept + ask.need and answer.others_turn < answer.turn:
                     notify(session, WANTED_TOPIC, f"{self._process} {each.subject}")
+                if isinstance(each, Slots) and ticks < each.wanted_until and answer.free >= 1:
+                    notify(session, FREED_TOPIC, each.subject)
                 answers.append(answer)
         return answers
 
@@ -212,6 +229,8 @@ class Ledger:
         """Another process needs what is not used here."""
         process, _, wanted = subject.partition(" ")
         if process != self._process and (counted := self._held.get(wanted)) is not None and not counted.is_alone:
+            if isinstance(counted, Slots) and counted.has_queue:
+                counted.wanted_until = self.ticks() + _WANTED_SECONDS
             self._generous.add(wanted)
             self.ask_soon(counted)
 

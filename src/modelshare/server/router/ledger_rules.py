@@ -71,6 +71,8 @@ class Answer(NamedTuple):
     """What is left for all processes."""
     used: float
     turn: int
+    elsewhere: float
+    """What other processes have borrowed, and have not used as far as they have reported."""
     others_turn: float
     """When all other processes with loans have settled again: the turn of the first of them. Infinite if there are
     none."""
@@ -84,13 +86,14 @@ def settle(record: Record, ask: Ask, process: str, now: float) -> tuple[Record, 
     others = {name: loan for name, loan in record.loans.items() if name != process and loan.expires_at > now}
     refilled = max(0.0, record.used - (now - record.updated_at) * per_minute / 60)
     used = refilled + max(0.0, ask.total - max(ask.acknowledged, own.total if own else 0.0))
-    free = capacity - used - sum(loan.amount for loan in others.values())
+    elsewhere = sum(loan.amount for loan in others.values())
+    free = capacity - used - elsewhere
     lent = max(ask.kept, min(ask.kept + ask.need, math.floor(free + _ROUNDING)))
     lent += max(0, min(ask.spare, math.floor((free - lent) / CAUTION)))
     turn = max((loan.turn for loan in record.loans.values()), default=0) + 1
     loans = others | {process: Loan(lent, ask.total, now + LEASE_SECONDS, turn)}
     others_turn = min((loan.turn for loan in others.values() if loan.amount), default=math.inf)
-    return Record(used, now, loans, record.warned), Answer(lent, free - lent, used, turn, others_turn)
+    return Record(used, now, loans, record.warned), Answer(lent, free - lent, used, turn, elsewhere, others_turn)
 
 
 def threshold(used: float, capacity: float) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal,
     literal_column,
     select,
     tuple_,
@@ -27,6 +28,8 @@ from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.tiers import PRICE_SCALE
 
 Columns = Mapping[str, SQLColumnExpression[Any]]
+_IDLE_MS = 1500
+"""Less than processes wait for the ledger before they go on without it."""
 _KEY = (UsageRow.day, UsageRow.endpoint_id, UsageRow.key_id)
 _HAS_SLUG = and_(EndpointRow.project_id == UsageRow.project_id, EndpointRow.slug == UsageRow.endpoint_slug)
 """Joins the endpoint that has the slug now, which is another one if the used one was deleted."""
@@ -158,9 +161,15 @@ def _rows(group_by: Sequence[str], found: Iterable[Sequence[Any]]) -> list[Row]:
 
 
 async def lock_ledger(session: AsyncSession, subjects: Sequence[str]) -> dict[str, LedgerRow]:
-    """Those of the rows that exist, locked in the order of their subjects."""
-    statement = select(LedgerRow).where(LedgerRow.subject.in_(subjects)).order_by(LedgerRow.subject)
-    return {row.subject: row for row in await session.scalars(for_update(statement))}
+    """Those of the rows that exist, locked in the order of their subjects.
+
+    PostgreSQL ends the transaction if it then does nothing for `_IDLE_MS`: its process was stopped.
+    """
+    statement = for_update(select(LedgerRow).where(LedgerRow.subject.in_(subjects)).order_by(LedgerRow.subject))
+    if session.get_bind().dialect.name == "postgresql":
+        limit = func.set_config("idle_in_transaction_session_timeout", str(_IDLE_MS), literal(value=True))
+        return {row.subject: row for row, _ in await session.execute(statement.add_columns(limit))}
+    return {row.subject: row for row in await session.scalars(statement)}
 
 
 async def ledger(session: AsyncSession, subjects: Sequence[str]) -> list[LedgerRow]:

@@ -37,11 +37,13 @@ from modelshare.server.router.clients import AsgiClient, Client, Headers
 from modelshare.server.router.forward import Forwarder
 from modelshare.server.router.holding import HolderConnections
 from modelshare.server.router.in_flight import InFlight
+from modelshare.server.router.ledger import FREED_TOPIC
 from modelshare.server.router.metering import Meter
 from modelshare.server.router.metrics import RouterMetrics
 from modelshare.server.router.request_head import RequestHead, parse_path
 from modelshare.server.router.request_queue import RequestQueue
 from modelshare.server.router.snapshots import Snapshot, Snapshots
+from modelshare.server.router.stated_limits import endpoint_of
 from modelshare.server.router.target_selection import TargetSelector
 from modelshare.server.settings import Settings
 from modelshare.server.sharing.tiers import TierRegistry
@@ -64,6 +66,7 @@ class Router:
         """Seconds, for deadlines."""
         self.admission = parts.admission
         self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
+        parts.database.subscribe(FREED_TOPIC, self._freed_elsewhere)
         self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
@@ -192,6 +195,11 @@ class Router:
     def _wake_waiting(self, _: str) -> None:
         self._agents_changed.set()
         self._agents_changed = asyncio.Event()
+
+    def _freed_elsewhere(self, slots: str) -> None:
+        if slots != "*":  # then the sweep finds what was freed
+            self.admission.freed(slots)
+            self.queue.freed(endpoint_of(slots))
 
     async def _sweep(self) -> None:
         self.queue.serve_all()

@@ -52,6 +52,11 @@ def slots_of(endpoint_id: uuid.UUID | None) -> str:
     return f"endpoint/{endpoint_id}/slots"
 
 
+def endpoint_of(slots: str) -> uuid.UUID:
+    """The endpoint whose `slots_of` these are."""
+    return uuid.UUID(slots.split("/")[1])
+
+
 def of_tier(endpoint_id: uuid.UUID | None, tier: Tier) -> Iterator[StatedLimit]:
     name = f"endpoint/{endpoint_id}"
     if tier.tokens_per_minute is not None:
