@@ -252,7 +252,8 @@ class Trial:
             flood = await self._flood("slots")
             running = asyncio.create_task(flood.run(15, evenly=evenly, clients=90, body=STREAM % (40, 20)))
             await asyncio.sleep(2)
-            Engine.peak, seen = Engine.running, []
+            seen: list[int] = []
+            Engine.peak = Engine.running
             while not running.done() and len(seen) < 1000:
                 seen.append(Engine.running)
                 await asyncio.sleep(0.01)

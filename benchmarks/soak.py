@@ -56,7 +56,7 @@ def main() -> None:
 async def soak(folder: Path, database: str, given: argparse.Namespace) -> None:
     kept = dict.fromkeys(("audit_days", "audit_confirmations_days", "deletions_days", "records_days"), KEPT_DAYS)
     settings = Settings(data_dir=folder / "data", database_url=database or None)
-    settings = settings.model_copy(update={**kept, "uploads_open_per_project": 1000})
+    settings = settings.model_copy(update={**kept, "uploads_expire_seconds": 60})
     async with startup.started(settings) as app, serving(app) as url, used(app, url, folder) as project:
         load = [
             asyncio.create_task(project.keep(project.chat, given.chats)),
