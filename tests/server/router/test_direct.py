@@ -61,7 +61,8 @@ async def pull(url: str, deployer: Tenant, folder: Path) -> list[DesiredDeployme
         puller = Puller(Cache(folder), http, direct=reader)
         try:
             await puller.pull(wanted.files, lambda: api.grant(wanted.deployment_id), lambda _: None)
-            assert reader.request() is None, "no bytes were wrong"
+            async with reader.request() as request:
+                assert request is None, "no bytes were wrong"
         finally:
             puller.close()
             await reader.close()

@@ -84,7 +84,7 @@ async def machine(url: str, token: str) -> AsyncIterator[Machine]:
 
 @dataclass
 class Traffic:
-    """Requests without a pause."""
+    """Requests, with pauses in which the server, which runs in the same process, can do its other work."""
 
     failed: list[str] = field(default_factory=list)
     answered: dict[str, Counter[str]] = field(default_factory=dict)
@@ -126,6 +126,7 @@ class Traffic:
                 continue
             said = got.text.split("\n\n")[0].removeprefix("data: ")
             self.answered.setdefault(slug, Counter())[json.loads(said)["version"]] += 1
+            await asyncio.sleep(0.02)
 
 
 async def deploy(

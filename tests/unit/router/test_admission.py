@@ -10,6 +10,7 @@ from modelshare.server.errors import RateLimitedError
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.allowances import Allowance, Slots
 from modelshare.server.router.ledger_rules import Limit
+from modelshare.server.router.stated_limits import Budget, month_of
 from modelshare.wire.errors import ErrorCode
 from modelshare.wire.tiers import Tier, TierCategory
 
@@ -143,6 +144,16 @@ def test_a_request_brings_as_much_as_it_likes_while_there_is_room() -> None:
     gate.leave(7)
     assert gate.busy == 0
     gate.enter()
+
+
+def test_before_the_first_answer_a_limit_of_a_minute_counts_as_unused_and_a_budget_as_used_up() -> None:
+    minute = Allowance("key/tokens", Limit(100, 100), 0, is_alone=False)
+    minute.take(30, 0)
+    minute.go_alone(0)
+    assert minute.level(0) == 70
+    budget = Allowance("key/budget", Limit(100), 0, is_alone=False, budget=Budget("p", None, month_of(0)))
+    budget.go_alone(0)
+    assert not budget.is_ready(0)
 
 
 def test_alone_it_goes_on_while_the_database_is_asked() -> None:

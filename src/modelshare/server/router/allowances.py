@@ -185,7 +185,9 @@ class Allowance(Counted):
 
     def go_alone(self, now: float) -> None:
         if not self.is_alone:
-            self.left = self._within_reach(now)
+            is_known = self.turn > 0 or self.budget is not None
+            # Before the first answer, a limit of a minute counts as unused; a budget may be used up.
+            self.left = self._within_reach(now) if is_known else self.limit.capacity - self.total
             super().go_alone(now)
 
     def change(self, limit: Limit) -> None:

@@ -132,7 +132,7 @@ class Ledger:
         finally:
             self._working = None
 
-    async def _settle(self, counted: list[Counted]) -> None:
+    async def _settle(self, counted: list[Counted], *, is_first: bool = True) -> None:
         if (now := self.ticks()) < self._away_until:
             for each in counted:
                 self._alone(each, now)
@@ -143,8 +143,9 @@ class Ledger:
             answers = await within(_PATIENCE_SECONDS, self._write(counted))
         except Exception as error:  # noqa: BLE001 - whatever it is, requests go on
             now = self.ticks()
-            if now - started > 2 * _PATIENCE_SECONDS:  # this process was stopped; the database may not be away
-                self.ask_soon(*counted)
+            if is_first and now - started > 2 * _PATIENCE_SECONDS:
+                # This process was stopped; the database may not be away.
+                await self._settle(counted, is_first=False)
                 return
             outages.report("cannot share limits with other processes", error)
             self._away_until = now + _PAUSE_SECONDS
