@@ -360,9 +360,10 @@ async def test_another_platforms_settings_are_refused(settings: Settings, elsewh
     for message, changes in wrong.items():
         with pytest.raises(BackupError, match=message):
             await restore(elsewhere.model_copy(update=changes), tmp_path / "backup")
-    manifest = Manifest.model_validate_json((tmp_path / "backup/backup.json").read_bytes())
-    newer = manifest.model_copy(update={"revision": "9999", "version": "9.9"})
-    (tmp_path / "backup/backup.json").write_text(newer.model_dump_json())
+    assert not (elsewhere.data_dir / ".restoring").exists()
+    written = tmp_path / "backup/backup.json"
+    newer = Manifest.model_validate_json(written.read_bytes()).model_copy(update={"revision": "9999", "version": "9.9"})
+    written.write_text(newer.model_dump_json())
     with pytest.raises(BackupError, match=r"newer modelshare, 9\.9"):
         await restore(elsewhere, tmp_path / "backup")
 

@@ -20,10 +20,16 @@ from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.sharing import PromptCache, TooManyWaitingError, Turn
 from modelshare.agent.engines.translator import StreamTranslator
 from modelshare.wire.errors import ErrorCode
+from modelshare.wire.inference import InferenceRequest
 
 _USUAL_TOKENS: Final = 512
 """Assumed length of an answer without a limit."""
 _RETRY_SECONDS: Final = 5
+
+
+def unstreamed_tokens(asked: InferenceRequest) -> int:
+    """About how many tokens an engine may generate before the first byte of its answer."""
+    return 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
 
 
 class Output(Protocol):
@@ -189,9 +195,8 @@ class _Sequence:
 
     def begin(self, count: UsageCount) -> Tally:
         """The call is about to begin; returns the counter for its answer."""
-        asked = self.part.prepared.asked
-        is_streamed = asked.stream or self.part.prepared.policy.ends_streams_only
-        unstreamed = 0 if is_streamed or not asked.generates else asked.max_tokens or _USUAL_TOKENS
+        prepared = self.part.prepared
+        unstreamed = 0 if prepared.policy.ends_streams_only else unstreamed_tokens(prepared.asked)
         self._tally = count.begin(self.part)
         self._asking = self._engine.activity.asking(len(self._prompt), unstreamed)
         return self._tally

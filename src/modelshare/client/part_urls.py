@@ -36,6 +36,7 @@ class PartUrls:
         self._upload_id = upload_id
         self._waiting = dict.fromkeys((part.n, part.k) for part in parts)
         self._known: dict[_Place, _Known] = {}
+        self._one_by_one = False
         self._lock = threading.Lock()
 
     def take(self, part: Part) -> PartUrl:
@@ -56,9 +57,17 @@ class PartUrls:
         wanted = [place, *following]
         asked = time.monotonic()
         try:
-            answer = self._client.uploads.part_urls(self._upload_id, [PartPlace(n=n, k=k) for n, k in wanted]).data
-        except NotFoundError:  # the server may be of the version before, which signs one part at a time
-            wanted, answer = [place], [self._client.uploads.part_url(self._upload_id, *place)]
+            if self._one_by_one:
+                wanted, answer = [place], [self._client.uploads.part_url(self._upload_id, *place)]
+            else:
+                places = [PartPlace(n=n, k=k) for n, k in wanted]
+                answer = self._client.uploads.part_urls(self._upload_id, places).data
+        except NotFoundError:
+            if self._one_by_one:
+                raise
+            self._one_by_one = True  # the server may be of the version before
+            self._ask(place)
+            return
         if len(answer) != len(wanted):
             raise UnexpectedAnswerError(
                 f"{self._client.config.url} answered with {len(answer)} URLs for {len(wanted)} parts. Check that "

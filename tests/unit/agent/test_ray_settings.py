@@ -1,12 +1,19 @@
 """The settings for a Ray cluster, and what is said about its state."""
 
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelshare.agent.engines.relay_rules import RelayPolicy
+from modelshare.agent.engines.sharing import Sharing
 from modelshare.agent.ray_serve.copies import Copies
+from modelshare.agent.ray_serve.facts import Facts, facts_of
 from modelshare.agent.ray_serve.keys import KeyCheck, Message, Scope, is_key, key_digest
 from modelshare.agent.ray_serve.llm_config import llm_config
 from modelshare.agent.ray_serve.messages import Copy, Deploy, from_agent, line
@@ -114,8 +121,34 @@ async def test_only_requests_with_the_key_pass_the_check(header: bytes | None, s
         sent.append(message)
 
     headers = [] if header is None else [(b"authorization", header)]
-    await KeyCheck(app, key_digest("secret"))({"type": "http", "headers": headers}, None, send)
-    assert sent[0]["status"] == status
+    check = KeyCheck(app, key_digest("secret"))
+    await check({"type": "http", "headers": headers}, None, send)
+    assert sent.pop(0)["status"] == status
+    if status == 401:
+        sent.clear()
+        await check({"type": "websocket", "headers": headers}, None, send)
+        assert sent == [{"type": "websocket.close"}]
+
+
+def test_the_agent_learns_of_everything_that_requests_are_translated_by() -> None:
+    policy = RelayPolicy(
+        public_name="acme/tiny",
+        request_model="tiny",
+        supports=frozenset({"seed"}),
+        usage_on_request=False,
+        ends_streams_only=True,
+        counts_all=True,
+        chat_logprobs=True,
+        usage_details=frozenset(),
+        context_length=7,
+        normalizes=True,
+    )
+    of_embedding_models = {"texts", "finish"}
+    changed = [each.name for each in fields(RelayPolicy) if getattr(policy, each.name) != each.default]
+    assert {each.name for each in fields(RelayPolicy)} - set(changed) == of_embedding_models
+    serving: Any = SimpleNamespace(engine=SimpleNamespace(sharing=Sharing(slots=1)), policy=policy)
+    told = msgspec.json.encode(facts_of(serving))
+    assert msgspec.json.decode(told, type=Facts).policy("acme/tiny") == policy
 
 
 def test_vllm_uses_the_gpus_of_one_node_and_the_operators_arguments() -> None:

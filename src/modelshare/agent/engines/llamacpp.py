@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from subprocess import DEVNULL
 from typing import Final
@@ -14,7 +15,7 @@ import msgspec
 from modelshare.agent.engines import parameters
 from modelshare.agent.engines.base import ROUTES_OF_TASK, Engine, EngineError, EngineSpec, Format, Task
 from modelshare.agent.engines.child import engine_environment
-from modelshare.agent.engines.plugin import EngineType, Machine, ModelFacts
+from modelshare.agent.engines.plugin import EngineType, ModelFacts
 from modelshare.agent.engines.recipe import Command, LoadMetrics, Recipe, RecipeFacts, start_seconds, weights_size
 from modelshare.agent.engines.relay_rules import RelayPolicy
 from modelshare.agent.engines.sharing import FEW_SLOTS, PromptCache, Sharing
@@ -30,10 +31,6 @@ class LlamaCpp(EngineType):
     rank = 10
     wants_gguf = True
 
-    def __init__(self, machine: Machine) -> None:
-        super().__init__(machine)
-        self._gpu = machine.gpu and _can_use_gpu()  # its wheel may be for CPUs only
-
     def missing(self) -> str | None:
         if importlib.util.find_spec("xllamacpp"):
             return None
@@ -46,8 +43,13 @@ class LlamaCpp(EngineType):
 
     def engine(self, spec: EngineSpec, scratch: Path) -> Engine:
         del scratch
-        options = replace(spec.options, gpu=self._gpu)
+        options = replace(spec.options, gpu=self._has_gpu)
         return ProcessEngine(recipe(replace(spec, options=options)), self.machine.state_dir)
+
+    @cached_property
+    def _has_gpu(self) -> bool:
+        """Whether it can use one; its wheel may be for CPUs only."""
+        return self.machine.gpu and _can_use_gpu()
 
 
 def _can_use_gpu() -> bool:
@@ -57,7 +59,7 @@ def _can_use_gpu() -> bool:
         asked = subprocess.run(  # noqa: S603  our own program
             argv, env=environment, stdin=DEVNULL, capture_output=True, timeout=_GPU_SECONDS, check=False
         )
-    except subprocess.TimeoutExpired:
+    except (OSError, subprocess.TimeoutExpired):
         return False
     return asked.returncode == 0
 

@@ -115,7 +115,7 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     options = fields.pop("stream_options", None)
     if policy.ends_streams_only:
         fields["stream"] = msgspec.Raw(b"true")
-    if asked.stream and policy.usage_on_request:
+    if (asked.stream or policy.ends_streams_only) and policy.usage_on_request:
         fields["stream_options"] = msgspec.Raw(b'{"include_usage":true}')
     return PreparedRequest(
         route=route,

@@ -9,6 +9,8 @@ from modelshare.agent.ray_serve.messages import Deploy
 from modelshare.agent.ray_serve.replica import Replica
 from modelshare.agent.ray_serve.settings import Resources
 
+_BESIDE: Final = 2
+"""Requests that a replica takes besides those for its engine: for its facts, and a look whether the engine answers."""
 _WINDOW_SECONDS: Final = 30.0
 """By default, Serve counts requests on average over this time, in which replicas report three times."""
 
@@ -50,7 +52,7 @@ def application(plan: Deploy, resources: Resources) -> Any:
         name="replica",
         ray_actor_options={"num_cpus": resources.cpus, "num_gpus": resources.gpus, "memory": resources.memory},
         autoscaling_config=autoscaling(plan),
-        max_ongoing_requests=plan.parallel,
+        max_ongoing_requests=plan.parallel + _BESIDE,
         max_constructor_retry_count=1,  # the agent itself tries again, later and later
         health_check_period_s=5,
         graceful_shutdown_timeout_s=10,

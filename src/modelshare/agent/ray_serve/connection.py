@@ -58,7 +58,11 @@ class DriverConnection:
             except BaseException:
                 ours.close()
                 raise
-        connection = cls(child, *await asyncio.open_unix_connection(sock=ours, limit=LONGEST_LINE))
+        try:
+            connection = cls(child, *await asyncio.open_unix_connection(sock=ours, limit=LONGEST_LINE))
+        except BaseException:
+            await child.destroy(_STOP_SECONDS)
+            raise
         connection.send(plan)
         return connection
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from modelshare import private_files
+from modelshare.agent.engines.base import EngineError
 from modelshare.agent.ray_serve.messages import Copy
 from modelshare.agent.ray_serve.settings import RaySettings
 
@@ -26,11 +27,13 @@ class Copies:
         self.file = state_dir / "ray" / f"{deployment_id}.json"
 
     def read(self) -> Record | None:
-        """None if no node ever had them."""
+        """None if no node ever had them. Raises EngineError."""
         try:
             return msgspec.json.decode(self.file.read_bytes(), type=Record)
         except FileNotFoundError:
             return None
+        except msgspec.DecodeError as error:
+            raise EngineError(f"{self.file} was written by another version of modelshare: {error}.") from error
 
     def add(self, settings: RaySettings, copy: Copy) -> None:
         """Call it before the node gets access to the weights."""

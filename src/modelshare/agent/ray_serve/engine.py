@@ -166,8 +166,8 @@ class RayEngine:
             return msgspec.json.decode(told, type=Facts)
         except msgspec.DecodeError as error:
             raise EngineError(
-                f"{self._settings.ingress} does not lead to the replicas. Correct `ingress` in the settings for Ray: "
-                "it is the address of Serve's HTTP proxy."
+                f"{self._settings.ingress} does not lead to the replicas, or they do not answer. `ingress` in the "
+                "settings for Ray has to be the address of Serve's HTTP proxy."
             ) from error
 
     async def _follow(self, driver: DriverConnection) -> None:

@@ -21,6 +21,7 @@ class Facts(msgspec.Struct, frozen=True):
     chat_logprobs: bool
     usage_details: list[str]
     context_length: int | None
+    ends_streams_only: bool = False
     normalizes: bool | None = None
 
     def policy(self, public_name: str) -> RelayPolicy:
@@ -33,6 +34,7 @@ class Facts(msgspec.Struct, frozen=True):
             chat_logprobs=self.chat_logprobs,
             usage_details=frozenset(self.usage_details),
             context_length=self.context_length,
+            ends_streams_only=self.ends_streams_only,
             normalizes=self.normalizes,
         )
 
@@ -52,6 +54,7 @@ def facts_of(serving: Serving) -> Facts:
         policy.chat_logprobs,
         sorted(policy.usage_details),
         policy.context_length,
+        policy.ends_streams_only,
         policy.normalizes,
     )
 

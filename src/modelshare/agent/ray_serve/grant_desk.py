@@ -29,7 +29,8 @@ class GrantDesk:
 
     async def answer(self, granted: Granted) -> None:
         """For the agent's side."""
-        self._answers.pop(granted.number).set_result(granted)
+        if not (asked := self._answers.pop(granted.number)).done():
+            asked.set_result(granted)
 
     async def grant(self, copy: Copy) -> Granted:
         """For the nodes."""

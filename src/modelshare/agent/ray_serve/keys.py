@@ -28,8 +28,10 @@ class KeyCheck:
 
     async def __call__(self, scope: Scope, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         sent = dict(scope.get("headers", ())).get(b"authorization", b"").decode("latin-1")
-        if scope["type"] != "http" or is_key(sent, self._digest):
+        if scope["type"] == "lifespan" or is_key(sent, self._digest):
             await self._app(scope, receive, send)
-            return
-        await send({"type": "http.response.start", "status": 401, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.close"})

@@ -19,6 +19,8 @@ from modelshare.agent.ray_serve.keys import is_key
 from modelshare.agent.ray_serve.messages import Deploy
 from modelshare.agent.ray_serve.node import NodeDeployment
 from modelshare.agent.ray_serve.settings import Resources
+from modelshare.agent.sequences import unstreamed_tokens
+from modelshare.wire.inference import read
 
 _ROUTES: Final = {route.path: route for route in Route}
 _NO_LIMIT: Final = aiohttp.ClientTimeout(total=None)
@@ -74,15 +76,16 @@ class _Relayed(Response):
             body = msgspec.json.encode(self._fields | engine.sharing.fields(tenant, turn))
             headers = {**engine.headers, "Content-Type": "application/json"}
             stack.enter_context(engine.activity.request())
-            stack.enter_context(engine.activity.asking(len(body)))
+            stack.enter_context(engine.activity.asking(len(body), unstreamed_tokens(read(self._route, body))))
             answer = await stack.enter_async_context(
                 self._http.post(f"{engine.base_url}/{self._route}", data=body, headers=headers)
             )
             named = [(b"content-type", answer.headers.get("Content-Type", "").encode())]
             await send({"type": "http.response.start", "status": answer.status, "headers": named})
             async for piece in answer.content.iter_any():
-                turn.worked = True
-                engine.activity.succeeded()
+                if answer.status == HTTPStatus.OK:
+                    turn.worked = True
+                    engine.activity.succeeded()
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
 
@@ -92,7 +95,12 @@ class _Relayed(Response):
         tenant = msgspec.json.decode(salt, type=str) if salt is not None else ""
         prompt = self._fields.get("messages") or self._fields.get("prompt") or self._fields.get("input") or b""
         began: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        turn = self._engine.turns.turn(tenant, 1, bytes(prompt), began.set_result)
+
+        def begin(turn: Turn) -> None:
+            if not began.done():  # the client may have left
+                began.set_result(turn)
+
+        turn = self._engine.turns.turn(tenant, 1, bytes(prompt), begin)
         stack.enter_context(closing(turn))
         await began
         return turn, tenant

@@ -39,6 +39,9 @@ class Needs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     memory_gib: Annotated[float, Meta(gt=0, le=100_000)] | None = None
 
 
+_PORT: Final = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+
+
 class Resources(msgspec.Struct, frozen=True):
     """What Ray reserves for one replica, on one node."""
 
@@ -55,9 +58,9 @@ class Resources(msgspec.Struct, frozen=True):
 
 
 class RaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    address: Annotated[str, Meta(pattern=r"^(auto|[\w.-]+:\d{1,5})$")] = "auto"
+    address: Annotated[str, Meta(pattern=rf"^(auto|[\w.-]+:{_PORT})$")] = "auto"
     """The cluster's address, `HOST:PORT`; `auto`: the cluster that runs on this machine."""
-    ingress: Annotated[str, Meta(pattern=r"^https?://[\w.-]+:\d{1,5}$")] = "http://127.0.0.1:8000"
+    ingress: Annotated[str, Meta(pattern=rf"^https?://[\w.-]+:{_PORT}$")] = "http://127.0.0.1:8000"
     """Where Serve's HTTP proxy is reached from here."""
     cache: Annotated[str, Meta(min_length=1)] = "~/.modelshare-ray"
     """The folder of each node for the weights; on a node with MODELSHARE_RAY_CACHE, that one."""

@@ -54,7 +54,8 @@ def sole_restore(settings: Settings) -> Iterator[Path]:
     """The folder of the unfinished restore, in which no other process works. Raises BackupError if one does, or if the
     data folder has something else."""
     unfinished = settings.data_dir / UNFINISHED_RESTORE
-    if not unfinished.exists():
+    is_new = not unfinished.exists()
+    if is_new:
         require_empty(settings.data_dir)
     private_files.folder(settings.data_dir)
     private_files.folder(unfinished)
@@ -66,6 +67,10 @@ def sole_restore(settings: Settings) -> Iterator[Path]:
         ) from None
     try:
         yield unfinished
+    except BaseException:
+        if is_new and unfinished.exists() and [each.name for each in unfinished.iterdir()] == ["lock"]:
+            shutil.rmtree(unfinished)  # nothing was downloaded or restored yet
+        raise
     finally:
         os.close(lock)
 
@@ -143,6 +148,7 @@ async def _marker(settings: Settings, database: Database, unfinished: Path, mani
             f"Another backup was partly restored into {settings.data_dir}. Complete that restore, or choose an "
             "empty data folder and, with PostgreSQL, an empty database."
         )
+    (unfinished / "begun").touch()
     return marker
 
 
