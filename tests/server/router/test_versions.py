@@ -208,7 +208,7 @@ async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: 
         await deploy(tenant, model, "follows")
         if pinned:
             await deploy(tenant, model, "stays", OLD)
-        async with traffic.on(tenant, urls, ["follows", "stays"] if pinned else ["follows"]):
+        async with traffic.on(tenant, urls, ["follows", "stays"] if pinned else ["follows"], clients=1):
             await changes(tenant, model, traffic, "follows", slow=4, quick=15)
     print(traffic.answered, "refused:", sum(one.refused for one in machines))  # noqa: T201 - shown by -s
     assert traffic.failed == []
