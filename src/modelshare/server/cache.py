@@ -19,7 +19,9 @@ GRACE_SECONDS: Final = 30.0
 _REFRESH_SECONDS: Final = CACHE_SECONDS / 2
 """An entry of this age is refreshed in the background when used, so that callers do not wait."""
 _LOOK_SECONDS: Final = 2.0
-"""A database that has not responded by then counts as unavailable."""
+"""A database that has not responded by then counts as unavailable, if there is an older entry to use instead."""
+_PATIENCE_SECONDS: Final = 5.0
+"""If there is none."""
 _REST_SECONDS: Final = 0.5
 """Between attempts to refresh an entry during an outage."""
 _LOADS: Final = 5
@@ -148,7 +150,7 @@ class NotifiedCache(Generic[Key, Value]):
     async def _run_load(self, key: Key, heard: list[Concerns[Key, Value]]) -> _Entry[Value]:
         started = self._clock()
         try:
-            value = await within(_LOOK_SECONDS, self._load(key))
+            value = await self._load_in_time(key)
         except Exception as error:
             if is_database_away(error):
                 self._away_until = self._clock() + _REST_SECONDS
@@ -163,3 +165,12 @@ class NotifiedCache(Generic[Key, Value]):
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
         return entry
+
+    async def _load_in_time(self, key: Key) -> Value:
+        if key in self._entries:
+            try:
+                return await within(_LOOK_SECONDS, self._load(key))
+            except TimeoutError:
+                if key in self._entries:
+                    raise
+        return await within(_PATIENCE_SECONDS, self._load(key))

@@ -100,6 +100,26 @@ async def test_a_database_that_does_not_answer_is_waited_for_once(
     await source.cache.stop()
 
 
+@pytest.mark.parametrize("is_dropped", [False, True])
+async def test_a_slow_database_is_given_longer_where_nothing_older_may_serve(
+    source: Source, monkeypatch: pytest.MonkeyPatch, *, is_dropped: bool
+) -> None:
+    """Whether there never was anything, or a change was heard of while it was being refreshed."""
+    monkeypatch.setattr(cache, "_LOOK_SECONDS", 0.05)
+    if is_dropped:
+        await source.cache.get("a")
+        source.now += 5
+    source.gate.clear()
+    source.value = 2
+    asked = asyncio.ensure_future(source.cache.get("a"))
+    await settle()
+    source.cache.forget(lambda name, _: name == "a")
+    await asyncio.wait([asked], timeout=0.2)
+    assert not asked.done()
+    source.gate.set()
+    assert await asked == 2
+
+
 async def test_what_was_forgotten_never_comes_back(source: Source) -> None:
     for name in ("a", "b"):
         await source.cache.get(name)
@@ -247,5 +267,6 @@ def test_in_any_order_nothing_older_is_answered_than_a_second_or_a_change_heard_
             assert task.result() >= oldest
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "_LOOK_SECONDS", 60)  # however loaded the machine is
+        for name in ("_LOOK_SECONDS", "_PATIENCE_SECONDS"):
+            patch.setattr(cache, name, 60)  # however loaded the machine is
         asyncio.run(run())
