@@ -164,9 +164,9 @@ async def upload(page: Page, folder: Path) -> str:
 async def share(page: Page, model: str) -> None:
     await page.goto(model)
     await page.click("#share")
-    panel = page.locator("#panel")  # of a dialog; or, if the page is being updated just then, of a page of its own
-    await panel.get_by_label("Everyone").check()
-    await panel.get_by_role("button", name="Share with everyone").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Everyone").check()
+    await dialog.get_by_role("button", name="Share with everyone").click()
     await expect(page.locator("main")).to_contain_text("Everyone sees it in the catalog")
 
 

@@ -67,3 +67,34 @@ async def test_a_question_is_not_answered_by_a_key_that_is_held(
     await page.goto(f"/dashboard/acme/models/{model}")
     await page.press("#unshare", "Enter")
     await expect(page.get_by_role("link", name="Keep it shared")).to_be_focused()
+
+
+@pytest.fixture
+async def model_page(app: Application, owner: Tenant, page_for: PageFor) -> Page:
+    """A model's page, which counts the updates that it has received and those that it has shown."""
+    page = await page_for("ada")
+    await page.add_init_script(
+        "const counted = { received: 0, shown: 0 };"
+        "const count = (what) => { document.documentElement.dataset[what] = ++counted[what]; };"
+        "addEventListener('htmx:sseMessage', () => count('shown'));"
+        "window.EventSource = class extends EventSource {"
+        "  constructor(url) { super(url); this.addEventListener('message', () => count('received')); }"
+        "};"
+    )
+    await page.goto(f"/dashboard/acme/models/{await make_model(app, owner.project.id)}")
+    await expect(page.locator("html")).to_have_attribute("data-received", "1")
+    return page
+
+
+async def test_a_part_that_is_shown_already_is_not_replaced(model_page: Page) -> None:
+    assert await model_page.locator("html").get_attribute("data-shown") is None
+
+
+async def test_a_click_is_not_lost_when_the_part_changes_meanwhile(model_page: Page, owner: Tenant) -> None:
+    await model_page.hover("#delete")
+    await model_page.mouse.down()
+    await owner.http.post(f"/v1/models/{model_page.url.rpartition('/')[2]}/share")
+    await expect(model_page.locator("html")).to_have_attribute("data-received", "2")
+    await model_page.mouse.up()
+    await expect(model_page.get_by_role("dialog")).to_be_visible()
+    await expect(model_page.locator("#unshare")).to_be_attached()

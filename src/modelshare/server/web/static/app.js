@@ -73,13 +73,29 @@ function sayChanges(part) {
   if (news.length) document.getElementById("said").textContent = news.join(" ");
 }
 
+// What is pressed must stay until it is released: in a part that is replaced meanwhile, the click would be lost.
+let pressed = false;
+for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, () => { pressed = true; }, true);
+for (const name of ["pointerup", "pointercancel", "keyup"]) {
+  document.addEventListener(name, () => setTimeout(() => { // after the click
+    pressed = false;
+    document.dispatchEvent(new Event("released"));
+  }), true);
+}
+
 // The stream of a live part. It rests while nobody looks: a browser has six connections to a site, for all its tabs.
 class LiveStream extends EventTarget {
   constructor(url) {
     super();
     this.url = url;
     this.look = () => (document.hidden ? this.rest() : this.open());
+    this.show = () => {
+      if (pressed || this.news === undefined) return;
+      this.dispatchEvent(new MessageEvent("message", { data: this.news }));
+      this.news = undefined;
+    };
     document.addEventListener("visibilitychange", this.look);
+    document.addEventListener("released", this.show);
     this.look();
   }
 
@@ -93,7 +109,10 @@ class LiveStream extends EventTarget {
       if (this.readyState === EventSource.CLOSED) document.removeEventListener("visibilitychange", this.look);
       this.onerror(event); // which makes another one where this one is closed
     };
-    this.source.onmessage = ({ data }) => this.dispatchEvent(new MessageEvent("message", { data }));
+    this.source.onmessage = ({ data }) => {
+      this.news = data;
+      this.show();
+    };
     this.source.addEventListener("over", () => window.location.reload()); // the page says why
   }
 
@@ -105,9 +124,17 @@ class LiveStream extends EventTarget {
   close() {
     this.rest();
     document.removeEventListener("visibilitychange", this.look);
+    document.removeEventListener("released", this.show);
   }
 }
 
 htmx.createEventSource = (url) => new LiveStream(url);
+// A stream begins with the part as it is, which the page mostly shows already.
+document.addEventListener("htmx:sseBeforeMessage", (event) => {
+  const next = document.createElement("template");
+  next.innerHTML = event.detail.data;
+  for (const elsewhere of next.content.querySelectorAll("[hx-swap-oob]")) elsewhere.remove();
+  if (next.innerHTML.trim() === event.target.innerHTML.trim()) event.preventDefault();
+});
 document.addEventListener("htmx:sseMessage", (event) => sayChanges(event.target));
 document.addEventListener("DOMContentLoaded", () => sayChanges(document));
