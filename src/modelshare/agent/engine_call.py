@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from modelshare.agent.engine_pool import EngineCall
-from modelshare.agent.engines.answers import read_answer
+from modelshare.agent.engines.answers import StreamConsumer, read_answer
 from modelshare.agent.engines.base import Activity
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import EngineRefusalError, invalid_answer, refusal_for_status
+from modelshare.agent.engines.refusals import invalid_answer, refusal_for_status
 from modelshare.agent.engines.relay_rules import PreparedRequest
 
 _OK: Final = 200
@@ -75,27 +75,6 @@ class AnswerCall(_Call):
         fields = read_answer(body, self._prepared, self._tally)
         self._activity.succeeded()
         self._answer(fields)
-
-
-class StreamConsumer(Protocol):
-    """Takes the stream of an engine: `feed` every chunk until `is_over`; otherwise call `finish` at a regular end."""
-
-    progressed: bool
-    """The last chunk had a piece of the answer."""
-
-    @property
-    def is_over(self) -> bool:
-        """The engine signalled the end, or failed."""
-
-    @property
-    def failure(self) -> EngineRefusalError | None:
-        """Why the stream ended early."""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """The events for the client."""
-
-    def finish(self) -> bytes:
-        """The last events for the client."""
 
 
 class StreamCall(_Call):

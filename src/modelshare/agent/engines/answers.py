@@ -6,6 +6,7 @@ model's public name.
 
 import base64
 import struct
+from abc import ABC, abstractmethod
 from typing import Any, Final
 
 import msgspec
@@ -136,6 +137,39 @@ class StreamReader:
         self._tally.generated(text for choice in choices for text in choice.texts())
         cleaned = self._last = _public_fields(fields, self._prepared.policy)
         return cleaned if choices or usage is None else None
+
+
+class StreamConsumer(ABC):
+    """Takes an engine's stream. `feed` every chunk until `is_over`; otherwise call `finish` at a regular end."""
+
+    def __init__(self, prepared: PreparedRequest, tally: Counter) -> None:
+        self.progressed = False
+        """The last chunk had a piece of the answer."""
+        self._reader = StreamReader(prepared, tally)
+
+    @property
+    def is_over(self) -> bool:
+        return self._reader.is_over
+
+    @property
+    def failure(self) -> EngineRefusalError | None:
+        return self._reader.failure
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The events for the client."""
+        return self._taken(self._reader.feed(chunk))
+
+    def finish(self) -> bytes:
+        """The last events for the client."""
+        return self._taken(self._reader.finish())
+
+    def _taken(self, pieces: list[Fields]) -> bytes:
+        self.progressed = any(pieces)
+        return self._take(pieces) if pieces else b""
+
+    @abstractmethod
+    def _take(self, pieces: list[Fields]) -> bytes:
+        """The events for the client of at least one piece."""
 
 
 def write_pieces(pieces: list[Fields]) -> bytes:

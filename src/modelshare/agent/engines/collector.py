@@ -4,10 +4,10 @@ from typing import Any
 
 import msgspec
 
-from modelshare.agent.engines.answers import StreamReader
+from modelshare.agent.engines.answers import StreamConsumer
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import EngineRefusalError, invalid_answer
+from modelshare.agent.engines.refusals import invalid_answer
 from modelshare.agent.engines.relay_rules import PreparedRequest
 
 
@@ -26,34 +26,16 @@ class _Choice(msgspec.Struct):
 _decode_choices = msgspec.json.Decoder(list[_Choice]).decode
 
 
-class AnswerCollector:
-    """Collects the stream of one sequence. `feed` every chunk until `is_over`; otherwise call `finish` at the end."""
+class AnswerCollector(StreamConsumer):
+    """Collects the stream of one sequence: nothing is passed on before its end."""
 
     def __init__(self, prepared: PreparedRequest, tally: Tally) -> None:
-        self.progressed = False
-        """The last chunk had a piece of the answer."""
-        self._reader = StreamReader(prepared, tally)
+        super().__init__(prepared, tally)
         self._is_chat = prepared.route == "chat/completions"
         self._pieces: list[Fields] = []
 
-    @property
-    def is_over(self) -> bool:
-        return self._reader.is_over
-
-    @property
-    def failure(self) -> EngineRefusalError | None:
-        return self._reader.failure
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Nothing is passed on before the end."""
-        return self._keep(self._reader.feed(chunk))
-
-    def finish(self) -> bytes:
-        return self._keep(self._reader.finish())
-
-    def _keep(self, pieces: list[Fields]) -> bytes:
-        self.progressed = any(pieces)
-        self._pieces += [piece for piece in pieces if piece]
+    def _take(self, pieces: list[Fields]) -> bytes:
+        self._pieces += filter(None, pieces)
         return b""
 
     def answer(self) -> Fields:

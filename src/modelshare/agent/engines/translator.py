@@ -9,10 +9,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from modelshare.agent.engines.answers import StreamReader
+from modelshare.agent.engines.answers import StreamConsumer, StreamReader
 from modelshare.agent.engines.counts import Tally
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.refusals import EngineRefusalError
 from modelshare.agent.engines.relay_rules import PreparedRequest
 
 Write = Callable[[list[Fields]], bytes]
@@ -49,48 +48,31 @@ class _Recorder:
         self.has_usage = True
 
 
-class StreamTranslator:
-    """`feed` every chunk until `is_over`; otherwise call `finish` at a regular end."""
-
+class StreamTranslator(StreamConsumer):
     def __init__(self, prepared: PreparedRequest, tally: Tally, write: Write) -> None:
         """`write` makes events for the client of the pieces of an answer. It must not look into their texts."""
-        self.progressed = False
-        """The last chunk had a piece of the answer."""
+        super().__init__(prepared, tally)
         self._prepared = prepared
         self._tally = tally
-        self._reader = StreamReader(prepared, tally)
         self._write = write
         self._form: _Form | None = None
         self._lessons_left = _FUTILE if prepared.wanted_logprobs is None else 0  # log probabilities have positions
 
-    @property
-    def is_over(self) -> bool:
-        return self._reader.is_over
-
-    @property
-    def failure(self) -> EngineRefusalError | None:
-        return self._reader.failure
-
     def feed(self, chunk: bytes) -> bytes:
-        """The events for the client."""
         if self._form is not None and self._reader.is_between_events:
             events = self._translate(chunk, self._form)
             if events is not None:
                 self.progressed, self._lessons_left = True, _FUTILE
                 return events
         was_between_events = self._reader.is_between_events
-        events = self._written(self._reader.feed(chunk))
+        events = super().feed(chunk)
         if was_between_events and self._lessons_left and self.progressed and not self._reader.is_over:
             self._lessons_left -= 1
             self._form = self._learn(chunk) or self._form
         return events
 
-    def finish(self) -> bytes:
-        return self._written(self._reader.finish())
-
-    def _written(self, pieces: list[Fields]) -> bytes:
-        self.progressed = any(pieces)
-        return self._write(pieces) if pieces else b""
+    def _take(self, pieces: list[Fields]) -> bytes:
+        return self._write(pieces)
 
     def _translate(self, chunk: bytes, form: _Form) -> bytes | None:
         """The translation of whole events that have the known form; None if anything is different."""

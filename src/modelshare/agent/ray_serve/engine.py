@@ -4,17 +4,18 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from modelshare.agent.engines.base import ROUTES_OF_TASK, Activity, EngineError, Load, Task
+from modelshare.agent.engines.base import EngineError, Load, Task
 from modelshare.agent.engines.probe import Probe
 from modelshare.agent.engines.relay_rules import RelayPolicy
-from modelshare.agent.engines.sharing import FEW_SLOTS, MANY_SLOTS, PromptCache, Sharing, TenantQueue
+from modelshare.agent.engines.remote import RemoteEngine
+from modelshare.agent.engines.sharing import FEW_SLOTS, MANY_SLOTS, PromptCache, Sharing
 from modelshare.agent.engines.watch import Timing, Watch
 from modelshare.agent.errors import AgentError
 from modelshare.agent.pull import Moved
@@ -35,9 +36,8 @@ _ABSENT_SECONDS: Final = 120.0
 _ENDED: Final = "The connection to the Ray cluster was lost"
 
 
-class RayEngine:
+class RayEngine(RemoteEngine):
     kind = "ray"
-    mapped_bytes = 0
 
     def __init__(
         self,
@@ -50,36 +50,27 @@ class RayEngine:
         timing: Timing | None = None,
     ) -> None:
         """`parallel`: sequences that one replica processes at once."""
+        self._parallel = parallel or (MANY_SLOTS if settings.uses_ray_llm else FEW_SLOTS)
+        key = secrets.token_hex(32)
+        super().__init__(
+            f"{settings.ingress}/modelshare/{wanted.deployment_id}",
+            key,
+            Task(wanted.task),
+            RelayPolicy(public_name=wanted.served_name, request_model=wanted.served_name),
+            Sharing(slots=self._parallel, one_by_one=True, cache=PromptCache.SALTED),
+            timing,
+        )
+        self._key_digest = key_digest(key)
         self._wanted = wanted
         self._settings = settings
         self._grants = grants
         self._state_dir = state_dir
         self._copies = Copies(state_dir, wanted.deployment_id)
-        self._parallel = parallel or (MANY_SLOTS if settings.uses_ray_llm else FEW_SLOTS)
-        self._timing = timing or Timing()
-        self._key = secrets.token_hex(32)
-        self._task = Task(wanted.task)
-        self.routes = ROUTES_OF_TASK[self._task]
-        self.activity = Activity()
-        self.sharing = Sharing(slots=self._parallel, one_by_one=True, cache=PromptCache.SALTED)
-        self.turns = TenantQueue(self._parallel)
-        self._policy = RelayPolicy(public_name=wanted.served_name, request_model=wanted.served_name)
-        self._health_path = "/v1/models" if settings.uses_ray_llm else FACTS
-        self._origin = f"{settings.ingress}/modelshare/{wanted.deployment_id}"
         self._driver: DriverConnection | None = None
         self._following: asyncio.Task[None] | None = None
         self._state: State | None = None
         self._failure: str | None = None
         self._moved = Moved()
-        self._resources = AsyncExitStack()
-
-    @property
-    def base_url(self) -> str:
-        return f"{self._origin}/v1"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"}
 
     @property
     def log_tail(self) -> Sequence[str]:
@@ -90,13 +81,10 @@ class RayEngine:
         """How many serve."""
         return self._state.replicas if self._state is not None else 0
 
-    def relay_for(self, public_name: str) -> RelayPolicy:
-        return self._policy.under(public_name)
-
     async def start(self) -> None:
         """Returns when a replica has given an answer, however long its node pulls. Raises EngineError."""
         try:
-            plan = Deploy(self._wanted, self._settings, self._parallel, key_digest(self._key))
+            plan = Deploy(self._wanted, self._settings, self._parallel, self._key_digest)
             self._driver = await DriverConnection.start(plan, self._state_dir)
             self._following = asyncio.create_task(self._follow(self._driver))
             await self._replica()
@@ -106,7 +94,7 @@ class RayEngine:
             raise
 
     async def died(self) -> str:
-        watch = Watch(self, replace(self._timing, recent=0.0), self._answers)
+        watch = Watch(self, self._patient, self._answers)
         ends = [asyncio.create_task(job) for job in (self._failed(), watch.until_hung(probes=False))]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -121,20 +109,14 @@ class RayEngine:
 
     async def health(self) -> bool:
         """Whether a replica serves, and Serve's proxy answers."""
-        return self.replicas > 0 and await self._probe.is_up(self._health_path, self._timing.probe_timeout)
+        return self.replicas > 0 and await self._is_up("/v1/models" if self._settings.uses_ray_llm else FACTS)
 
     async def load(self) -> Load:
         """Nobody else has the key, so these are the agent's own requests."""
         return Load(self.turns.running, self.turns.waiting)
 
-    async def work(self) -> float | None:
-        """See `watch.WatchedEngine`."""
-        return None
-
     async def stop(self, grace: float = 0.0) -> None:
-        if grace:
-            await self.activity.drained(grace)
-        await self._resources.aclose()
+        await super().stop(grace)
         driver, self._driver = self._driver, None
         if driver is not None:
             await driver.stop()
@@ -151,17 +133,17 @@ class RayEngine:
 
     async def _ask(self) -> None:
         """Learns what the engine can do, and has it answer."""
-        self._probe = await self._resources.enter_async_context(Probe(self._origin, self.headers))
-        facts = await self._facts()
+        probe = await self._connect()
+        facts = await self._facts(probe)
         self.sharing = replace(self.sharing, one_by_one=facts.one_by_one)
-        self._policy = facts.policy(self._wanted.served_name)
-        await self._probe.ask(self._task, self._policy.request_model, _ANSWER_SECONDS)
+        self._relay = facts.policy(self._wanted.served_name)
+        await probe.ask(self._task, self._relay.request_model, _ANSWER_SECONDS)
         self.activity.succeeded()
 
-    async def _facts(self) -> Facts:
+    async def _facts(self, probe: Probe) -> Facts:
         if self._settings.uses_ray_llm:
             return vllm_facts(self._wanted.served_name, self._wanted.context_length)
-        told = await self._probe.fetch(FACTS, self._timing.probe_timeout)
+        told = await probe.fetch(FACTS, self._timing.probe_timeout)
         try:
             return msgspec.json.decode(told, type=Facts)
         except msgspec.DecodeError as error:
@@ -216,6 +198,3 @@ class RayEngine:
             if since is not None and loop.time() - since > _ABSENT_SECONDS:
                 return
             await self._moved.wait(_ABSENT_SECONDS if since is None else _ABSENT_SECONDS / 10)
-
-    async def _answers(self, within: float) -> bool:
-        return await self._probe.answers(self._task, self._policy.request_model, within)

@@ -2,7 +2,6 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -15,7 +14,7 @@ from modelshare.server.errors import RateLimitedError
 from modelshare.server.router.admission import Payer
 from modelshare.wire.keys import KeyLimits
 from served import wait_until
-from server.router.test_ledger import (
+from server.router.shared_limits.conftest import (
     BUDGET,
     ENDPOINT,
     Clock,
@@ -30,17 +29,6 @@ from server.router.test_ledger import (
 )
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def processes(database_url: str, clock: Clock) -> AsyncIterator[list[Process]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(process(database_url, clock)) for _ in range(3)]
 
 
 async def test_a_budget_counts_what_was_used_without_the_database(database_url: str, clock: Clock) -> None:

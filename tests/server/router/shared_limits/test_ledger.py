@@ -1,105 +1,35 @@
-"""Limits that several processes keep to together, counted from outside; each process has connections of its own."""
+"""Limits that several processes keep to together, counted from outside."""
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from cut_database import proxy_to
-from modelshare.server.db import Database
 from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
-from modelshare.server.router.admission import Admission, Gate, Payer
+from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.allowances import Counted
 from modelshare.server.router.ledger import FREED_TOPIC, Ledger
 from modelshare.server.router.ledger_rules import Answer
 from modelshare.server.router.tables import LedgerRow
 from modelshare.wire.keys import KeyLimits
-from modelshare.wire.tiers import Tier, TierCategory
 from served import wait_until
+from server.router.shared_limits.conftest import (
+    ENDPOINT,
+    Clock,
+    Process,
+    enter,
+    enters,
+    is_used,
+    passes,
+    process,
+    tier,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
-ENDPOINT = uuid.UUID(int=1)
-NOVEMBER = 1_795_000_000.0
-BUDGET = "key/00000000-0000-0000-0000-000000000002/2026-11"
-
-
-class Clock:
-    now = NOVEMBER
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass(frozen=True)
-class Process:
-    ledger: Ledger
-    admission: Admission
-
-    def gate(self, tier: Tier) -> Gate:
-        return self.admission.gate(ENDPOINT, tier)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-async def processes(database_url: str, clock: Clock) -> AsyncIterator[list[Process]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(process(database_url, clock)) for _ in range(3)]
-
-
-@asynccontextmanager
-async def process(database_url: str, clock: Clock) -> AsyncIterator[Process]:
-    database = Database(database_url.replace("postgresql:", "postgresql+asyncpg:"))
-    await database.start()
-    ledger = Ledger(database, clock, clock)
-    await ledger.start()
-    try:
-        yield Process(ledger, Admission(clock, ledger))
-        await ledger.stop()
-    finally:
-        await database.close()
-
-
-def tier(*, requests: int | None = None, tokens: int | None = None, concurrent: int = 100_000) -> Tier:
-    return Tier(
-        slug="shared",
-        name="Shared",
-        category=TierCategory.FREE,
-        requests_per_minute=requests,
-        tokens_per_minute=tokens,
-        max_concurrent_requests=concurrent,
-        request_timeout_seconds=30,
-        stream_idle_timeout_seconds=120,
-        may_evict=True,
-    )
-
-
-async def enters(gate: Gate) -> bool:
-    try:
-        if not gate.enter():
-            await gate.enter_later()
-    except RateLimitedError:
-        return False
-    return True
-
-
-async def passes(gate: Gate, *, tokens: int = 0) -> int:
-    """How many requests are let in until the first refusal."""
-    count = 0
-    while await enters(gate):
-        count += 1
-        gate.charge(tokens)
-        gate.leave()
-    return count
 
 
 async def test_requests_of_three_processes_count_together(processes: list[Process], clock: Clock) -> None:
@@ -218,11 +148,6 @@ async def test_a_refusal_tells_truly_when_to_come_back(processes: list[Process],
     clock.now += 1
     assert await enters(gates[2])
     assert not await enters(gates[0])
-
-
-async def enter(gate: Gate) -> None:
-    if not gate.enter():
-        await gate.enter_later()
 
 
 async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
@@ -348,10 +273,6 @@ async def _refuse(_: object) -> None:
     raise OSError("The disk is full.")
 
 
-async def is_used(of: Process, tokens: int) -> bool:
-    return await used(of, BUDGET) == tokens
-
-
 async def _is_refused_again(of: Process, clock: Clock) -> bool:
     """After the next attempt."""
     before, clock.now = of.ledger._away_until, clock.now + 1
@@ -373,8 +294,3 @@ async def test_a_process_that_stops_gives_back_what_it_has_of_many_limits(proces
     async with one.ledger._database.read() as session:
         rows = await session.scalars(select(LedgerRow))
         assert [row.subject for row in rows if any(loan[0] for loan in row.loans.values())] == []
-
-
-async def used(of: Process, subject: str) -> float:
-    async with of.ledger._database.read() as session:
-        return sum(row.used for row in await queries.ledger(session, [subject]))
