@@ -1,6 +1,6 @@
 """The server's processor time of a push and a pull by the CLI: weights in a folder, and in a project's own bucket.
 
-    python benchmarks/bucket.py [--gib 4] [--files 2] [--idle 30] [--folder DIR]
+    PYTHONPATH=tests python benchmarks/bucket.py [--gib 4] [--files 2] [--idle 30] [--folder DIR]
 
 With a folder all bytes pass through the server; with a bucket they go straight to it and come straight from it, so the
 server's time is to be at most a twentieth. Nothing is subtracted: what the server does anyway meanwhile is included.

@@ -22,6 +22,8 @@ _STOP_SECONDS: Final = 10.0
 """How long a loop may take to stop, for example to return a job."""
 _STEP_SECONDS: Final = 0.25
 """Rounds of different loops begin together, at multiples of this, since waking up costs more than most rounds."""
+_IDLE_SECONDS: Final = 10.0
+"""Between rounds of a loop that has nothing to do."""
 _LAST_CALL_SECONDS: Final = 1.0
 """The minimum time for each service to stop, even if earlier ones took all the time; then it is cancelled."""
 
@@ -72,16 +74,20 @@ class Loop:
         rest: float = 0.0,
         retry: float | None = None,
         slow: float = _SLOW_SECONDS,
+        is_idle: Callable[[], bool] | None = None,
     ) -> None:
         """`every`: seconds from the end of one round to the next, rounded so that loops wake together; None: only when
         woken.
 
         `rest`: minimum seconds between rounds, even if it is woken. `retry`: maximum seconds until the next attempt
-        after a failed round; default: `every`.
+        after a failed round; default: `every`. `is_idle`: whether there is nothing to do until `resume`; it then runs
+        rarely.
         """
         self._chore = Chore(name, work, slow)
         self._every = every
         self._rest = rest
+        self._is_idle = is_idle
+        self._is_resting = False
         longest = next(each for each in (retry, every, _STOP_SECONDS) if each is not None)
         self._backoff = Backoff(min(_FIRST_RETRY_SECONDS, longest), longest)
         self._woken = asyncio.Event()
@@ -92,6 +98,11 @@ class Loop:
         """Starts the next round immediately, or right after the current one. Can be used as a listener of
         notifications."""
         self._woken.set()
+
+    def resume(self) -> None:
+        """There is something to do again. Cheap, so that it can be called whenever something comes in."""
+        if self._is_resting:
+            self._woken.set()
 
     async def start(self) -> None:
         self._is_stopping = False
@@ -123,14 +134,18 @@ class Loop:
             await self._woken.wait()
             return
         loop = asyncio.get_running_loop()
-        due = loop.time() + self._every
-        if self._every >= _STEP_SECONDS:
+        every, self._is_resting = self._every, self._is_idle is not None and self._is_idle()
+        if self._is_resting:
+            every = max(every, _IDLE_SECONDS)
+        due = loop.time() + every
+        if every >= _STEP_SECONDS:
             due = round(due / _STEP_SECONDS) * _STEP_SECONDS
         timer = loop.call_at(due, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
+            self._is_resting = False
 
 
 class Chores:

@@ -123,6 +123,35 @@ async def test_a_loop_that_is_woken_does_not_wait(rounds: Rounds) -> None:
     await loop.stop()
 
 
+async def test_a_loop_with_nothing_to_do_rests_until_there_is_something(
+    rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "_IDLE_SECONDS", 3600)
+    todo: list[str] = []
+    loop = Loop("work", rounds.run, every=0.01, is_idle=lambda: not todo)
+    await loop.start()
+    await asyncio.sleep(0.05)
+    assert rounds.begun == 0
+    todo.append("this")
+    loop.resume()
+    await rounds.until(ended=3)
+    todo.clear()
+    before = rounds.begun
+    await asyncio.sleep(0.05)
+    assert rounds.begun <= before + 1
+    await loop.stop()
+
+
+async def test_more_work_does_not_wake_a_loop_that_does_not_rest(rounds: Rounds) -> None:
+    loop = Loop("work", rounds.run, every=3600, is_idle=lambda: False)
+    await loop.start()
+    await asyncio.sleep(0)
+    loop.resume()
+    await asyncio.sleep(0.01)
+    assert rounds.begun == 0, "its time comes soon enough"
+    await loop.stop()
+
+
 async def test_what_a_loop_is_told_during_a_round_is_not_missed(rounds: Rounds) -> None:
     loop = Loop("work", rounds.run)
     await loop.start()

@@ -57,6 +57,8 @@ class _Plan:
     """Changes of what endpoints serve; None for an endpoint that is no longer active."""
     observed: Mapping[uuid.UUID, Observation]
     """Endpoints whose status changed."""
+    is_empty: bool
+    """Whether there is no agent, no deployment and no endpoint."""
 
     @property
     def changed(self) -> set[Placement]:
@@ -136,7 +138,8 @@ class Reconciler:
         self._database = database
         self._tiers = tiers
         self._clock = clock
-        self.loop = Loop("reconcile the fleet", self._round, every=_ROUND_SECONDS)
+        self._has_nothing = False
+        self.loop = Loop("reconcile the fleet", self._round, every=_ROUND_SECONDS, is_idle=lambda: self._has_nothing)
         self.loop.wake()
         self._last_outage = -math.inf
         """When the database was last unavailable, by the event loop's clock."""
@@ -149,6 +152,7 @@ class Reconciler:
         async with self._database.read() as session:
             stale = not self._may_be_outage() and await queries.has_stale_agents(session, now - presence.STALE_SECONDS)
             plan = await self._plan(session, now)
+        self._has_nothing = plan.is_empty and not stale
         if stale:
             async with self._database.write() as session:
                 await presence.forget_stale(session, now=now)
@@ -237,6 +241,7 @@ class Reconciler:
             observed={
                 id_: observation for id_, observation in seen.items() if written.get(id_) != _written(observation)
             },
+            is_empty=not (agents or existing or seen or serving),
         )
 
     def _facts(self, active: Iterable[ActiveEndpoint], answered: Mapping[uuid.UUID, Content]) -> list[EndpointFacts]:

@@ -298,6 +298,8 @@ class AgentLinks:
 
     async def _heartbeat(self) -> None:
         linked = self._subjects()
+        if not linked:
+            return
         async with self._database.write() as session:
             known = await presence.heartbeat(session, [each.info.token for each in linked], now=self._now())
         for each in linked:

@@ -44,7 +44,13 @@ class Reports:
         self._clock = clock
         self._reports: dict[Deployment, Report] = {}
         self._released: dict[Deployment, bool] = {}
-        self._loop = Loop("write what agents report", self.flush, every=_GATHER_SECONDS, rest=_PAUSE_SECONDS)
+        self._loop = Loop(
+            "write what agents report",
+            self.flush,
+            every=_GATHER_SECONDS,
+            rest=_PAUSE_SECONDS,
+            is_idle=lambda: not self._reports and not self._released,
+        )
 
     async def start(self) -> None:
         await self._loop.start()
@@ -58,7 +64,9 @@ class Reports:
 
     def report(self, agent_id: uuid.UUID, report: Report) -> None:
         self._reports[agent_id, report.deployment_id] = report
-        if report.phase not in _GRADUAL:
+        if report.phase in _GRADUAL:
+            self._loop.resume()
+        else:
             self._loop.wake()
 
     def released(self, agent_id: uuid.UUID, deployment_id: str) -> None:

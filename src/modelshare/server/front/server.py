@@ -65,6 +65,12 @@ class Front:
         self._app = app
         self._handler = handler
         self._connections: set[Connection | WebSocket] = set()
+        self._sweeping = Loop(
+            "end connections that are overdue",
+            self._sweep,
+            every=_SWEEP_SECONDS,
+            is_idle=lambda: not self._connections,
+        )
         self._tasks: dict[asyncio.Task[None], Exchange | WebSocket] = {}
         self._second, self._date = 0, b""
 
@@ -76,14 +82,13 @@ class Front:
         """
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         server = await self.loop.create_server(lambda: Connection(self), sock=listener, backlog=BACKLOG)
-        sweeping = Loop("end connections that are overdue", self._sweep, every=_SWEEP_SECONDS)
-        await sweeping.start()
+        await self._sweeping.start()
         try:
             yield
         finally:
             server.close()
             await self._stop()
-            await sweeping.stop()
+            await self._sweeping.stop()
 
     def leave(self) -> None:
         """Asks clients to turn to other processes; requests are still answered."""
@@ -108,6 +113,7 @@ class Front:
 
     def opened(self, connection: Connection) -> None:
         self._connections.add(connection)
+        self._sweeping.resume()
         if self.is_stopping and not self.is_leaving:  # it was accepted just before
             connection.abort()
             return

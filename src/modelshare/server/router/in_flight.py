@@ -36,7 +36,12 @@ class InFlight(Generic[Subject]):
         self._revoked_among = revoked_among
         self._error = error
         self._running: dict[Subject, set[Endable]] = {}
-        self.loop = Loop("end requests whose key, session or endpoint is revoked", self.check, every=CHECK_SECONDS)
+        self.loop = Loop(
+            "end requests whose key, session or endpoint is revoked",
+            self.check,
+            every=CHECK_SECONDS,
+            is_idle=lambda: not self._running,
+        )
 
     def enter(self, subject: Subject, request: Endable) -> None:
         """Ends the request as soon as the subject is revoked, until it leaves.
@@ -46,6 +51,7 @@ class InFlight(Generic[Subject]):
         requests = self._running.get(subject)
         if requests is None:
             requests = self._running[subject] = set()
+            self.loop.resume()
         requests.add(request)
 
     def leave(self, subject: Subject, request: Endable) -> None:

@@ -71,7 +71,9 @@ class Ledger:
         self._round: asyncio.Future[None] | None = None
         self._working: asyncio.Task[None] | None = None
         self._away_until = 0.0
-        self._sweeping = Loop("settle limits", self._sweep, every=_SWEEP_SECONDS, rest=_REST_SECONDS)
+        self._sweeping = Loop(
+            "settle limits", self._sweep, every=_SWEEP_SECONDS, rest=_REST_SECONDS, is_idle=lambda: not self._held
+        )
         database.subscribe(WANTED_TOPIC, self._give_back)
 
     async def start(self) -> None:
@@ -99,6 +101,7 @@ class Ledger:
     def note(self, counted: Counted) -> None:
         """Something was used that has to be reported soon."""
         self._held[counted.subject] = counted
+        self._sweeping.resume()
 
     def freed(self, slots: Slots) -> None:
         """A request has ended: if others wait for its slot, it is given back now."""
@@ -158,11 +161,11 @@ class Ledger:
             if each.is_settled:
                 self._held.pop(each.subject, None)
             else:
-                self._held[each.subject] = each
+                self.note(each)
 
     def _alone(self, counted: Counted, now: float) -> None:
         counted.go_alone(now)
-        self._held[counted.subject] = counted
+        self.note(counted)
         self._generous.discard(counted.subject)
         self._wanted.discard(counted.subject)
 

@@ -90,7 +90,9 @@ class Router:
         self.selector = TargetSelector(parts.links, self.forwarder, parts.hits)
         self.holders = HolderConnections(parts.database, parts.links, self.selector)
         self._calls: set[Call] = set()
-        self._sweeping = Loop("end requests that take too long", self._sweep, every=_SWEEP_SECONDS)
+        self._sweeping = Loop(
+            "end requests that take too long", self._sweep, every=_SWEEP_SECONDS, is_idle=lambda: not self._calls
+        )
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
@@ -131,6 +133,7 @@ class Router:
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
         call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
         self._calls.add(call)
+        self._sweeping.resume()
         return call
 
     # Used by calls.

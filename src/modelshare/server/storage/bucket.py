@@ -9,7 +9,6 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from boto3.exceptions import Boto3Error
-from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -20,6 +19,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 
+from modelshare.server.storage.aws_session import open_session
 from modelshare.server.storage.base import check_key
 from modelshare.server.storage.own_bucket import NO_IDENTITY, OwnBucket
 from modelshare.server.storage.pins import etag_of
@@ -101,7 +101,7 @@ def open_client(options: S3Options, own: OwnBucket | None = None) -> Any:
     with bucket_errors(own):
         if own is not None:
             return own.client(options, config)
-        return Session().client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
+        return open_session().client("s3", endpoint_url=options.endpoint, region_name=options.region, config=config)
 
 
 @dataclass(frozen=True, slots=True)

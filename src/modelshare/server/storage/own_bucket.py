@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import botocore.session
 from boto3.session import Session
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 from botocore.config import Config
@@ -19,6 +18,7 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import NewConnectionError
 
 from modelshare.server.public_addresses import not_public
+from modelshare.server.storage.aws_session import open_session
 from modelshare.wire.public_addresses import is_public
 
 NO_IDENTITY: Final = (
@@ -60,7 +60,9 @@ class OwnBucket:
         region = options.region or DEFAULT_REGION
         if isinstance(self.identity, Keys):
             keys = self.identity
-            session = Session(keys.access_key_id, keys.secret_access_key, region_name=region)
+            session = open_session(
+                aws_access_key_id=keys.access_key_id, aws_secret_access_key=keys.secret_access_key, region_name=region
+            )
         else:
             session = self._role_session(self.identity, options.endpoint, region)
         return self.restrict(session.client("s3", endpoint_url=options.endpoint, config=config))
@@ -102,11 +104,10 @@ class OwnBucket:
             proxies={},
             ignore_configured_endpoint_urls=not at_aws,
         )
-        sts = Session().client("sts", endpoint_url=None if at_aws else endpoint, region_name=region, config=sts_config)
+        where = None if at_aws else endpoint
+        sts = open_session().client("sts", endpoint_url=where, region_name=region, config=sts_config)
         sts = sts if at_aws else self.restrict(sts)
-        own = botocore.session.get_session()
-        own._credentials = RoleCredentials(lambda: _assume(sts, role))  # noqa: SLF001 - as botocore's own providers do
-        return Session(botocore_session=own, region_name=region)
+        return open_session(credentials=RoleCredentials(lambda: _assume(sts, role)), region_name=region)
 
 
 class RoleCredentials(DeferredRefreshableCredentials):  # type: ignore[misc] # botocore has no types
