@@ -4,7 +4,7 @@
 
 With a folder all bytes pass through the server; with a bucket they go straight to it and come straight from it, so the
 server's time is to be at most a twentieth. Nothing is subtracted: what the server does anyway meanwhile is included.
-`idle` shows how much that is. The bucket is rclone's S3 server. Needs about four times the size on the disk.
+`idle` shows how much that is. A small model is pushed and pulled before, since the first requests load code. The bucket is rclone's S3 server. Needs about four times the size on the disk.
 """
 
 import argparse
@@ -51,6 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         make_model(folder / "model", int(given.gib * (1 << 30)), given.files)
+        make_model(folder / "small", 1 << 20, 1)
         ways = {way: measure(folder, way, given.idle) for way in ("folder", "bucket")}
     for step in ("push", "pull"):
         ratio = ways["bucket"][step].server / ways["folder"][step].server
@@ -62,6 +63,8 @@ def measure(folder: Path, way: str, idle: float) -> dict[str, Spent]:
         server = running.enter_context(serving(folder / way))
         if way == "bucket":
             keep_in(running.enter_context(s3_server(folder / "s3")), server)
+        push(server, folder / "small", "small")
+        pull(server, "small", folder / "small-pulled")
         steps: dict[str, Callable[[], None]] = {
             "idle": lambda: time.sleep(idle),
             "push": lambda: push(server, folder / "model", "bench"),
@@ -71,7 +74,7 @@ def measure(folder: Path, way: str, idle: float) -> dict[str, Spent]:
         for step, work in steps.items():
             spent[step] = each = measured(server, work)
             print(f"{way}: {step} {each.server:7.3f} s of the server's processor in {each.seconds:5.1f} s", flush=True)
-    for left in (way, "pulled", "s3"):
+    for left in (way, "pulled", "small-pulled", "s3"):
         shutil.rmtree(folder / left, ignore_errors=True)
     return spent
 

@@ -169,13 +169,25 @@ def test_no_message_to_the_cluster_has_the_key() -> None:
 
 def test_nodes_with_weights_are_remembered_until_all_have_deleted_them(tmp_path: Path) -> None:
     copies = Copies(tmp_path, "dep_1")
-    assert copies.read() is None
+    assert copies.read() == []
     for copy in (Copy("a", "one"), Copy("b", "two"), Copy("a", "one")):
         copies.add(RaySettings(), copy)
-    record = Copies(tmp_path, "dep_1").read()
-    assert record is not None
-    assert len(record.copies) == 2
-    assert record.lost(["a", "c"]) == ["two"]
-    assert record.lost(["b", "a"]) == []
-    copies.clear()
-    assert copies.read() is None
+    (made,) = Copies(tmp_path, "dep_1").read()
+    assert len(made.copies) == 2
+    assert made.lost(["a", "c"]) == ["two"]
+    assert made.lost(["b", "a"]) == []
+    copies.remove(made)
+    assert copies.read() == []
+    assert not copies.file.exists()
+
+
+def test_nodes_of_another_cluster_are_remembered_with_the_settings_that_lead_there(tmp_path: Path) -> None:
+    copies, before, now = Copies(tmp_path, "dep_1"), RaySettings("old:6379"), RaySettings("new:6379", cache="/weights")
+    copies.add(before, Copy("a", "one"))
+    copies.add(now, Copy("b", "two"))
+    assert [(made.settings, made.copies) for made in copies.read()] == [
+        (before, [Copy("a", "one")]),
+        (now, [Copy("b", "two")]),
+    ]
+    copies.remove(copies.read()[0])
+    assert [made.settings for made in copies.read()] == [now]

@@ -11,9 +11,11 @@ from modelshare.agent.ray_serve.messages import Copy
 from modelshare.agent.ray_serve.settings import RaySettings
 
 
-class Record(msgspec.Struct, frozen=True):
+class Made(msgspec.Struct, frozen=True):
+    """Copies that were made with the same settings: later ones may be of another cluster or folder."""
+
     settings: RaySettings
-    copies: list[Copy] = []
+    copies: list[Copy]
 
     def lost(self, deleted: Collection[str]) -> list[str]:
         """The hosts whose copies are not among those that are deleted."""
@@ -26,21 +28,25 @@ class Copies:
     def __init__(self, state_dir: Path, deployment_id: str) -> None:
         self.file = state_dir / "ray" / f"{deployment_id}.json"
 
-    def read(self) -> Record | None:
-        """None if no node ever had them. Raises EngineError."""
+    def read(self) -> list[Made]:
+        """Empty if no node has them. Raises EngineError."""
         try:
-            return msgspec.json.decode(self.file.read_bytes(), type=Record)
+            return msgspec.json.decode(self.file.read_bytes(), type=list[Made])
         except FileNotFoundError:
-            return None
+            return []
         except msgspec.DecodeError as error:
             raise EngineError(f"{self.file} was written by another version of modelshare: {error}.") from error
 
     def add(self, settings: RaySettings, copy: Copy) -> None:
         """Call it before the node gets access to the weights."""
         known = self.read()
-        others = [one for one in known.copies if one.id != copy.id] if known is not None else []
+        same = [one for made in known if made.settings == settings for one in made.copies if one != copy]
+        others = [made for made in known if made.settings != settings]
         private_files.folder(self.file.parent)
-        private_files.replace(self.file, msgspec.json.encode(Record(settings, [*others, copy])))
+        private_files.replace(self.file, msgspec.json.encode([*others, Made(settings, [*same, copy])]))
 
-    def clear(self) -> None:
-        self.file.unlink(missing_ok=True)
+    def remove(self, deleted: Made) -> None:
+        if left := [made for made in self.read() if made != deleted]:
+            private_files.replace(self.file, msgspec.json.encode(left))
+        else:
+            self.file.unlink(missing_ok=True)

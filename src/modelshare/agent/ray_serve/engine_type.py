@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from modelshare.agent.engines.base import Engine, EngineError, Format, Task
 from modelshare.agent.engines.plugin import ClusterType
 from modelshare.agent.ray_serve.connection import DriverConnection
-from modelshare.agent.ray_serve.copies import Copies
+from modelshare.agent.ray_serve.copies import Copies, Made
 from modelshare.agent.ray_serve.engine import RayEngine
 from modelshare.agent.ray_serve.messages import Delete, Deleted, Failed
 from modelshare.wire.agents import Grant
@@ -31,9 +31,11 @@ class RayServe(ClusterType):
 
     async def release(self, deployment_id: str) -> None:
         copies = Copies(self.machine.state_dir, deployment_id)
-        if (record := copies.read()) is None:
-            return
-        driver = await DriverConnection.start(Delete(deployment_id, record.settings), self.machine.state_dir)
+        for made in copies.read():
+            await self._delete(deployment_id, made, copies)
+
+    async def _delete(self, deployment_id: str, made: Made, copies: Copies) -> None:
+        driver = await DriverConnection.start(Delete(deployment_id, made.settings), self.machine.state_dir)
         try:
             last = [message async for message in driver.messages()][-1:]
             log = driver.log
@@ -41,12 +43,12 @@ class RayServe(ClusterType):
             await driver.stop()
         match last:
             case [Deleted() as deleted]:
-                if lost := record.lost(deleted.copies):
+                if lost := made.lost(deleted.copies):
                     raise EngineError(
                         f"{', '.join(lost)} left the Ray cluster with weights that have to be deleted. Start it "
                         f"again; or delete the folder {deployment_id} there, and then {copies.file} here."
                     )
-                copies.clear()
+                copies.remove(made)
             case [Failed() as failed]:
                 raise EngineError(failed.reason)
             case _:

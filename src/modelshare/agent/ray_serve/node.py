@@ -104,9 +104,11 @@ async def pull_model(plan: Deploy) -> Path:
         finally:
             puller.close()
         layout = lay_out(wanted)
-        view = cache.folder / "views" / wanted.deployment_id
-        if missing or not view.exists():  # else another replica may be reading it
+        view, finished = cache.folder / "views" / wanted.deployment_id, cache.folder / "laid-out"
+        if missing or not finished.exists():  # else another replica may be reading it
+            finished.unlink(missing_ok=True)
             layout.finish(cache.view(holding, layout.files))
+            finished.touch()
         return view
 
 
