@@ -4,7 +4,8 @@
 
 With a folder all bytes pass through the server; with a bucket they go straight to it and come straight from it, so the
 server's time is to be at most a twentieth. Nothing is subtracted: what the server does anyway meanwhile is included.
-`idle` shows how much that is. A small model is pushed and pulled before, since the first requests load code. The bucket is rclone's S3 server. Needs about four times the size on the disk.
+`idle` shows how much that is. A small model is pushed and pulled before, since the first requests load code. The bucket
+is rclone's S3 server. Needs about four times the size on the disk.
 """
 
 import argparse

@@ -143,8 +143,15 @@ class Reconciler:
         self.loop.wake()
         self._last_outage = -math.inf
         """When the database was last unavailable, by the event loop's clock."""
-        for topic in (ENDPOINTS_TOPIC, MODELS_TOPIC, SHARES_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
+        for topic in (ENDPOINTS_TOPIC, AGENTS_TOPIC, DEPLOYMENTS_TOPIC):
             database.subscribe(topic, self.loop.wake)
+        for topic in (MODELS_TOPIC, SHARES_TOPIC):
+            database.subscribe(topic, self._models_changed)
+
+    def _models_changed(self, subject: str) -> None:
+        """Models matter only where there is an endpoint or a deployment of them."""
+        if subject == "*" or not self._has_nothing:
+            self.loop.wake()
 
     async def reconcile(self) -> None:
         """One round."""
