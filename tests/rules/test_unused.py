@@ -11,6 +11,7 @@ CALLED_BY_LIBRARIES = {
     *("on_message_begin", "on_url", "on_header", "on_headers_complete", "on_chunk_header", "on_body"),  # httptools
     *("on_message_complete", "seekable"),  # the latter io.RawIOBase
     *("check_health", "on_before_node_init"),  # Ray Serve, and its LLM callbacks
+    "search_paths",  # botocore
 }
 FOR_OPERATORS = {"downgrade"}
 """Of migrations: what a test shows to work, and an operator may need one day."""

@@ -297,8 +297,7 @@ class AgentLinks:
             self._reports.released(agent_id, deployment_id)
 
     async def _heartbeat(self) -> None:
-        linked = self._subjects()
-        if not linked:
+        if not (linked := self._subjects()):
             return
         async with self._database.write() as session:
             known = await presence.heartbeat(session, [each.info.token for each in linked], now=self._now())
@@ -308,8 +307,7 @@ class AgentLinks:
 
     def _agent_changed(self, subject: str) -> Awaitable[object] | None:
         """An agent changed: ends its connection here if it may no longer have one."""
-        linked = self._subjects(subject)
-        return asyncio.gather(*map(self._check, linked)) if linked else None
+        return asyncio.gather(*map(self._check, linked)) if (linked := self._subjects(subject)) else None
 
     async def _check(self, linked: _Linked) -> None:
         """Ends the connection if the agent may no longer have it; retries until the database answers."""

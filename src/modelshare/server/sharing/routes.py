@@ -146,8 +146,8 @@ async def revalidate_model(
 @router.get("/v1/models/{model_id}/versions")
 async def list_versions(caller: ModelsCaller, model_id: ModelId, session: ReadSession) -> Page[Version]:
     """Lists the model's versions, newest first."""
-    own = await service.get(session, caller, model_id)
-    return Page(data=[version_view(row) for row in reversed(own.model.versions)])
+    model = await registry.get(session, caller, model_id)
+    return Page(data=[version_view(row) for row in reversed(model.versions)])
 
 
 @router.get("/v1/models/{model_id}/versions/{version}/manifest", response_model=Manifest)
