@@ -88,6 +88,7 @@ class Loop:
         self._rest = rest
         self._is_idle = is_idle
         self._is_resting = False
+        self._is_resumed = False
         longest = next(each for each in (retry, every, _STOP_SECONDS) if each is not None)
         self._backoff = Backoff(min(_FIRST_RETRY_SECONDS, longest), longest)
         self._woken = asyncio.Event()
@@ -97,11 +98,14 @@ class Loop:
     def wake(self, *_: object) -> None:
         """Starts the next round immediately, or right after the current one. Can be used as a listener of
         notifications."""
+        self._is_resumed = False
         self._woken.set()
 
     def resume(self) -> None:
-        """There is something to do again. Cheap, so that it can be called whenever something comes in."""
-        if self._is_resting:
+        """There is something to do again: the next round comes after the usual time. Cheap, so that it can be called
+        whenever something comes in."""
+        if self._is_resting and not self._woken.is_set():
+            self._is_resumed = True
             self._woken.set()
 
     async def start(self) -> None:
@@ -129,23 +133,31 @@ class Loop:
             await asyncio.sleep(self._rest)
 
     async def _wait(self) -> None:
-        """Until the next round. A timer is much cheaper than a time limit for the wait."""
+        """Until the next round."""
         if self._every is None:
             await self._woken.wait()
             return
+        if self._is_idle is not None and self._is_idle():
+            self._is_resting = True
+            await self._wait_for(max(self._every, _IDLE_SECONDS))
+            self._is_resting = False
+            if not self._is_resumed:
+                return
+            self._is_resumed = False
+            self._woken.clear()
+        await self._wait_for(self._every)
+
+    async def _wait_for(self, seconds: float) -> None:
+        """Or until it is woken. A timer is much cheaper than a time limit for the wait."""
         loop = asyncio.get_running_loop()
-        every, self._is_resting = self._every, self._is_idle is not None and self._is_idle()
-        if self._is_resting:
-            every = max(every, _IDLE_SECONDS)
-        due = loop.time() + every
-        if every >= _STEP_SECONDS:
+        due = loop.time() + seconds
+        if seconds >= _STEP_SECONDS:
             due = round(due / _STEP_SECONDS) * _STEP_SECONDS
         timer = loop.call_at(due, self._woken.set)
         try:
             await self._woken.wait()
         finally:
             timer.cancel()
-            self._is_resting = False
 
 
 class Chores:

@@ -142,6 +142,22 @@ async def test_a_loop_with_nothing_to_do_rests_until_there_is_something(
     await loop.stop()
 
 
+async def test_work_that_comes_and_goes_makes_no_more_rounds_than_usual(rounds: Rounds) -> None:
+    todo: list[str] = []
+    loop = Loop("work", rounds.run, every=3600, is_idle=lambda: not todo)
+    await loop.start()
+    for _ in range(100):
+        todo.append("this")
+        loop.resume()
+        await asyncio.sleep(0)
+        todo.clear()
+        await asyncio.sleep(0)
+    assert rounds.begun == 0
+    loop.wake()
+    await rounds.until(ended=1)
+    await loop.stop()
+
+
 async def test_more_work_does_not_wake_a_loop_that_does_not_rest(rounds: Rounds) -> None:
     loop = Loop("work", rounds.run, every=3600, is_idle=lambda: False)
     await loop.start()
