@@ -98,3 +98,12 @@ async def test_a_click_is_not_lost_when_the_part_changes_meanwhile(model_page: P
     await model_page.mouse.up()
     await expect(model_page.get_by_role("dialog")).to_be_visible()
     await expect(model_page.locator("#unshare")).to_be_attached()
+
+
+async def test_a_key_that_is_released_elsewhere_holds_nothing_back(model_page: Page, owner: Tenant) -> None:
+    await model_page.keyboard.down(" ")
+    await owner.http.post(f"/v1/models/{model_page.url.rpartition('/')[2]}/share")
+    await expect(model_page.locator("html")).to_have_attribute("data-received", "2")
+    await expect(model_page.locator("#unshare")).not_to_be_attached()
+    await model_page.evaluate("window.dispatchEvent(new Event('blur'))")
+    await expect(model_page.locator("#unshare")).to_be_attached()

@@ -1,9 +1,7 @@
 """The server killed with -9 while an upload comes in or is processed: after a restart all goes on."""
 
-import json
 import os
 import sqlite3
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,20 +12,16 @@ import httpx
 import pytest
 
 from programs import Server, serving, wait_until
+from unit.registry.samples import safetensors_file
 from uploading import PART, error_of, opening, sha256, tar_of
 
 BIG = 192 << 20
 """Bytes that take a while to write and to unpack."""
 
 
-def _safetensors(size: int) -> bytes:
-    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(size)
-
-
 def _model(size: int) -> dict[str, bytes]:
     config = b'{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}'
-    return {"config.json": config, "model.safetensors": _safetensors(size)}
+    return {"config.json": config, "model.safetensors": safetensors_file({"w": ("U8", [size])})}
 
 
 @dataclass

@@ -109,7 +109,7 @@ class Loop:
             self._woken.set()
 
     async def start(self) -> None:
-        self._is_stopping = False
+        self._is_stopping = self._is_resting = self._is_resumed = False
         self._task = asyncio.create_task(self._run())
 
     async def stop(self, patience: float = _STOP_SECONDS) -> None:

@@ -191,7 +191,8 @@ async def test_not_a_request_is_dropped(
 
 
 @several
-async def test_nor_where_several_processes_serve(settings: Settings) -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+async def test_nor_where_several_processes_serve(settings: Settings, *, pinned: bool) -> None:
     """Clients reach three processes, two agents are linked to two of them."""
     ports = [free_port() for _ in range(3)]
     apps = [create_app(settings.model_copy(update={"advertise_url": f"http://127.0.0.1:{port}"})) for port in ports]
@@ -205,10 +206,13 @@ async def test_nor_where_several_processes_serve(settings: Settings) -> None:
         await add_version(apps[0], model, NEW)
         machines = [await stack.enter_async_context(machine(url, (await enroll(tenant.http))[1])) for url in urls[:2]]
         await deploy(tenant, model, "follows")
-        async with traffic.on(tenant, urls, ["follows"], clients=1):
-            await changes(tenant, model, traffic, "follows", slow=3, quick=10)
+        if pinned:
+            await deploy(tenant, model, "stays", OLD)
+        async with traffic.on(tenant, urls, ["follows", "stays"] if pinned else ["follows"], clients=1):
+            await changes(tenant, model, traffic, "follows", slow=4, quick=15)
     print(traffic.answered, "refused:", sum(one.refused for one in machines))  # noqa: T201 - shown by -s
     assert traffic.failed == []
+    assert not pinned or set(traffic.answered["stays"]) == {OLD}
 
 
 async def test_a_request_on_its_way_to_a_version_that_goes(

@@ -192,18 +192,8 @@ async def test_sixty_models_and_what_is_said_beyond_the_bound(
     assert (page["total"], page["total_is_exact"]) == (15, True)
 
 
-WAYS = [(2000, 8000, 1000), (10, 8000, 1000), (10, 20, 1000), (10, 20, 7)]
-"""FEW, MANY and STEPS: each leads to other statements."""
-
-
-@pytest.mark.parametrize(
-    ("lend", "sort", "few", "many", "steps"),
-    [
-        *(("sqlite", sort, *way) for sort in SORTS for way in WAYS),
-        *(("postgres", sort, *WAYS[n % len(WAYS)]) for n, sort in enumerate(SORTS)),
-    ],
-    indirect=["lend"],
-)
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize(("few", "many", "steps"), [(2000, 8000, 1000), (10, 8000, 1000), (10, 20, 1000), (10, 20, 7)])
 async def test_pages_visit_each_model_once_while_others_come_and_go(  # noqa: PLR0917 - fixtures
     app: Application,
     owner: Tenant,

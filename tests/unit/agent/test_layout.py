@@ -1,7 +1,6 @@
 """The folder that engines are given holds the weights that were decided, under the names they look for."""
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import pytest
 from modelshare.agent.errors import DeploymentError
 from modelshare.agent.layout import lay_out
 from modelshare.wire.link import DeploymentFile, Desired, DesiredDeployment, decode_from_server, encode
+from unit.registry.samples import safetensors_file
 
 
 def wanted(*paths: str, root: str = "", weights: tuple[str, ...] = ()) -> DesiredDeployment:
@@ -102,10 +102,7 @@ def test_shards_get_an_index_that_every_reader_takes(index: tuple[str, ...], tmp
     shards = tuple(f"m/{name}" for name in names)
     layout = lay_out(wanted(*shards, *index, root="m", weights=shards))
     for name, tensor in zip(names, "ab", strict=True):
-        header = json.dumps(
-            {"__metadata__": {}, tensor: {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}
-        ).encode()
-        (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+        (tmp_path / name).write_bytes(safetensors_file({tensor: ("F32", [])}, metadata={}))
     layout.finish(tmp_path)
     written = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert written == {"metadata": {"total_size": 2}, "weight_map": {"a": names[0], "b": names[1]}}

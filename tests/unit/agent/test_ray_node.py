@@ -1,8 +1,6 @@
 """Weights on a node of a Ray cluster, for an engine that somebody else starts there."""
 
 import hashlib
-import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,17 @@ from modelshare.agent.ray_serve.messages import Deploy
 from modelshare.agent.ray_serve.node import pull_model
 from modelshare.agent.ray_serve.settings import RaySettings
 from modelshare.wire.link import DeploymentFile, DesiredDeployment
+from unit.registry.samples import safetensors_file
 
 pytestmark = pytest.mark.anyio
 NAMES = ("a-00001-of-00002.safetensors", "a-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
 
 
-def tensor(name: str) -> bytes:
-    header = json.dumps({name: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}).encode()
-    return struct.pack("<Q", len(header)) + header + b"\0"
-
-
 @pytest.fixture
 def plan(tmp_path: Path) -> Deploy:
     """Of a model of two files that the node has already."""
-    contents = {path: tensor(path) for path in NAMES}
+    contents = {path: safetensors_file({path: ("U8", [1])}) for path in NAMES}
     files = [DeploymentFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in contents.items()]
     wanted = DesiredDeployment(
         deployment_id="dep_1",

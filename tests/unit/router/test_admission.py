@@ -1,6 +1,7 @@
 """The limits of a tier, with a clock that the test turns."""
 
 import uuid
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from modelshare.server.router.allowances import Allowance, Slots
 from modelshare.server.router.ledger_rules import Limit
 from modelshare.server.router.stated_limits import Budget, month_of
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.tiers import Tier, TierCategory
+from tiers import limited_tier
 
 
 class Clock:
@@ -22,18 +23,7 @@ class Clock:
         return self.now
 
 
-def tier(slug: str = "free", *, requests: int | None = 60, tokens: int | None = 1000, concurrent: int = 5) -> Tier:
-    return Tier(
-        slug=slug,
-        name=slug,
-        category=TierCategory.FREE,
-        requests_per_minute=requests,
-        tokens_per_minute=tokens,
-        max_concurrent_requests=concurrent,
-        request_timeout_seconds=30,
-        stream_idle_timeout_seconds=120,
-        may_evict=True,
-    )
+tier = partial(limited_tier, requests=60, tokens=1000, concurrent=5)
 
 
 def passes(gate: Gate, times: int) -> int:

@@ -99,7 +99,7 @@ class Ledger:
             self._working = asyncio.ensure_future(self._work())
 
     def note(self, counted: Counted) -> None:
-        """Something was used that has to be reported soon."""
+        """Something was borrowed, or is owed: it has to be settled."""
         self._held[counted.subject] = counted
         self._sweeping.resume()
 

@@ -12,7 +12,7 @@ from modelshare.server.errors import RateLimitedError
 from modelshare.server.router import queries
 from modelshare.server.router.admission import Admission, Gate
 from modelshare.server.router.ledger import Ledger
-from modelshare.wire.tiers import Tier, TierCategory
+from modelshare.wire.tiers import Tier
 
 ENDPOINT = uuid.UUID(int=1)
 NOVEMBER = 1_795_000_000.0
@@ -57,20 +57,6 @@ async def process(database_url: str, clock: Clock) -> AsyncIterator[Process]:
         await ledger.stop()
     finally:
         await database.close()
-
-
-def tier(*, requests: int | None = None, tokens: int | None = None, concurrent: int = 100_000) -> Tier:
-    return Tier(
-        slug="shared",
-        name="Shared",
-        category=TierCategory.FREE,
-        requests_per_minute=requests,
-        tokens_per_minute=tokens,
-        max_concurrent_requests=concurrent,
-        request_timeout_seconds=30,
-        stream_idle_timeout_seconds=120,
-        may_evict=True,
-    )
 
 
 async def enters(gate: Gate) -> bool:

@@ -24,9 +24,9 @@ from server.router.shared_limits.conftest import (
     is_used,
     passes,
     process,
-    tier,
     used,
 )
+from tiers import limited_tier
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 
@@ -36,7 +36,7 @@ async def test_a_budget_counts_what_was_used_without_the_database(database_url: 
     async with AsyncExitStack() as stack:
         proxy = await stack.enter_async_context(proxy_to(database_url))
         alone, other = [await stack.enter_async_context(process(url, clock)) for url in (proxy.url, database_url)]
-        gate, there = (each.admission.gate(ENDPOINT, tier(), payer) for each in (alone, other))
+        gate, there = (each.admission.gate(ENDPOINT, limited_tier(), payer) for each in (alone, other))
         assert await enters(gate)
         await proxy.cut()
         gate.charge(400)
@@ -59,7 +59,7 @@ async def test_a_budget_that_is_set_again_counts_what_was_used_without_it(
 ) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
     one, other, _ = processes
-    gate = one.admission.gate(ENDPOINT, tier(), payer)
+    gate = one.admission.gate(ENDPOINT, limited_tier(), payer)
     assert await enters(gate)
     gate.charge(100)
     await wait_until(lambda: is_used(one, 100))
@@ -79,12 +79,12 @@ async def test_a_budget_that_is_set_again_counts_what_was_used_without_it(
     async with one.ledger._database.write() as session:
         session.add(usage)
     assert not await enters(gate)
-    assert not await enters(other.admission.gate(ENDPOINT, tier(), payer))
+    assert not await enters(other.admission.gate(ENDPOINT, limited_tier(), payer))
 
 
 async def test_a_threshold_is_told_once_whoever_crosses_it(processes: list[Process], clock: Clock) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=10_000), None)
-    gates = [each.admission.gate(ENDPOINT, tier(), payer) for each in processes]
+    gates = [each.admission.gate(ENDPOINT, limited_tier(), payer) for each in processes]
     spent = 1000 * sum(await asyncio.gather(*(passes(each, tokens=1000) for each in gates)))
     assert 10_000 <= spent <= 12_000, "at most one request in progress more in each process"
     async with processes[0].ledger._database.read() as session:
@@ -97,9 +97,9 @@ async def test_a_threshold_is_told_once_whoever_crosses_it(processes: list[Proce
 async def test_a_month_that_begins_has_all_of_its_budget(processes: list[Process], clock: Clock) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=100), None)
     one = processes[0].admission
-    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1
+    assert await passes(one.gate(ENDPOINT, limited_tier(), payer), tokens=100) == 1
     with pytest.raises(RateLimitedError) as refused:
-        await enter(one.gate(ENDPOINT, tier(), payer))
+        await enter(one.gate(ENDPOINT, limited_tier(), payer))
     assert refused.value.code == "budget_exceeded"
     clock.now += refused.value.retry_after or 0
-    assert await passes(one.gate(ENDPOINT, tier(), payer), tokens=100) == 1
+    assert await passes(one.gate(ENDPOINT, limited_tier(), payer), tokens=100) == 1

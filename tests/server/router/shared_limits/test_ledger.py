@@ -26,14 +26,14 @@ from server.router.shared_limits.conftest import (
     is_used,
     passes,
     process,
-    tier,
 )
+from tiers import limited_tier
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("lend", ["postgres"], indirect=True)]
 
 
 async def test_requests_of_three_processes_count_together(processes: list[Process], clock: Clock) -> None:
-    gates = [each.gate(tier(requests=600)) for each in processes]
+    gates = [each.gate(limited_tier(requests=600)) for each in processes]
     let_in = 0
     for _ in range(3):
         let_in += sum(await asyncio.gather(*map(passes, gates)))
@@ -42,7 +42,7 @@ async def test_requests_of_three_processes_count_together(processes: list[Proces
 
 
 async def test_tokens_of_three_processes_count_together(processes: list[Process], clock: Clock) -> None:
-    gates = [each.gate(tier(tokens=30_000)) for each in processes]
+    gates = [each.gate(limited_tier(tokens=30_000)) for each in processes]
     used = 0
     for _ in range(3):
         used += 100 * sum(await asyncio.gather(*(passes(each, tokens=100) for each in gates)))
@@ -51,14 +51,14 @@ async def test_tokens_of_three_processes_count_together(processes: list[Process]
 
 
 async def test_at_most_so_many_at_once_in_all_processes(processes: list[Process]) -> None:
-    gates = [each.gate(tier(concurrent=50)) for each in processes]
+    gates = [each.gate(limited_tier(concurrent=50)) for each in processes]
     entered = await asyncio.gather(*(enters(gates[number % 3]) for number in range(90)))
     assert sum(entered) == 50
     assert [await enters(each) for each in gates] == [False] * 3
 
 
 async def test_no_refusal_while_slots_lie_idle_in_another_process(processes: list[Process]) -> None:
-    gates = [each.gate(tier(concurrent=50)) for each in processes]
+    gates = [each.gate(limited_tier(concurrent=50)) for each in processes]
     for gate in gates:
         assert all(await asyncio.gather(*(enters(gate) for _ in range(50)))), "all of them, whoever had them before"
         assert not await enters(gate)
@@ -69,7 +69,7 @@ async def test_no_refusal_while_slots_lie_idle_in_another_process(processes: lis
 async def test_a_slot_that_others_wait_for_is_given_back_as_soon_as_it_is_free(
     processes: list[Process], clock: Clock
 ) -> None:
-    limits = tier(concurrent=1).model_copy(update={"queue_seconds": 60})
+    limits = limited_tier(concurrent=1).model_copy(update={"queue_seconds": 60})
     one, two, _ = (each.gate(limits) for each in processes)
     told = asyncio.Event()
 
@@ -91,7 +91,7 @@ async def test_a_slot_that_others_wait_for_is_given_back_as_soon_as_it_is_free(
 
 
 async def test_a_large_request_counts_in_every_process(processes: list[Process], clock: Clock) -> None:
-    one, two, _ = (each.gate(tier(concurrent=4)) for each in processes)
+    one, two, _ = (each.gate(limited_tier(concurrent=4)) for each in processes)
     assert await enters(one)
     one.count_as(7)
     await wait_until(lambda: _refused(two))
@@ -108,7 +108,7 @@ async def _refused(gate: Gate) -> bool:
 
 
 async def test_what_was_borrowed_comes_back_when_a_process_stops(processes: list[Process]) -> None:
-    limits = tier(requests=10_000, concurrent=10)
+    limits = limited_tier(requests=10_000, concurrent=10)
     one, two, _ = (each.gate(limits) for each in processes)
     assert await enters(one)
     one.leave()
@@ -120,7 +120,7 @@ async def test_what_was_borrowed_comes_back_when_a_process_stops(processes: list
 async def test_the_slots_of_a_killed_process_come_back(
     database_url: str, processes: list[Process], clock: Clock
 ) -> None:
-    limits = tier(concurrent=10)
+    limits = limited_tier(concurrent=10)
     async with process(database_url, clock) as killed:
         gate = killed.gate(limits)
         assert all(await asyncio.gather(*(enters(gate) for _ in range(10))))
@@ -138,7 +138,7 @@ async def silence(ledger: Ledger) -> None:
 
 
 async def test_a_refusal_tells_truly_when_to_come_back(processes: list[Process], clock: Clock) -> None:
-    gates = [each.gate(tier(requests=6)) for each in processes]
+    gates = [each.gate(limited_tier(requests=6)) for each in processes]
     assert sum(await asyncio.gather(*map(passes, gates))) == 9
     with pytest.raises(RateLimitedError) as refused:
         await enter(gates[0])
@@ -151,7 +151,7 @@ async def test_a_refusal_tells_truly_when_to_come_back(processes: list[Process],
 
 
 async def test_what_is_left_includes_what_others_have_borrowed(processes: list[Process], clock: Clock) -> None:
-    limits = tier(requests=6000).model_copy(update={"burst_percent": 0})
+    limits = limited_tier(requests=6000).model_copy(update={"burst_percent": 0})
     gates = [each.gate(limits) for each in processes]
     for gate in gates:
         for _ in range(100):
@@ -171,7 +171,7 @@ async def test_what_is_left_includes_what_others_have_borrowed(processes: list[P
 
 
 async def test_refusals_are_known_without_asking_again(processes: list[Process]) -> None:
-    gate = processes[0].gate(tier(requests=6))
+    gate = processes[0].gate(limited_tier(requests=6))
     await passes(gate)
     with pytest.raises(RateLimitedError):
         gate.enter()
@@ -179,14 +179,14 @@ async def test_refusals_are_known_without_asking_again(processes: list[Process])
 
 async def test_a_raised_limit_counts_at_once(processes: list[Process]) -> None:
     one, two, _ = processes
-    assert await passes(one.gate(tier(requests=6))) == 9
-    assert await passes(two.gate(tier(requests=60))) == 81
-    assert not await enters(one.gate(tier(requests=60)))
+    assert await passes(one.gate(limited_tier(requests=6))) == 9
+    assert await passes(two.gate(limited_tier(requests=60))) == 81
+    assert not await enters(one.gate(limited_tier(requests=60)))
 
 
 @pytest.mark.parametrize("how", ["cut", "stalled"])
 async def test_without_the_database_each_process_goes_on_alone(database_url: str, clock: Clock, how: str) -> None:
-    limits = tier(requests=6, tokens=6000, concurrent=3)
+    limits = limited_tier(requests=6, tokens=6000, concurrent=3)
     async with proxy_to(database_url) as proxy, process(proxy.url, clock) as alone:
         gate = alone.gate(limits)
         assert await enters(gate)
@@ -212,7 +212,7 @@ async def test_without_the_database_each_process_goes_on_alone(database_url: str
 async def test_a_process_that_is_stopped_amid_a_transaction_lets_the_others_go_on_together(
     processes: list[Process],
 ) -> None:
-    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    one, two, _ = (each.gate(limited_tier(requests=600)) for each in processes)
     assert await enters(one)
     subject = f"endpoint/{ENDPOINT}/requests"
 
@@ -236,7 +236,7 @@ async def test_a_process_that_is_stopped_amid_a_transaction_lets_the_others_go_o
 async def test_a_process_that_was_stopped_asks_before_it_goes_on(
     processes: list[Process], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two, _ = (each.gate(tier(requests=600)) for each in processes)
+    one, two, _ = (each.gate(limited_tier(requests=600)) for each in processes)
     write, stopped = processes[0].ledger._write, True
 
     async def stop_once(counted: list[Counted]) -> list[Answer]:
@@ -257,7 +257,7 @@ async def test_a_process_that_was_stopped_asks_before_it_goes_on(
 async def test_a_database_that_refuses_to_commit_refuses_no_requests(processes: list[Process], clock: Clock) -> None:
     payer = Payer("proj_acme", uuid.UUID(int=2), KeyLimits(monthly_token_budget=1000), None)
     alone = processes[0]
-    gate = alone.admission.gate(ENDPOINT, tier(tokens=600), payer)
+    gate = alone.admission.gate(ENDPOINT, limited_tier(tokens=600), payer)
     assert await enters(gate)
     gate.charge(100)
     await wait_until(lambda: is_used(alone, 100))
@@ -286,7 +286,7 @@ async def _is_later(of: Process, before: float) -> bool:
 
 async def test_a_process_that_stops_gives_back_what_it_has_of_many_limits(processes: list[Process]) -> None:
     one, endpoints = processes[0], [uuid.UUID(int=number) for number in range(1, 251)]
-    gates = [one.admission.gate(each, tier(requests=6000)) for each in endpoints]
+    gates = [one.admission.gate(each, limited_tier(requests=6000)) for each in endpoints]
     assert all(await asyncio.gather(*map(enters, gates)))
     for gate in gates:
         gate.leave()

@@ -75,13 +75,14 @@ function sayChanges(part) {
 
 // What is pressed must stay until it is released: in a part that is replaced meanwhile, the click would be lost.
 let pressed = false;
-for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, () => { pressed = true; }, true);
-for (const name of ["pointerup", "pointercancel", "keyup"]) {
-  document.addEventListener(name, () => setTimeout(() => { // after the click
-    pressed = false;
-    document.dispatchEvent(new Event("released"));
-  }), true);
-}
+const press = (event) => { pressed ||= event.button === 0 || event.key === " "; };
+const release = () => setTimeout(() => { // after the click
+  pressed = false;
+  document.dispatchEvent(new Event("released"));
+});
+for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, press, true);
+for (const name of ["pointerup", "pointercancel", "keyup"]) document.addEventListener(name, release, true);
+window.addEventListener("blur", release); // a release elsewhere is not heard here
 
 // The stream of a live part. It rests while nobody looks: a browser has six connections to a site, for all its tabs.
 class LiveStream extends EventTarget {
