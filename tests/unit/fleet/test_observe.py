@@ -60,6 +60,14 @@ def test_nobody_is_there() -> None:
     assert "`free`" in seen.reason
 
 
+@pytest.mark.parametrize("tier", [SELF_HOSTED, "free"])
+def test_an_agent_that_is_about_to_begin_is_not_told_as_none(tier: str) -> None:
+    project = "proj_a" if tier == SELF_HOSTED else None
+    agent = AgentFacts(uuid.UUID(int=3), project, frozenset({tier}), AgentState.ACTIVE, 0)
+    seen = observe(agents=(agent,), tier=tier)
+    assert (seen.status, seen.reason) == (EndpointStatus.PROVISIONING, None)
+
+
 def test_an_agent_that_is_away_is_not_told_as_none() -> None:
     assert "reconnects" in (observe(agents=(AWAY,)).reason or "")
 

@@ -218,12 +218,14 @@ class Fleet:
         ]
         return max(found, key=_advance, default=None)
 
-    def _no_agent_reason(self, endpoint: EndpointFacts) -> str:
-        """Why no agent works on it, and what would help."""
+    def _no_agent_reason(self, endpoint: EndpointFacts) -> str | None:
+        """Why no agent works on it, and what would help; None if one is about to."""
         if endpoint.wanted is None:
             return (
                 "The model has no ready version that this endpoint can serve. Choose another version, or ask its owner."
             )
+        if any(agent.state is AgentState.ACTIVE for agent in self._pool(endpoint)):
+            return None
         if endpoint.tier != SELF_HOSTED:
             return f"No agent of the tier `{endpoint.tier}` is connected. Ask the platform's operator to start one."
         if any(agent.state is AgentState.DISCONNECTED for agent in self._pool(endpoint)):
