@@ -11,6 +11,7 @@ import httpx
 
 from modelshare.wire.agents import Phase
 from modelshare.wire.link import (
+    HEARTBEAT_SECONDS,
     LINK_PATH,
     LINKED_HEADER,
     PROTOCOL,
@@ -109,6 +110,12 @@ class LinkAgent:
 
         return await wait_until(check, 30)
 
+    async def beat(self) -> None:
+        """Sends heartbeats, as every agent does: the server closes a link that is silent."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await self.send(Ping())
+
     async def run(self) -> None:
         while (message := await self.socket.receive()).type is aiohttp.WSMsgType.BINARY:
             for frame in read_from_server(message.data):
@@ -176,11 +183,11 @@ async def linked(
         async with http.ws_connect(url + LINK_PATH, headers=headers, max_msg_size=0) as socket:
             agent = LinkAgent(socket, agent_id, handler)
             await socket.send_bytes(encode(hello or Hello(PROTOCOL, "0.1.0", ["llamacpp"], "cpu", 1 << 34, 1 << 40)))
-            running = asyncio.ensure_future(agent.run())
+            running = [asyncio.ensure_future(agent.run()), asyncio.ensure_future(agent.beat())]
             try:
                 yield agent
             finally:
-                tasks = [running, *agent._tasks]
+                tasks = [*running, *agent._tasks]
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import aiohttp
@@ -26,6 +26,7 @@ from modelshare.wire.link import (
     Frame,
     FromAgent,
     Hello,
+    Ping,
     Request,
     Welcome,
     encode,
@@ -81,13 +82,24 @@ class Peer:
             self.running[process] = socket
         welcome = Welcome(self.protocol, "agent_1", "box", self.welcome_key, process, list(self.running))
         await socket.send_bytes(encode(welcome))
-        async for message in socket:
-            if message.type is aiohttp.WSMsgType.BINARY:
-                self.messages += 1
-                async with self._arrived:
-                    self.frames += read_from_agent(message.data)
-                    self._arrived.notify_all()
+        beating = asyncio.create_task(self._beat(socket))
+        try:
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    self.messages += 1
+                    async with self._arrived:
+                        self.frames += read_from_agent(message.data)
+                        self._arrived.notify_all()
+        finally:
+            beating.cancel()
         return socket
+
+    async def _beat(self, socket: web.WebSocketResponse) -> None:
+        """Sends heartbeats, as every server does: the agent leaves one that is silent."""
+        with suppress(ConnectionError):
+            while True:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+                await socket.send_bytes(encode(Ping()))
 
     def _choose(self) -> str:
         self._turn += 1

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelshare.server.front.room import GRACE_SECONDS, Room
+from modelshare.server.front.room import GRACE_SECONDS, MOST_AT_ONCE, Room
 
 Guests = list[tuple[str | None, int]]
 GUESTS = st.lists(st.tuples(st.sampled_from([None, "a", "b", "c", "d"]), st.integers()), unique=True, max_size=60)
@@ -62,7 +62,20 @@ def test_many_that_open_at_once_are_no_attack() -> None:
     for guest in range(100):
         room.waits(guest, "a", 10.0)
     assert room.beyond(10.0 + GRACE_SECONDS / 2) == []
-    assert len(room.beyond(10.0 + GRACE_SECONDS)) == 96
+    assert len(room.beyond(10.0 + GRACE_SECONDS)) == MOST_AT_ONCE < 96
+
+
+def test_a_stranger_who_opens_each_anew_is_closed_no_faster_for_it() -> None:
+    room: Room[int] = Room(1000, 4)
+    for guest in range(900):
+        room.waits(guest, "a", 0.0)
+    closed = 0
+    for sweep in range(100):
+        for guest in room.beyond(10.0 + sweep):
+            room.leaves(guest, "a")
+            room.waits(1000 + closed, "a", 10.0 + sweep)
+            closed += 1
+    assert closed == 100 * MOST_AT_ONCE
 
 
 @given(GUESTS)

@@ -375,7 +375,7 @@ class AgentLink(FrameSender):
                 raise ClosedError(CloseCode.GOING_AWAY, "The connection is not used.")
             if now - self._last_sent >= self._heartbeat:
                 self.post(Ping())
-            await asyncio.sleep(self._heartbeat / 5)
+            await asyncio.sleep(min(self._heartbeat, self._dead_after) / 5)
 
 
 def decoded_hello(data: bytes) -> FromAgent:

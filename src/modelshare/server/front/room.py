@@ -5,6 +5,9 @@ from typing import Final, Generic, TypeVar
 
 GRACE_SECONDS: Final = 1.0
 """How long a connection may be silent regardless of limits: opening many at once is not an attack."""
+MOST_AT_ONCE: Final = 64
+"""How many connections `beyond` selects at once. Holding one costs less than closing one whose client connects again
+at once; when there is no room for them, `make` selects them."""
 _SPARE: Final = 16
 """Frees this fraction of the capacity at once, so that not every new connection has to."""
 
@@ -33,14 +36,15 @@ class Room(Generic[Guest]):
             del self._waiting[address]
 
     def beyond(self, now: float) -> list[Guest]:
-        """The connections beyond the limit of their address."""
-        return [
+        """Connections beyond the limit of their address, at most `MOST_AT_ONCE`."""
+        found = (
             guest
             for address, own in self._waiting.items()
             if address is not None and len(own) > self._per_address
             for guest in _first(own, len(own) - self._per_address)
             if now - own[guest] >= GRACE_SECONDS
-        ]
+        )
+        return list(_first(found, MOST_AT_ONCE))
 
     def make(self, taken: int) -> list[Guest]:
         """The connections to close when there are `taken`, more than the maximum.
