@@ -1,6 +1,7 @@
 """What only a bucket can show: links that allow one thing, keys that do not fit, servers that misbehave."""
 
 import asyncio
+import base64
 import hashlib
 import http.server
 import os
@@ -11,12 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import httpx
 import pytest
 
-from modelshare.server.storage.base import DirectStore, SignedPut
+from modelshare.server.storage.base import DirectStore, Multipart, SignedPut
+from modelshare.server.storage.bucket import S3Options
+from modelshare.server.storage.s3 import S3Store
 from modelshare.server.storage.stores import open_store
 from modelshare.server.storage_errors import MultipartNotFoundError, StorageUnavailableError
 from storage_servers import S3Server, s3_server
@@ -42,6 +45,34 @@ def keys(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def store(server: S3Server, tmp_path: Path) -> DirectStore:
     return open_bucket(server.url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "s3://bucket",
+        "s3://bucket/below/it?region=eu-west-1",
+        "s3://dotted.bucket?region=eu-central-1",
+        "s3://bucket?endpoint=http://127.0.0.1:9000",
+        "s3://bucket?endpoint=https://storage.example&region=auto&addressing=virtual",
+    ],
+)
+def test_part_links_are_those_of_the_stock_client(place: str, tmp_path: Path) -> None:
+    store = S3Store(S3Options.parse(place), scratch=tmp_path, clock=lambda: 0)
+    upload = Multipart(KEY, "an id/+= ü", 100, 60)
+    params = {"Bucket": store._bucket, "Key": store._name(KEY), "UploadId": upload.id, "PartNumber": 2}
+    signed_headers = {"ContentLength": 40, "ContentMD5": base64.b64encode(bytes(16)).decode()}
+
+    def both() -> tuple[SplitResult, SplitResult]:
+        stock = store._client.generate_presigned_url("upload_part", Params=params | signed_headers, ExpiresIn=60)
+        return urlsplit(store.part_url(upload, 1, expires_at=60, md5="00" * 16).url), urlsplit(stock)
+
+    for _ in range(100):
+        ours, stock = both()
+        query, expected = parse_qs(ours.query), parse_qs(stock.query)
+        if query["X-Amz-Date"] == expected["X-Amz-Date"]:
+            break
+    assert (ours[:3], query) == (stock[:3], expected)
 
 
 async def test_a_part_link_takes_only_its_length(store: DirectStore) -> None:

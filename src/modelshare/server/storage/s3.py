@@ -8,14 +8,18 @@ docs/decisions/0003-s3-client.md.
 import asyncio
 import base64
 import contextlib
+import functools
 import hashlib
 import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any, Literal, NamedTuple
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
 
 from modelshare import private_files
 from modelshare.server.storage.base import Assembled, Multipart, Part, SignedPut, check_key
@@ -36,6 +40,8 @@ _HASH_STEP = 8 << 20
 _MD5 = re.compile("[0-9a-f]{32}")
 _HASH_AHEAD = 4
 """Concurrent reads: a single download from a bucket is much slower than hashing."""
+_ADDRESSES = 256
+"""Objects whose addresses are remembered: botocore takes a millisecond for each, and a large file has many parts."""
 
 
 def open_bucket(url: str, context: StorageContext) -> "S3Store":
@@ -211,12 +217,23 @@ class BucketStore:
                     self._client.delete_object(Bucket=self._bucket, Key=entry["Key"])
 
 
+class _Address(NamedTuple):
+    """Of an object: its URL without a query, and the region that a signature names."""
+
+    url: str
+    region: str
+
+
 class S3Store(BucketStore):
     direct: Literal[True] = True
 
+    def __init__(self, options: S3Options, **others: Any) -> None:
+        super().__init__(options, **others)
+        self._address = functools.lru_cache(_ADDRESSES)(self._find_address)
+
     @property
     def origin(self) -> str:
-        url = urlsplit(self._sign("upload_part", int(self._clock()), Key="origin", UploadId="origin", PartNumber=1))
+        url = urlsplit(self._address(f"{self._prefix}origin").url)
         return f"{url.scheme}://{url.netloc}"
 
     async def put_part(self, upload: Multipart, number: int, content: bytes) -> Part:
@@ -233,29 +250,32 @@ class S3Store(BucketStore):
 
     def part_url(self, upload: Multipart, number: int, *, expires_at: int, md5: str | None = None) -> SignedPut:
         _, size = upload.span(number)
-        params: dict[str, Any] = {
-            "Key": self._name(upload.key),
-            "UploadId": upload.id,
-            "PartNumber": number + 1,
-            "ContentLength": size,  # signed, so the bucket rejects any other length
-        }
-        headers = {"Content-Length": str(size)}
+        headers = {"Content-Length": str(size)}  # signed, so the bucket rejects any other length
         if md5 is not None:
-            params["ContentMD5"] = headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
-        url = self._sign("upload_part", expires_at, **params)
-        return SignedPut(url, headers, int(self._clock()) + self._seconds(expires_at))
+            headers["Content-MD5"] = base64.b64encode(bytes.fromhex(md5)).decode()
+        address, seconds = self._address(self._name(upload.key)), self._seconds(expires_at)
+        query = urlencode({"partNumber": number + 1, "uploadId": upload.id})
+        request = AWSRequest("PUT", f"{address.url}?{query}", dict(headers))
+        with bucket_errors(self._own):
+            credentials = self._credentials().get_frozen_credentials()
+            S3SigV4QueryAuth(credentials, "s3", address.region, expires=seconds).add_auth(request)
+        return SignedPut(request.url, headers, int(self._clock()) + seconds)
 
     def get_url(self, key: str, *, expires_at: int, base_url: str) -> str:  # noqa: ARG002 - the bucket has its own address
         where = {
             name: value for name, value in self._object(key).items() if name != "IfMatch"
         }  # a header of its reader
-        return self._sign("get_object", expires_at, **where, ResponseContentDisposition="attachment")
+        return self._sign(self._seconds(expires_at), **where, ResponseContentDisposition="attachment")
 
-    def _sign(self, operation: str, expires_at: int, **params: Any) -> str:
-        seconds = self._seconds(expires_at)
+    def _find_address(self, name: str) -> _Address:
+        url = urlsplit(self._sign(1, Key=name))
+        _, _, region, _, _ = parse_qs(url.query)["X-Amz-Credential"][0].rsplit("/", 4)
+        return _Address(url._replace(query="").geturl(), region)
+
+    def _sign(self, seconds: int, **params: str) -> str:
         with bucket_errors(self._own):
             url: str = self._client.generate_presigned_url(
-                operation, Params={"Bucket": self._bucket, **params}, ExpiresIn=seconds
+                "get_object", Params={"Bucket": self._bucket, **params}, ExpiresIn=seconds
             )
         return url
 
