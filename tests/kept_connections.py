@@ -90,7 +90,7 @@ def _answers(connection: AsyncAdapt_asyncpg_connection) -> bool:
     driver: Any = connection._connection
     try:
         await_only(driver.execute("SELECT 1"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
         return False
     return True
 

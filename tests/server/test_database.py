@@ -7,6 +7,7 @@ import stat
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy import make_url, select, text, update
 from sqlalchemy.exc import OperationalError
@@ -16,7 +17,7 @@ from conftest import Tenant, new_tenant
 from modelshare.server.accounts.tables import ProjectRow
 from modelshare.server.app import Application
 from modelshare.server.db import Database, notify
-from modelshare.server.outages import outage_of
+from modelshare.server.outages import Outage, outage_of
 from transactions import as_another_request
 
 pytestmark = pytest.mark.anyio
@@ -158,3 +159,26 @@ async def test_a_locked_database_is_trouble_that_passes(app: Application) -> Non
             impatient.execute("BEGIN IMMEDIATE")
         impatient.close()
     assert outage_of(OperationalError("BEGIN IMMEDIATE", None, busy.value)) is not None
+
+
+@pytest.mark.parametrize("lend", ["postgres"], indirect=True)
+async def test_a_connection_whose_ping_fails_is_replaced(database_url: str) -> None:
+    """Even one that is open: while the server ends it, it refuses what is asked before it is closed."""
+    database = Database(database_url.replace("postgresql", "postgresql+asyncpg", 1))
+    process = text("SELECT pg_backend_pid()")
+    async with database.read() as session:
+        before = await session.scalar(process)
+        driver = (await (await session.connection()).get_raw_connection()).driver_connection
+    assert driver is not None
+    busy = asyncio.create_task(driver.execute("SELECT pg_sleep(60)"))
+    await asyncio.sleep(0)
+    async with database.read() as session:
+        assert await session.scalar(process) != before
+    busy.cancel()
+    await asyncio.wait([busy])
+    await database.close()
+
+
+def test_what_the_driver_says_of_a_connection_that_is_just_ended_is_an_outage() -> None:
+    error = asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress")
+    assert outage_of(error) is Outage.DATABASE_AWAY

@@ -188,6 +188,7 @@ def viewer(caller: Caller) -> Viewer:
     ("lend", "promotion"), [("sqlite", True), ("postgres", True), ("sqlite", False)], indirect=["lend"]
 )
 @pytest.mark.usefixtures("machines")
+@pytest.mark.timeout(900)  # thousands of combinations, on machines that may be slow
 async def test_all_six_agree(
     app: Application, callers: Callers, circumstances: list[Circumstance], promotion: bool
 ) -> None:

@@ -37,6 +37,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -110,6 +111,7 @@ class Database:
             self._writer = create_async_engine(
                 self.url, pool_size=8, max_overflow=8, pool_pre_ping=True, connect_args=connecting
             )
+            _replace_what_does_not_answer(self._writer.dialect)
             # The same pool. At READ COMMITTED, each statement of a read would see a different state.
             self._reader = self._writer.execution_options(isolation_level="REPEATABLE READ")
         self._read_session = async_sessionmaker(self._reader, expire_on_commit=False)
@@ -334,6 +336,22 @@ class _SqliteConnection(sqlite3.Connection):
             if self.in_transaction:
                 self.rollback()
         super().close()
+
+
+def _replace_what_does_not_answer(dialect: Dialect) -> None:
+    """A connection whose ping fails in whatever way is replaced.
+
+    SQLAlchemy does so only for one that is closed, but a connection that the server is just ending is not closed yet.
+    """
+    ping = dialect.do_ping
+
+    def do_ping(dbapi_connection: DBAPIConnection) -> bool:
+        try:
+            return ping(dbapi_connection)
+        except Exception:  # noqa: BLE001 - a new connection shows what is wrong
+            return False
+
+    dialect.do_ping = do_ping  # type: ignore[method-assign]
 
 
 def _sqlite_engine(url: URL, begin: str, pool_size: int) -> AsyncEngine:

@@ -164,8 +164,8 @@ def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OverflowError, _unstorable)
-    databases = (DBAPIError, PoolTimeout, asyncpg.PostgresError, asyncpg.InterfaceError)
-    for outside in (*databases, OSError, OutageError, storage.StorageError):
+    driver = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+    for outside in (DBAPIError, PoolTimeout, *driver, OSError, OutageError, storage.StorageError):
         app.add_exception_handler(outside, _from_outside)
     app.add_exception_handler(Exception, _unexpected)
 

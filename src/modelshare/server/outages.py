@@ -104,7 +104,8 @@ def outage_of(error: BaseException) -> Outage | None:
         return _of_database(error)
     if isinstance(error, asyncpg.PostgresError):
         return _of_sqlstate(error.sqlstate)
-    if isinstance(error, PoolTimeout | asyncpg.InterfaceError):
+    # The last: of a connection that the server is just ending.
+    if isinstance(error, PoolTimeout | asyncpg.InterfaceError | asyncpg.InternalClientError):
         return Outage.DATABASE_AWAY
     if isinstance(error, OutageError):
         return error.outage
