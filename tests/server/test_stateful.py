@@ -134,7 +134,7 @@ async def version_of(app: Application, model_id: uuid.UUID) -> uuid.UUID:
 
 
 @pytest.mark.usefixtures("anyio_backend")
-@pytest.mark.timeout(3600 if EXAMPLES else 180)
+@pytest.mark.timeout(3600 if EXAMPLES else 900)
 def test_the_platform_does_what_the_rules_say(settings: Settings) -> None:
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
