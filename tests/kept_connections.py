@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import asyncpg
 import pytest
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection, PGDialect_asyncpg
 from sqlalchemy.util.concurrency import await_only
+
+from modelshare.server.outages import DRIVER_ERRORS
 
 
 class KeptConnections:
@@ -90,7 +91,7 @@ def _answers(connection: AsyncAdapt_asyncpg_connection) -> bool:
     driver: Any = connection._connection
     try:
         await_only(driver.execute("SELECT 1"))
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
+    except (*DRIVER_ERRORS, OSError):
         return False
     return True
 

@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-import asyncpg
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,7 +30,7 @@ from starlette.requests import ClientDisconnect
 
 from modelshare.server import outages
 from modelshare.server import storage_errors as storage
-from modelshare.server.outages import Outage, OutageError
+from modelshare.server.outages import DRIVER_ERRORS, Outage, OutageError
 from modelshare.wire.base import SLUG_PATTERN
 from modelshare.wire.endpoints import MODEL_REFERENCE_PATTERN, VERSION_CHOICE_PATTERN
 from modelshare.wire.errors import ErrorCode, ErrorType
@@ -164,8 +163,7 @@ def install_handlers(app: FastAPI, page: ErrorPage | None = None, record_refusal
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(OverflowError, _unstorable)
-    driver = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-    for outside in (DBAPIError, PoolTimeout, *driver, OSError, OutageError, storage.StorageError):
+    for outside in (DBAPIError, PoolTimeout, *DRIVER_ERRORS, OSError, OutageError, storage.StorageError):
         app.add_exception_handler(outside, _from_outside)
     app.add_exception_handler(Exception, _unexpected)
 

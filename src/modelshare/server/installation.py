@@ -10,13 +10,13 @@ import hmac
 from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
-from asyncpg import PostgresError
 from sqlalchemy import Connection, delete, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from modelshare.server import secret
 from modelshare.server.db import Database, Table, upsert
+from modelshare.server.outages import DRIVER_ERRORS
 from modelshare.server.settings import Settings, SettingsError
 
 _PURPOSE: Final = b"modelshare secret fingerprint 1"
@@ -59,7 +59,7 @@ async def opened(settings: Settings) -> AsyncIterator[Database]:
 def database_errors(database: Database) -> Iterator[None]:
     try:
         yield
-    except (OSError, DBAPIError, PostgresError) as error:
+    except (OSError, DBAPIError, *DRIVER_ERRORS) as error:
         where = database.url.render_as_string(hide_password=True)
         raise SettingsError(
             f"Cannot use the database {where} ({_brief(error)}). Start it, or set `database_url` to another."
@@ -129,7 +129,7 @@ def _is_in_use(connection: Connection) -> bool:
     return any(connection.scalar(text(f"SELECT EXISTS (SELECT 1 FROM {name})")) for name in tables)  # noqa: S608 - names of our own
 
 
-def _brief(error: OSError | DBAPIError | PostgresError) -> str:
+def _brief(error: Exception) -> str:
     cause = error.orig if isinstance(error, DBAPIError) else error
     said = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
     return said.splitlines()[0].rstrip(".") if said else type(cause).__name__

@@ -14,6 +14,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 log = structlog.get_logger()
 
+DRIVER_ERRORS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What SQLAlchemy passes on as it is while it connects. The last is of a connection that the server is just ending."""
 _REPEAT_SECONDS: Final = 10.0
 
 
@@ -104,8 +106,7 @@ def outage_of(error: BaseException) -> Outage | None:
         return _of_database(error)
     if isinstance(error, asyncpg.PostgresError):
         return _of_sqlstate(error.sqlstate)
-    # The last: of a connection that the server is just ending.
-    if isinstance(error, PoolTimeout | asyncpg.InterfaceError | asyncpg.InternalClientError):
+    if isinstance(error, (PoolTimeout, *DRIVER_ERRORS)):
         return Outage.DATABASE_AWAY
     if isinstance(error, OutageError):
         return error.outage

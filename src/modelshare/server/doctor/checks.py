@@ -18,7 +18,6 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
-from asyncpg import PostgresError
 from sqlalchemy.exc import DBAPIError
 
 from modelshare import private_files
@@ -28,6 +27,7 @@ from modelshare.server.db import Database
 from modelshare.server.doctor import queries
 from modelshare.server.installation import opened
 from modelshare.server.migrations.rules import Fit, fit_of
+from modelshare.server.outages import DRIVER_ERRORS
 from modelshare.server.public_url import is_loopback
 from modelshare.server.registry.storages import credentials
 from modelshare.server.registry.storages.queries import with_credentials
@@ -130,7 +130,7 @@ async def _guarded(name: str, check: Awaitable[Finding]) -> Finding:
         return await check
     except (SettingsError, SealedError, StorageError) as problem:
         return error(name, str(problem), "Correct this, and run `modelshare doctor` again.")
-    except (OSError, DBAPIError, PostgresError) as problem:
+    except (OSError, DBAPIError, *DRIVER_ERRORS) as problem:
         cause = str(getattr(problem, "orig", None) or problem).splitlines()[0]
         remedy = "If the database or a disk is damaged, restore a backup with `modelshare restore`."
         return error(name, f"This could not be examined: {cause}.", remedy)
