@@ -84,6 +84,27 @@ async def test_a_thousand_streams_get_what_is_theirs() -> None:
         assert texts == [f"{number}-{word} " for word in range(WORDS)]
 
 
+async def test_sequences_are_streamed_side_by_side() -> None:
+    all_began = asyncio.Event()
+
+    async def answer(_: Engine, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(BEGIN + event("first"))
+        await all_began.wait()
+        writer.write(event("last") + DONE)
+
+    async with relaying(answer, 4) as (relay, engine), asyncio.timeout(60):
+        streamed = b""
+        async for frame in relayed(relay, request(1, choices=4)):
+            streamed += frame.data if isinstance(frame, Chunk) else b""
+            if streamed.count(b"first") == 4:
+                all_began.set()
+        *events, done, rest = streamed.split(b"\n\n")
+        choices = [json.loads(one.removeprefix(b"data: "))["choices"][0] for one in events]
+        assert (done, rest) == (b"data: [DONE]", b"")
+        assert {choice["index"] for choice in choices[:4]} == {choice["index"] for choice in choices[4:]} == {0, 1, 2, 3}
+        assert engine.activity.running == 0
+
+
 async def endless(_: Engine, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(BEGIN)
     while True:
