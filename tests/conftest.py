@@ -60,6 +60,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG_SECONDS = 60.0
+"""For what hangs: no test waits for it."""
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
@@ -95,6 +99,27 @@ def shared_certificates() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("httpx._transports.default.create_ssl_context", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Limits of time that only end what hangs: a machine on which tests stand still for seconds is no reason to fail.
+
+    A test that is about such a limit sets its own.
+    """
+    default = httpx._config.DEFAULT_TIMEOUT_CONFIG
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("connect", "read", "write", "pool"):
+            patch.setattr(default, kind, LONG_SECONDS)
+        for limit in (
+            "cache._PATIENCE_SECONDS",
+            "router.admission._PATIENCE_SECONDS",
+            "router.forward._ACCEPT_SECONDS",
+            "router.forward._SILENT_SECONDS",
+            "router.ledger._PATIENCE_SECONDS",
+        ):
+            patch.setattr(f"modelshare.server.{limit}", LONG_SECONDS)
         yield
 
 

@@ -100,7 +100,7 @@ class LinkAgent:
 
     async def request(self) -> tuple[Request, bytes]:
         """The next request with its complete body."""
-        return await asyncio.wait_for(self.requests.get(), 10)
+        return await asyncio.wait_for(self.requests.get(), 60)
 
     async def end(self) -> tuple[int | None, str]:
         """Waits until the server has closed the link; returns the close code and reason."""
@@ -108,7 +108,7 @@ class LinkAgent:
         async def check() -> tuple[int | None, str] | None:
             return self.closed
 
-        return await wait_until(check, 30)
+        return await wait_until(check, 60)
 
     async def beat(self) -> None:
         """Sends heartbeats, as every agent does: the server closes a link that is silent."""

@@ -14,7 +14,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-_DEADLINE = 20
+_DEADLINE = 120
 """Seconds that a server may take to start."""
 
 

@@ -101,7 +101,9 @@ async def test_sequences_are_streamed_side_by_side() -> None:
         *events, done, rest = streamed.split(b"\n\n")
         choices = [json.loads(one.removeprefix(b"data: "))["choices"][0] for one in events]
         assert (done, rest) == (b"data: [DONE]", b"")
-        assert {choice["index"] for choice in choices[:4]} == {choice["index"] for choice in choices[4:]} == {0, 1, 2, 3}
+        assert (
+            {choice["index"] for choice in choices[:4]} == {choice["index"] for choice in choices[4:]} == {0, 1, 2, 3}
+        )
         assert engine.activity.running == 0
 
 

@@ -20,7 +20,9 @@ BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-c
 """The first needs half of what the others do. They are what `scripts/test_programs.sh` looks for."""
 FLAGS = ["--no-sandbox", "--disable-background-networking", f"--host-resolver-rules=MAP {INSECURE} 127.0.0.1"]
 
-expect.set_options(timeout=30_000)  # milliseconds: what a loaded machine may take, not what is usual
+PATIENCE = 120_000
+"""Milliseconds that a page may take to show something: nothing waits so long where it works."""
+expect.set_options(timeout=PATIENCE)
 
 
 class PageFor(Protocol):
@@ -70,6 +72,7 @@ async def page_for(app: Application, owner: Tenant, browser: Browser, url: str) 
 
         async def page_of(name: str | None, project_id: str | None = None) -> Page:
             context = await browser.new_context(base_url=url)
+            context.set_default_timeout(PATIENCE)
             stack.push_async_callback(context.close)
             token = await sign_up(app, name, project_id or owner.project.id) if name else ""
             for site in (url, url.replace("127.0.0.1", INSECURE)) if name else ():

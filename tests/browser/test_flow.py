@@ -13,13 +13,12 @@ import openai
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
+from browser.conftest import PATIENCE
 from modelshare.demo.tiny_model import REPLY, write_hf
 from programs import Server, serving, stop
 from receiver import Receiver, receiving
 
 pytestmark = pytest.mark.anyio
-SECONDS = 30_000
-"""Milliseconds that a slow machine may take; nothing waits so long where it works."""
 PASSWORD = "a quiet walk home"
 REASON = "Its licence was withdrawn."
 KEEP_PHASES = """
@@ -61,6 +60,7 @@ async def arrive(browser: Browser, server: Server) -> AsyncIterator[Arrive]:
         async def arrived() -> Page:
             permissions = ["clipboard-read", "clipboard-write"]
             context = await browser.new_context(base_url=server.url, permissions=permissions)
+            context.set_default_timeout(PATIENCE)
             stack.push_async_callback(context.close)
             page = await context.new_page()
             page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -96,8 +96,10 @@ async def test_from_signing_up_to_the_recall(arrive: Arrive, hook: Receiver, tmp
     await new_project(bob, "borg")
     await find_while_typing(bob)
     await deploy(bob)
+    blobs = tmp_path / "platform" / "data" / "storage" / "blobs"
+    held_back = blobs.rename(blobs.with_name("held-back"))
     with running(await join_command(bob), tmp_path / "box"):
-        await follow_until_it_answers(bob)
+        await follow_until_it_answers(bob, held_back)
         await play(bob)
         await ask_as_a_program(bob)
         await expect_usage(bob)
@@ -125,7 +127,7 @@ async def fill_in_who(page: Page, name: str) -> None:
     await page.get_by_label("E-mail").fill(f"{name.lower()}@example.org")
     await page.get_by_label("Password").fill(PASSWORD)
     await page.get_by_role("main").get_by_role("button", name="Sign up").click()
-    await expect(page.get_by_role("button", name="Sign out")).to_be_visible(timeout=SECONDS)
+    await expect(page.get_by_role("button", name="Sign out")).to_be_visible()
 
 
 async def new_project(page: Page, slug: str) -> None:
@@ -155,8 +157,8 @@ async def upload(page: Page, folder: Path) -> str:
     await page.set_input_files("#folder", folder)
     await expect(page.locator("#start")).to_be_enabled()
     await page.click("#start")
-    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
-    await expect(page.locator("#share")).to_be_visible(timeout=SECONDS)
+    await page.wait_for_url("**/models/*-*-*")
+    await expect(page.locator("#share")).to_be_visible()
     await expect(page.locator(".badge.good", has_text="ready").first).to_be_visible()
     return page.url
 
@@ -206,18 +208,23 @@ async def join_command(page: Page) -> str:
     return str(await page.evaluate("navigator.clipboard.readText()"))
 
 
-async def follow_until_it_answers(page: Page) -> None:
-    """The page of agents says by itself how far the machine is; then the endpoint answers."""
+async def follow_until_it_answers(page: Page, held_back: Path) -> None:
+    """The page of agents says by itself how far the machine is; then the endpoint answers.
+
+    The machine gets the files when the page has shown it at work.
+    """
     await page.evaluate(KEEP_PHASES)
-    await expect(page.locator("main")).to_contain_text("connected", timeout=SECONDS)
+    await expect(page.locator("main")).to_contain_text("connected")
     held = page.locator("main li li", has_text="acme/tiny")
-    await expect(held.locator(".badge")).to_have_text("ready", timeout=SECONDS)
+    await expect(held.locator(".badge")).to_be_visible()
+    held_back.rename(held_back.with_name("blobs"))
+    await expect(held.locator(".badge")).to_have_text("ready")
     phases = await page.evaluate("phases")
     assert len(phases) > 1, "it was seen at work before it was ready"
     assert phases[-1] == "ready"
     await visit(page, "Endpoints")
     await page.get_by_role("link", name="chat", exact=True).click()
-    await expect(page.get_by_role("heading", level=2).first).to_have_text("Status active", timeout=SECONDS)
+    await expect(page.get_by_role("heading", level=2).first).to_have_text("Status active")
     await expect(page.locator("main")).to_contain_text("It is ready.")
 
 
@@ -225,7 +232,7 @@ async def play(page: Page) -> None:
     await visit(page, "Playground")
     await page.get_by_label("Message").fill("Hello!")
     await page.get_by_role("button", name="Send").click()
-    await expect(page.locator(".message.theirs").last).to_contain_text(REPLY, timeout=SECONDS)
+    await expect(page.locator(".message.theirs").last).to_contain_text(REPLY)
 
 
 async def ask_as_a_program(page: Page) -> None:
@@ -249,7 +256,7 @@ async def ask_as_a_program(page: Page) -> None:
 async def expect_usage(page: Page) -> None:
     async def is_counted() -> None:
         await visit(page, "Usage")
-        await expect(page.locator("#by-key")).to_contain_text("website", timeout=500)
+        await expect(page.locator("#by-key")).to_contain_text("website", timeout=2_000)
 
     await again(is_counted)
     await expect(page.locator("#by-endpoint")).to_contain_text("chat")
@@ -316,7 +323,7 @@ async def recall(owner: Page, deployer: Page, model: str) -> None:
     await dialog.get_by_label("Reason").fill(REASON)
     await dialog.get_by_role("button", name="Recall").click()
     await expect(owner.locator("main")).to_contain_text("Endpoints of other projects stop")
-    await expect(deployer.get_by_role("note")).to_contain_text(REASON, timeout=SECONDS)
+    await expect(deployer.get_by_role("note")).to_contain_text(REASON)
 
 
 async def expect_deliveries(page: Page, hook: Receiver) -> None:
@@ -326,7 +333,7 @@ async def expect_deliveries(page: Page, hook: Receiver) -> None:
     async def is_delivered() -> None:
         await page.reload()
         row = page.locator("tr", has_text="model.recalled")
-        await expect(row.locator(".badge.good")).to_have_text("delivered", timeout=500)
+        await expect(row.locator(".badge.good")).to_have_text("delivered", timeout=2_000)
 
     await again(is_delivered)
     assert {"model.ready", "model.shared", "model.recalled"} <= {event["type"] for event in hook.events}
@@ -354,7 +361,7 @@ async def visit(page: Page, name: str) -> None:
 
 async def again(check: Callable[[], Awaitable[None]]) -> None:
     """Retries the check until it passes."""
-    deadline = time.monotonic() + SECONDS / 1000
+    deadline = time.monotonic() + PATIENCE / 1000
     while True:
         try:
             await check()

@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Page, Route, expect
 
 from browser.conftest import PageFor
-from browser.test_upload import NEW, PARTS, SECONDS, Sent, choose, is_ready, models
+from browser.test_upload import NEW, PARTS, Sent, choose, is_ready, models
 from conftest import Tenant
 from modelshare.demo.tiny_model import write_hf
 from modelshare.server.http import SESSION_COOKIE
@@ -121,7 +121,7 @@ async def test_a_pause_without_a_connection_ends_and_says_what_was_stored(page_f
     await page.context.set_offline(True)
     await page.click("#pause")
     sent.go()
-    await expect(page.locator("#state")).to_contain_text("were stored when the server last answered", timeout=SECONDS)
+    await expect(page.locator("#state")).to_contain_text("were stored when the server last answered")
     await page.context.set_offline(False)
     await page.click("#pause")
     await is_ready(page, "large-model")
@@ -155,15 +155,13 @@ async def test_a_file_that_changes_meanwhile_stops_the_upload(
     sent = await begin(page, large, hold=parts_of(large))  # all was read by then
     change(large / WEIGHTS)
     sent.go()
-    await expect(page.locator("#problem")).to_contain_text(
-        f"{WEIGHTS} changed while it was being uploaded", timeout=SECONDS
-    )
+    await expect(page.locator("#problem")).to_contain_text(f"{WEIGHTS} changed while it was being uploaded")
     await expect(page.locator("#start")).to_have_text("Try again")
     assert (await opened(owner))["state"] == "open", "what was sent is kept"
     assert {model["status"] for model in await models(owner)} == {"uploading"}
     await choose(page, large)
     await page.click("#start")
-    await page.wait_for_url("**/models/*-*-*", timeout=SECONDS)
+    await page.wait_for_url("**/models/*-*-*")
 
 
 async def test_what_somebody_else_sent_for_the_same_file_is_not_published(
@@ -175,9 +173,7 @@ async def test_what_somebody_else_sent_for_the_same_file_is_not_published(
     [n] = [file["n"] for file in upload["files"] if file["path"] == WEIGHTS]
     assert (await put(owner.http, upload, n, 0, bytes(PART))).status_code == 200
     sent.go()
-    await expect(page.locator("#problem")).to_contain_text(
-        f"{WEIGHTS} changed while it was being pushed", timeout=SECONDS
-    )
+    await expect(page.locator("#problem")).to_contain_text(f"{WEIGHTS} changed while it was being pushed")
     await page.click("#start")
     await is_ready(page, "large-model")
 
@@ -189,9 +185,7 @@ async def test_somebody_who_was_signed_out_goes_on_after_signing_in(page_for: Pa
     [token] = [cookie for cookie in await page.context.cookies(page.url) if cookie.get("name") == SESSION_COOKIE]
     await page.context.clear_cookies()
     sent.go()
-    await expect(page.locator("#state")).to_contain_text(
-        "You were signed out. Sign in again in another tab", timeout=SECONDS
-    )
+    await expect(page.locator("#state")).to_contain_text("You were signed out. Sign in again in another tab")
     await expect(page.locator("#pause")).to_have_text("Resume")
     await page.context.add_cookies([{"name": SESSION_COOKIE, "value": token.get("value", ""), "url": site}])
     await page.click("#pause")

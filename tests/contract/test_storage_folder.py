@@ -108,7 +108,7 @@ async def test_a_client_that_leaves_midway_costs_only_that_part(store: FolderSto
     await send(store, upload, 1)
     arrived = asyncio.Event()
     writing = asyncio.create_task(store.write_part(upload, 0, stalling(part_of(0)[:-1], arrived), None))
-    await asyncio.wait_for(arrived.wait(), 20)
+    await asyncio.wait_for(arrived.wait(), 60)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
@@ -120,7 +120,7 @@ async def test_the_newest_attempt_wins(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     arrived, go_on = asyncio.Event(), asyncio.Event()
     stalled = asyncio.create_task(store.write_part(upload, 0, stalling(b"?" * PART, arrived, go_on), None))
-    await asyncio.wait_for(arrived.wait(), 20)
+    await asyncio.wait_for(arrived.wait(), 60)
     await send(store, upload, 0)
     go_on.set()
     with pytest.raises(PartReplacedError):
@@ -133,7 +133,7 @@ async def test_a_part_for_an_upload_that_is_over(store: FolderStore) -> None:
     upload = await store.begin(KEY, len(CONTENT), PART)
     arrived, go_on = asyncio.Event(), asyncio.Event()
     late = asyncio.create_task(store.write_part(upload, 0, stalling(part_of(0), arrived, go_on), None))
-    await asyncio.wait_for(arrived.wait(), 20)
+    await asyncio.wait_for(arrived.wait(), 60)
     await store.abort(upload)
     go_on.set()
     with pytest.raises(MultipartNotFoundError):
@@ -189,7 +189,7 @@ async def test_a_disk_that_fills_up_loses_nothing(small_disk: Path) -> None:
     # The check says there is room for part 1; then somebody else takes it.
     arrived, go_on = asyncio.Event(), asyncio.Event()
     late = asyncio.create_task(store.write_part(upload, 1, stalling(part_of(1), arrived, go_on), None))
-    await asyncio.wait_for(arrived.wait(), 20)
+    await asyncio.wait_for(arrived.wait(), 60)
     fill(hog)
     go_on.set()
     with pytest.raises(StorageFullError):

@@ -219,7 +219,7 @@ async def test_an_entry_that_an_older_process_writes_meanwhile_is_rebuilt_at_onc
     async def are_rebuilt() -> bool:
         return not await stale_entries(running_app.database)
 
-    await wait_until(are_rebuilt, 30)
+    await wait_until(are_rebuilt)
 
 
 async def test_entries_of_a_newer_form_are_left_to_the_newer_process(app: Application, shared: dict[str, str]) -> None:

@@ -73,7 +73,7 @@ def connected(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @asynccontextmanager
 async def sender(
-    names: Names | None = None, *, allow_private: bool = False, seconds: float = 1
+    names: Names | None = None, *, allow_private: bool = False, seconds: float = 60
 ) -> AsyncIterator[Sender]:
     made = Sender(Clock(), allow_private=allow_private, resolver=names, seconds=seconds)
     yield made
@@ -109,7 +109,7 @@ async def test_a_name_that_leads_inside(receiver: Receiver, connected: list[str]
 
 async def test_a_name_that_leads_elsewhere_the_second_time(receiver: Receiver, connected: list[str]) -> None:
     names = Names([NOWHERE], ["127.0.0.1"])
-    async with sender(names) as client:
+    async with sender(names, seconds=1) as client:
         first = await client.send(message(https(receiver, "hooks.example")))
         second = await client.send(message(https(receiver, "hooks.example")))
     assert not is_refused(first)
@@ -119,7 +119,7 @@ async def test_a_name_that_leads_elsewhere_the_second_time(receiver: Receiver, c
 
 
 async def test_a_name_with_a_public_and_a_private_address(receiver: Receiver, connected: list[str]) -> None:
-    async with sender(Names(["127.0.0.1", NOWHERE, "::1"])) as client:
+    async with sender(Names(["127.0.0.1", NOWHERE, "::1"]), seconds=1) as client:
         outcome = await client.send(message(https(receiver, "hooks.example")))
     assert outcome.error
     assert connected == [NOWHERE]

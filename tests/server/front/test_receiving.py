@@ -105,7 +105,7 @@ async def test_a_client_that_leaves_amid_the_body_is_told() -> None:
         writer.write(head() + bytes(SIZE // 2))
         await writer.drain()
         writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await app.left.wait()
 
 

@@ -55,7 +55,7 @@ class Peer:
 
     async def take(self) -> tuple[int, bytes]:
         """The next frame: opcode and data."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             first, size = await self.reader.readexactly(2)
             if size == 126:
                 (size,) = struct.unpack("!H", await self.reader.readexactly(2))
@@ -70,7 +70,7 @@ class Peer:
     async def is_closed(self, code: int) -> None:
         opcode, data = await self.take()
         assert (opcode, *struct.unpack("!H", data[:2])) == (CLOSE, code)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await self.reader.read() == b""
 
 
@@ -159,7 +159,7 @@ async def test_a_goodbye_reaches_a_peer_that_still_sends(peer: Peer) -> None:
     opcode, data = await peer.take()
     assert (opcode, data[2:]) == (CLOSE, b"enough")
     peer.writer.write(frame(BINARY, b"late") + frame(CLOSE, data[:2]))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         assert await peer.reader.read() == b""
 
 

@@ -25,7 +25,7 @@ def _stored(app: Application, size: int) -> Path:
 
 async def _judged(owner: Tenant, model_id: str, times: int) -> dict[str, Any]:
     """The model, once it was judged so often."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             entries = (await owner.http.get("/v1/audit")).json()["data"]
             verdicts = [entry for entry in entries if entry["action"] in {"model.ready", "model.failed"}]

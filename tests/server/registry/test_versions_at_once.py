@@ -90,7 +90,7 @@ async def test_versions_that_are_pushed_at_once_end_with_one_latest(app: Applica
             else []
         )
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not (found := await judged()):  # noqa: ASYNC110 - the jobs say nothing when they are done
             await asyncio.sleep(0.02)
     assert found == ["1.5.0"], "the highest, in whatever order they became ready"

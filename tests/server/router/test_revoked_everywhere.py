@@ -91,7 +91,7 @@ async def confirmed(tenant: Tenant, action: str) -> None:
         entry = next(entry for entry in entries if entry["action"] == action)
         return len(entry["confirmations"]) == 3 and not entry["pending"]
 
-    await wait_until(check, 30)
+    await wait_until(check)
 
 
 @contextlib.asynccontextmanager

@@ -154,13 +154,13 @@ async def changes(tenant: Tenant, model: uuid.UUID, traffic: Traffic, slug: str,
     for _ in range(slow):
         for action, version in (("promote", NEW), ("rollback", OLD)):
             await change(tenant, model, action)
-            await wait_until(traffic.reaches(slug, version), 30)
+            await wait_until(traffic.reaches(slug, version))
     for _ in range(quick):
         for action in ("promote", "rollback"):
             await change(tenant, model, action)
             await asyncio.sleep(random.uniform(0, 0.05))
     await change(tenant, model, "promote")
-    await wait_until(traffic.reaches(slug, NEW), 30)
+    await wait_until(traffic.reaches(slug, NEW))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from link_agent import LinkAgent, linked
 from server.web.conftest import Somebody
 
 SESSION_COOKIE = "modelshare_session"
-_SECONDS = 30
+_SECONDS = 60
 
 
 def join_key_in(answer: httpx.Response) -> str:
