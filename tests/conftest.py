@@ -30,8 +30,10 @@ from modelshare.server import migrations
 from modelshare.server.accounts import passwords
 from modelshare.server.accounts import service as accounts
 from modelshare.server.app import STOP_SECONDS, Application
+from modelshare.server.audit.webhooks.sending import Sender
 from modelshare.server.background import Ending
 from modelshare.server.db import Database
+from modelshare.server.fleet.link import AgentLink
 from modelshare.server.settings import Settings
 from modelshare.wire.keys import ProjectCreate, ProjectWithKey
 from postgres import EmptyDatabases, postgres_server
@@ -113,6 +115,7 @@ def patience() -> Iterator[None]:
         for kind in ("connect", "read", "write", "pool"):
             patch.setattr(default, kind, LONG_SECONDS)
         for limit in (
+            "audit.webhooks.sending._CONNECT_SECONDS",
             "cache._PATIENCE_SECONDS",
             "router.admission._PATIENCE_SECONDS",
             "router.forward._ACCEPT_SECONDS",
@@ -120,6 +123,8 @@ def patience() -> Iterator[None]:
             "router.ledger._PATIENCE_SECONDS",
         ):
             patch.setattr(f"modelshare.server.{limit}", LONG_SECONDS)
+        for limited, limit in ((Sender, "seconds"), (AgentLink, "dead_after")):
+            patch.setitem(limited.__init__.__kwdefaults__, limit, LONG_SECONDS)
         yield
 
 

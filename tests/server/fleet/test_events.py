@@ -62,8 +62,8 @@ async def test_an_endpoint_changes_and_its_status_follows(app: Application, url:
 async def test_a_newer_link_of_a_connected_agent_is_no_news(url: str, owner: Tenant) -> None:
     hook = await hook_of(owner)
     _, token = await enroll(owner.http)
-    async with linked(url, token), linked(url, token):
-        pass
+    async with linked(url, token), linked(url, token) as newer:
+        await newer.wanted(0)
     await told(owner, hook, "agent.disconnected")
     assert len(await told(owner, hook, "agent.connected")) == 1
 

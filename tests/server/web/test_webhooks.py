@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from clock import Clock
 from conftest import Tenant
 from modelshare.server.settings import Settings
 from page_texts import lines, message
@@ -20,6 +21,11 @@ HOOKS = "/dashboard/labs/webhooks"
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"webhooks_allow_private": True})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ class Peer:
         self.messages = 0
         self.sent: asyncio.Queue[FromServer] = asyncio.Queue()
         self.is_blocked = self.is_closed = False
-        self.link = AgentLink(self, protocol, lambda: self.now)
+        self.link = AgentLink(self, protocol, lambda: self.now, dead_after=DEAD_AFTER_SECONDS)
         self.end = asyncio.ensure_future(self.link.run(lambda _: None, lambda _: None))
 
     def say(self, *frames: Any) -> None:
