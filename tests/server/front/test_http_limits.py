@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -31,26 +32,42 @@ async def test_silence(front: HastyFront, url: str, client: Client) -> None:
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
 async def test_a_head_that_trickles_in(front: HastyFront, client: Client) -> None:
-    for byte in GET[:6]:
-        client.writer.write(bytes([byte]))
-        await asyncio.sleep(0.05)
-        await front.later(10)
-    (await client.answer()).is_problem(408, "headers")
+    async with trickling(client, GET[:-2] + b"A: b\r\n" * 1000):
+        await minute(front)
+        (await client.answer()).is_problem(408, "headers")
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
 @pytest.mark.parametrize("trickles", [False, True])
 async def test_a_body_that_stalls(app: App, front: HastyFront, client: Client, *, trickles: bool) -> None:
-    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-    await app.has_received(3)
-    for number in range(6):
-        await front.later(10)
-        if trickles and number < 5:
-            client.writer.write(b" ")
-            await app.has_received(4 + number)
-    (await client.answer()).is_problem(408, "body")
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc")
+    await app.began.wait()
+    async with trickling(client, b" " * 8000 if trickles else b""):
+        await minute(front)
+        (await client.answer()).is_problem(408, "body")
     async with asyncio.timeout(60):
         await app.disconnected.wait()
+
+
+@asynccontextmanager
+async def trickling(client: Client, data: bytes) -> AsyncIterator[None]:
+    """The client sends it byte by byte."""
+
+    async def trickle() -> None:
+        for byte in data:
+            client.writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(trickle())
+    yield
+    task.cancel()
+
+
+async def minute(front: HastyFront) -> None:
+    """A minute passes, little by little."""
+    for _ in range(6):
+        await asyncio.sleep(0.1)
+        await front.later(10)
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
