@@ -107,7 +107,10 @@ async def test_no_longer_than_the_setting(
         cut(agent)
         asked = asyncio.create_task(endpoint.chat())
         await waits(asked, app)
-        deadlines.now += FOR_EVER
+        deadlines.now += FOR_EVER - 1
+        await asyncio.sleep(0.5)  # long enough for a look that must not refuse
+        assert not asked.done()
+        deadlines.now += 1
         answered = await asked
         assert (answered.status_code, "disconnected" in answered.text) == (503, True)
         assert answered.headers["retry-after"]
