@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from starlette.types import Receive, Scope, Send
 
+from served import wait_until
+
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -19,6 +21,8 @@ class App:
         self.disconnected = asyncio.Event()
         self.go = asyncio.Event()
         self.began = asyncio.Event()
+        self.received = 0
+        """Bytes of the body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.began.set()
@@ -42,10 +46,19 @@ class App:
                 self.disconnected.set()
                 return
             body += message["body"]
+            self.received = len(body)
             more = message["more_body"]
         if scope["path"] == "/gate":
             await self.go.wait()
         await self.answer(scope, body, send)
+
+    async def has_received(self, count: int) -> None:
+        """Waits for so many bytes of a body."""
+
+        async def check() -> bool:
+            return self.received == count
+
+        await wait_until(check)
 
     async def answer(self, scope: Scope, body: bytes, send: Send) -> None:
         if scope["path"] == "/line-break":

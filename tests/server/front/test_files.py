@@ -3,19 +3,20 @@
 import asyncio
 import os
 import socket
-import time
-from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from modelshare.server.settings import Settings
-from served import fronted, wait_until
+from served import wait_until
+from server.front.conftest import HastyFront
 
 pytestmark = pytest.mark.anyio
 SIZE = 16 << 20
+STALLED_SECONDS = 60
 
 
 class Files:
@@ -50,31 +51,35 @@ def files(tmp_path: Path) -> Files:
 
 
 @pytest.fixture
-async def port(files: Files) -> AsyncIterator[int]:
-    async with fronted(files, Settings(connections_stalled_seconds=0.5)) as url:
-        yield int(url.rsplit(":", 1)[1])
+def app(files: Files) -> Files:
+    return files
 
 
-def asking(port: int, path: str) -> socket.socket:
+@pytest.fixture
+def limits() -> dict[str, Any]:
+    return {"stalled_seconds": STALLED_SECONDS}
+
+
+def asking(url: str, path: str) -> socket.socket:
     """A client that has asked, and takes nothing."""
-    client = socket.create_connection(("127.0.0.1", port))
+    client = socket.create_connection(("127.0.0.1", urlsplit(url).port))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    client.setblocking(False)
     return client
 
 
-def take(client: socket.socket, pause: float = 0.0) -> int:
-    """Reads to the end; how many bytes came."""
-    client.settimeout(20)
-    taken = 0
-    while taken < SIZE and (data := client.recv(1 << 20)):
-        taken += len(data)
-        time.sleep(pause)
+async def take(client: socket.socket, size: int = SIZE) -> int:
+    """Reads so many bytes, or to the end; how many came."""
+    taken, loop = 0, asyncio.get_running_loop()
+    async with asyncio.timeout(60):
+        while taken < size and (data := await loop.sock_recv(client, size - taken)):
+            taken += len(data)
     return taken
 
 
-async def test_whole_files_two_after_another(port: int, files: Files) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def test_whole_files_two_after_another(url: str, files: Files) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
     for _ in range(2):
         writer.write(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")
         head = await reader.readuntil(b"\r\n\r\n")
@@ -84,39 +89,43 @@ async def test_whole_files_two_after_another(port: int, files: Files) -> None:
 
 
 @pytest.mark.parametrize("path", ["/file", "/chunks"])
-async def test_nobody_takes_the_answer(port: int, files: Files, path: str) -> None:
-    with asking(port, path) as client:
+async def test_nobody_takes_the_answer(front: HastyFront, url: str, files: Files, path: str) -> None:
+    with asking(url, path) as client:
 
         async def began() -> bool:
             return files.under_way > 0
 
         async def ended() -> bool:
+            await front.later(STALLED_SECONDS / 4)
             return files.under_way == 0
 
         await wait_until(began)
         await wait_until(ended)
-        assert await asyncio.to_thread(take, client) < SIZE
+        assert await take(client) < SIZE
 
 
 @pytest.mark.parametrize("path", ["/file", "/chunks"])
-async def test_an_answer_that_is_taken_slowly(port: int, path: str) -> None:
-    with asking(port, path) as client:
-        assert await asyncio.to_thread(take, client, 0.01) >= SIZE
+async def test_an_answer_that_is_taken_slowly(front: HastyFront, url: str, path: str) -> None:
+    with asking(url, path) as client:
+        for _ in range(256):
+            assert await take(client, SIZE // 256) == SIZE // 256
+            await front.later(STALLED_SECONDS / 4)
 
 
-async def test_events_may_wait_for_their_reader(port: int, files: Files) -> None:
+async def test_events_may_wait_for_their_reader(front: HastyFront, url: str, files: Files) -> None:
     """Whoever listens to events has limits of his own."""
-    with asking(port, "/events") as client:
-        await asyncio.sleep(1.2)
+    with asking(url, "/events") as client:
+        await wait_until(front.is_blocked)
+        await front.later(2 * STALLED_SECONDS)
         assert files.under_way == 1
-        assert await asyncio.to_thread(take, client) >= SIZE
+        assert await take(client) == SIZE
 
 
-async def test_no_file_stays_open(port: int, files: Files) -> None:
+async def test_no_file_stays_open(url: str, files: Files) -> None:
     for path in ("/file", "/chunks"):
-        asking(port, path).close()
-    with asking(port, "/file") as client:
-        await asyncio.to_thread(take, client)
+        asking(url, path).close()
+    with asking(url, "/file") as client:
+        await take(client)
 
     async def closed() -> bool:
         return str(files.path) not in {file.path for file in psutil.Process().open_files()}

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -13,63 +14,77 @@ from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 from raw_http import GET, Answer, App, Client, connected
 from served import fronted
+from server.front.conftest import HastyFront
 
 pytestmark = pytest.mark.anyio
-
-
-SOON = {"head_seconds": 0.3, "idle_seconds": 0.3, "stalled_seconds": 0.3}
 PATIENT = {"head_seconds": 60, "idle_seconds": 60, "stalled_seconds": 60, "per_address": 2}
 
 
-@pytest.mark.parametrize("limits", [SOON], indirect=True)
-async def test_silence(url: str, client: Client) -> None:
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
+async def test_silence(front: HastyFront, url: str, client: Client) -> None:
+    await front.later(60)
     await client.is_closed()
     async with connected(url) as second:
         await second.is_open()
+        await front.later(60)
         await second.is_closed()
 
 
-@pytest.mark.parametrize("limits", [SOON], indirect=True)
-async def test_a_head_that_trickles_in(client: Client) -> None:
-    async def trickle() -> None:
-        for byte in GET[:-2] + b"A: b\r\n" * 1000:
-            client.writer.write(bytes([byte]))
-            await asyncio.sleep(0.05)
-
-    trickling = asyncio.create_task(trickle())
-    (await client.answer()).is_problem(408, "headers")
-    trickling.cancel()
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
+async def test_a_head_that_trickles_in(front: HastyFront, client: Client) -> None:
+    async with trickling(client, GET[:-2] + b"A: b\r\n" * 1000):
+        await minute(front)
+        (await client.answer()).is_problem(408, "headers")
 
 
-@pytest.mark.parametrize("limits", [SOON], indirect=True)
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
 @pytest.mark.parametrize("trickles", [False, True])
-async def test_a_body_that_stalls(app: App, client: Client, *, trickles: bool) -> None:
-    async def trickle() -> None:
-        for _ in range(1000):
-            client.writer.write(b" ")
-            await asyncio.sleep(0.05)
-
-    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
-    trickling = asyncio.create_task(trickle() if trickles else asyncio.sleep(0))
-    (await client.answer()).is_problem(408, "body")
-    trickling.cancel()
+async def test_a_body_that_stalls(app: App, front: HastyFront, client: Client, *, trickles: bool) -> None:
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc")
+    await app.began.wait()
+    async with trickling(client, b" " * 8000 if trickles else b""):
+        await minute(front)
+        (await client.answer()).is_problem(408, "body")
     async with asyncio.timeout(60):
         await app.disconnected.wait()
 
 
-@pytest.mark.parametrize("limits", [SOON | {"stalled_seconds": 1.5}], indirect=True)
-async def test_a_body_that_comes_slowly_but_comes(client: Client) -> None:
-    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
-    for _ in range(20):
-        client.writer.write(b" " * 10_000)
+@asynccontextmanager
+async def trickling(client: Client, data: bytes) -> AsyncIterator[None]:
+    """The client sends it byte by byte."""
+
+    async def trickle() -> None:
+        for byte in data:
+            client.writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(trickle())
+    yield
+    task.cancel()
+
+
+async def minute(front: HastyFront) -> None:
+    """A minute passes, little by little."""
+    for _ in range(6):
         await asyncio.sleep(0.1)
+        await front.later(10)
+
+
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
+async def test_a_body_that_comes_slowly_but_comes(app: App, front: HastyFront, client: Client) -> None:
+    client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
+    for number in range(20):
+        client.writer.write(b" " * 10_000)
+        await app.has_received(10_000 * (number + 1))
+        await front.later(10)
     assert (await client.answer()).json["body"] == 200_000
 
 
-@pytest.mark.parametrize("limits", [SOON], indirect=True)
-async def test_work_has_no_deadline_of_the_servers(app: App, client: Client) -> None:
+@pytest.mark.parametrize("limits", [PATIENT], indirect=True)
+async def test_work_has_no_deadline_of_the_servers(app: App, front: HastyFront, client: Client) -> None:
     client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
-    await asyncio.sleep(1)
+    await app.began.wait()
+    await front.later(3600)
     app.go.set()
     assert (await client.answer()).status == 200
 
@@ -196,8 +211,11 @@ async def test_a_second_signal_ends_what_is_in_progress(app: App) -> None:
             assert time.monotonic() < began + 30
 
 
-async def test_a_client_that_uses_its_connection_at_the_last_moment_is_answered(app: App) -> None:
+async def test_a_client_that_uses_its_connection_at_the_last_moment_is_answered(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It cannot know that the process stops: the answer before did not say so."""
+    monkeypatch.setattr(overdue, "_REUSE_SECONDS", 60)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         front = Front(app, Settings())
         async with AsyncExitStack() as clients:

@@ -1,6 +1,7 @@
 """A served platform with an endpoint whose agent is a stand-in for engine and machine."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from importlib import resources
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from clock import Clock
 from conftest import Tenant
 from factories import make_model
 from link_agent import LinkAgent, enroll, linked
@@ -40,6 +42,24 @@ def limits(request: pytest.FixtureRequest) -> dict[str, int]:
 async def url(running_app: Application) -> AsyncIterator[str]:
     async with serving(running_app) as served:
         yield served
+
+
+@pytest.fixture
+def deadlines(app: Application, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which requests take too long. Comes before the first request."""
+    clock = Clock()
+    clock.now = time.monotonic()
+    monkeypatch.setattr(app._router, "now", clock)
+    return clock
+
+
+@pytest.fixture
+def refills(app: Application, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock by which limits per minute are filled up again. Comes before the first request."""
+    clock, admission = Clock(), app._router.admission
+    monkeypatch.setattr(admission, "_clock", clock)
+    monkeypatch.setattr(admission._limits, "clock", clock)
+    return clock
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from clock import Clock
 from conftest import ON_SQLITE, Tenant
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.server.app import Application
@@ -178,23 +179,32 @@ async def test_more_than_the_credit_ends_the_link(endpoint: Endpoint, ready: Lin
 
 
 @pytest.mark.parametrize("limits", [{"request_timeout_seconds": 1}], indirect=True)
-async def test_an_answer_that_takes_too_long(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
-    answered = await endpoint.chat()
+async def test_an_answer_that_takes_too_long(
+    limits: object, endpoint: Endpoint, ready: LinkAgent, deadlines: Clock
+) -> None:
+    asked = asyncio.ensure_future(endpoint.chat())
+    request, _ = await ready.request()
+    deadlines.now += 1
+    answered = await asked
     assert answered.status_code == 504
     assert "longer than 1 s" in answered.json()["error"]["message"]
-    request, _ = await ready.request()
     await cancelled(ready, request)
 
 
 @pytest.mark.parametrize("limits", [{"request_timeout_seconds": 2, "stream_idle_timeout_seconds": 1}], indirect=True)
-async def test_a_stream_may_take_long_but_not_pause(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
+async def test_a_stream_may_take_long_but_not_pause(
+    app: Application, limits: object, endpoint: Endpoint, ready: LinkAgent, deadlines: Clock
+) -> None:
     streamed, request = await started(endpoint, ready)
+    parts = streamed.aiter_raw()
+    assert await anext(parts) == b"data: 1\n\n"
     for _ in range(6):
-        await asyncio.sleep(0.5)
+        deadlines.now += 0.5
+        await app._router._sweep()
         await ready.send(Chunk(request.stream, b"data: 2\n\n"))
-    body = await streamed.aread()
-    assert body.count(b"data: 2") == 6
-    assert "paused" in str(last_event(body)["error"])
+        assert await anext(parts) == b"data: 2\n\n"
+    deadlines.now += 1
+    assert "paused" in str(last_event(b"".join([part async for part in parts]))["error"])
     await cancelled(ready, request)
 
 

@@ -42,6 +42,7 @@ async def told(endpoint: Endpoint) -> list[str]:
 
 
 @pytest.mark.parametrize("limits", [{"requests_per_minute": 100}], indirect=True)
+@pytest.mark.usefixtures("refills")
 async def test_a_key_has_limits_of_its_own(limits: object, endpoint: Endpoint, ready: LinkAgent) -> None:
     ready.handler = serve
     http, key_id = await with_key(endpoint, requests_per_minute=3)
@@ -61,6 +62,7 @@ async def test_a_key_has_limits_of_its_own(limits: object, endpoint: Endpoint, r
         await wait_until(is_free)
 
 
+@pytest.mark.usefixtures("refills")
 async def test_tokens_of_a_key(endpoint: Endpoint, ready: LinkAgent) -> None:
     ready.handler = serve
     http, _ = await with_key(endpoint, tokens_per_minute=150)

@@ -1,12 +1,12 @@
 """What a process remembers of endpoints: never what is from before a change that it has heard of."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from clock import Clock
 from conftest import Tenant
 from factories import make_model
 from modelshare.server.app import Application
@@ -31,7 +31,7 @@ async def database(app: Application, settings: Settings) -> AsyncIterator[SlowDa
 
 @pytest.fixture
 def snapshots(database: SlowDatabase, app: Application) -> Snapshots:
-    return Snapshots(database, app.platform.tiers, time.monotonic)
+    return Snapshots(database, app.platform.tiers, Clock())
 
 
 @pytest.fixture

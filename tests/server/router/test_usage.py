@@ -14,7 +14,6 @@ from served import wait_until
 from server.router.conftest import Endpoint
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("running_app")]
-TODAY = dt.datetime.now(dt.UTC).date()
 
 
 async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
@@ -44,13 +43,14 @@ async def usage(tenant: Tenant, requests: int, **params: str) -> list[dict[str, 
 
 async def test_requests_tokens_and_errors_are_counted(endpoint: Endpoint, ready: LinkAgent) -> None:
     ready.handler = serve
+    today = dt.datetime.now(dt.UTC).date()
     for body in (b"{}", b"{}", b'{"stream": true}', b'{"user": "break"}'):
         await endpoint.chat(body)
     (row,) = await usage(endpoint.tenant, 4)
     (key,) = (await endpoint.tenant.http.get("/v1/keys")).json()["data"]
     assert row == {
         "object": "usage",
-        "day": TODAY.isoformat(),
+        "day": today.isoformat(),
         "endpoint": "chat",
         "model": endpoint.model_id,
         "key": key["id"],
@@ -80,7 +80,7 @@ async def test_groups_days_and_pages(endpoint: Endpoint, ready: LinkAgent, anony
     assert len(await usage(endpoint.tenant, 2)) == 2
     (row,) = await usage(endpoint.tenant, 2, group_by="endpoint")
     assert (row["endpoint"], row["day"], row["key"], row["completion_tokens"]) == ("chat", None, None, 16)
-    yesterday = (TODAY - dt.timedelta(1)).isoformat()
+    yesterday = (dt.datetime.now(dt.UTC).date() - dt.timedelta(1)).isoformat()
     assert await usage(endpoint.tenant, 0, to=yesterday) == []
     assert len(await usage(endpoint.tenant, 2, **{"from": yesterday})) == 2
     page = (await endpoint.tenant.http.get("/v1/usage", params={"limit": 1})).json()
