@@ -323,6 +323,6 @@ async def test_too_long_a_body_is_refused_before_it_comes(app: Application, owne
 async def test_a_client_that_sends_on_still_hears_the_answer(app: Application, owner: Tenant) -> None:
     """Clients that send all before they listen: the connection must not be reset under them."""
     body = b" " * (MAX_BODY * 3)
-    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=owner.http.headers, timeout=30) as http:
+    async with serving(app) as url, httpx.AsyncClient(base_url=url, headers=owner.http.headers) as http:
         answer = await http.post("/v1/keys", content=body, headers=JSON)
     assert problem(answer) == (413, "invalid_request_error", None)

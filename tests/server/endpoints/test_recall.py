@@ -117,7 +117,7 @@ async def test_what_runs_at_the_deadline_is_cut(
 ) -> None:
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     async with (
-        httpx.AsyncClient(base_url=f"{url}/{deployer.project.id}/chat/v1", headers=headers, timeout=20) as http,
+        httpx.AsyncClient(base_url=f"{url}/{deployer.project.id}/chat/v1", headers=headers) as http,
         http.stream("POST", "/chat/completions", content=b"{}") as streamed,
         asyncio.TaskGroup() as group,
     ):

@@ -93,7 +93,7 @@ async def endpoint(app: Application, url: str, owner: Tenant, deployer: Tenant) 
     assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     base_url = f"{url}/{deployer.project.id}/chat/v1"
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
-    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=base_url, headers=headers) as http:
         yield Endpoint("chat", base_url, str(model_id), http, deployer)
 
 

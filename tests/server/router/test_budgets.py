@@ -24,7 +24,7 @@ async def serve(agent: LinkAgent, request: Request, body: bytes) -> None:
 async def with_key(endpoint: Endpoint, **limits: int) -> tuple[httpx.AsyncClient, str]:
     made = (await endpoint.tenant.http.post("/v1/keys", json={"name": "app", **limits})).json()
     headers = {"Authorization": f"Bearer {made['key']}"}
-    return httpx.AsyncClient(base_url=endpoint.base_url, headers=headers, timeout=20), made["id"]
+    return httpx.AsyncClient(base_url=endpoint.base_url, headers=headers), made["id"]
 
 
 async def chat(http: httpx.AsyncClient) -> httpx.Response:

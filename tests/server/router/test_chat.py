@@ -178,7 +178,7 @@ async def test_many_at_once(endpoint: Endpoint, ready: LinkAgent) -> None:
     ready.handler = serve
     limits = httpx.Limits(max_connections=100)
     headers = {"Authorization": f"Bearer {endpoint.tenant.project.api_key}"}
-    async with httpx.AsyncClient(base_url=endpoint.base_url, headers=headers, limits=limits, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=endpoint.base_url, headers=headers, limits=limits) as http:
         bodies = [json.dumps({"seed": number}).encode() for number in range(150)]
         busy = asyncio.Semaphore(90)
 

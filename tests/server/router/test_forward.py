@@ -67,7 +67,7 @@ async def client(processes: tuple[Application, str, str], deployer: Tenant) -> A
     """Calls the endpoint on the first process."""
     base_url = f"{processes[1]}/{deployer.project.id}/chat/v1"
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
-    async with httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=base_url, headers=headers) as http:
         yield http
 
 
@@ -214,9 +214,13 @@ async def test_an_agent_with_a_link_to_each_process_is_asked_where_the_client_ca
 
 
 async def test_a_process_that_is_gone_or_hangs_is_passed_over(
-    processes: tuple[Application, str, str], agent: LinkAgent, client: httpx.AsyncClient
+    processes: tuple[Application, str, str],
+    agent: LinkAgent,
+    client: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The database does not know yet that two earlier connections of the agent are dead."""
+    monkeypatch.setattr(forward, "_ACCEPT_SECONDS", 2.0)
     agent.handler = _answers
     app = processes[0]
     with socket.create_server(("127.0.0.1", 0)) as hanging:

@@ -54,7 +54,7 @@ async def bystander(app: Application, url: str, owner: Tenant) -> AsyncIterator[
     base_url = f"{url}/{owner.project.id}/own/v1"
     async with (
         linked(url, token, agent_id=agent_id, handler=serve) as agent,
-        httpx.AsyncClient(base_url=base_url, headers=headers, timeout=20) as http,
+        httpx.AsyncClient(base_url=base_url, headers=headers) as http,
     ):
         await agent.make_ready()
         found = Bystander(owner, http)

@@ -40,7 +40,6 @@ async def page(endpoint: Endpoint, token: str) -> AsyncIterator[httpx.AsyncClien
         base_url=endpoint.base_url,
         cookies={SESSION_COOKIE: token},
         headers={"Sec-Fetch-Site": "same-origin"},
-        timeout=20,
     ) as http:
         yield http
 

@@ -30,9 +30,7 @@ class Caller:
     def __init__(self, endpoint: Endpoint, key: dict[str, Any]) -> None:
         self.endpoint = endpoint
         self.id = str(key["id"])
-        self.http = httpx.AsyncClient(
-            base_url=endpoint.base_url, headers={"Authorization": f"Bearer {key['key']}"}, timeout=20
-        )
+        self.http = httpx.AsyncClient(base_url=endpoint.base_url, headers={"Authorization": f"Bearer {key['key']}"})
 
     def ask(self) -> asyncio.Task[httpx.Response]:
         request = self.http.build_request("POST", "/chat/completions", content=b"{}")

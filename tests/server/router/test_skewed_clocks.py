@@ -80,7 +80,7 @@ async def test_every_chat_is_answered(processes: list[Process], deployer: Tenant
     assert (await deployer.http.post("/v1/endpoints", json=spec)).status_code == 201
     headers = {"Authorization": f"Bearer {deployer.project.api_key}"}
     async with contextlib.AsyncExitStack() as stack:
-        http = await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=20))
+        http = await stack.enter_async_context(httpx.AsyncClient(headers=headers))
         for number, process in enumerate(processes):
             agent_id, token = await enroll(deployer.http, name=f"box-{number}")
             link = await stack.enter_async_context(linked(process.url, token, agent_id=agent_id, handler=serve))

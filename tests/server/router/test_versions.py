@@ -98,7 +98,7 @@ class Traffic:
             tasks = []
             for url, slug in itertools.product(urls, slugs):
                 base = f"{url}/{tenant.project.id}/{slug}/v1"
-                http = await stack.enter_async_context(httpx.AsyncClient(base_url=base, headers=headers, timeout=20))
+                http = await stack.enter_async_context(httpx.AsyncClient(base_url=base, headers=headers))
                 tasks += [asyncio.ensure_future(self._ask(http, slug, over)) for _ in range(clients)]
             try:
                 yield

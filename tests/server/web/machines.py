@@ -67,7 +67,7 @@ class Live:
 async def live(somebody: Somebody, url: str, path: str) -> AsyncIterator[Live]:
     """The part's events, over a real connection with the somebody's session."""
     cookies = {SESSION_COOKIE: somebody.http.cookies[SESSION_COOKIE]}
-    async with httpx.AsyncClient(base_url=url, cookies=cookies, timeout=30) as http, http.stream("GET", path) as answer:
+    async with httpx.AsyncClient(base_url=url, cookies=cookies) as http, http.stream("GET", path) as answer:
         assert answer.status_code == 200, path
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield Live(answer)

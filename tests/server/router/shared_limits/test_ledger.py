@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cut_database import proxy_to
 from modelshare.server.errors import RateLimitedError
-from modelshare.server.router import queries
+from modelshare.server.router import ledger, queries
 from modelshare.server.router.admission import Gate, Payer
 from modelshare.server.router.allowances import Counted
 from modelshare.server.router.ledger import FREED_TOPIC, Ledger
@@ -185,7 +185,10 @@ async def test_a_raised_limit_counts_at_once(processes: list[Process]) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "stalled"])
-async def test_without_the_database_each_process_goes_on_alone(database_url: str, clock: Clock, how: str) -> None:
+async def test_without_the_database_each_process_goes_on_alone(
+    database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE_SECONDS", 2.0)
     limits = limited_tier(requests=6, tokens=6000, concurrent=3)
     async with proxy_to(database_url) as proxy, process(proxy.url, clock) as alone:
         gate = alone.gate(limits)
@@ -236,6 +239,7 @@ async def test_a_process_that_is_stopped_amid_a_transaction_lets_the_others_go_o
 async def test_a_process_that_was_stopped_asks_before_it_goes_on(
     processes: list[Process], clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ledger, "_PATIENCE_SECONDS", 2.0)
     one, two, _ = (each.gate(limited_tier(requests=600)) for each in processes)
     write, stopped = processes[0].ledger._write, True
 

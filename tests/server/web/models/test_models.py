@@ -271,7 +271,7 @@ async def test_a_page_follows_its_model_and_ends_with_it(running_app: Applicatio
     token = await sign_up(running_app, "ada", owner.project.id)
     upload = await open_upload(owner.http, tiny_model())
     async with serving(running_app) as url, browser_of(running_app, token) as cookies:
-        live = httpx.AsyncClient(base_url=url, cookies=cookies.cookies, timeout=30)
+        live = httpx.AsyncClient(base_url=url, cookies=cookies.cookies)
         async with live, live.stream("GET", f"{MODELS}/{upload['model']}/events") as events:
             parts = events.aiter_text()
             seen = await anext(parts)
