@@ -101,7 +101,9 @@ async def test_sequences_are_streamed_side_by_side() -> None:
         *events, done, rest = streamed.split(b"\n\n")
         choices = [json.loads(one.removeprefix(b"data: "))["choices"][0] for one in events]
         assert (done, rest) == (b"data: [DONE]", b"")
-        assert {choice["index"] for choice in choices[:4]} == {choice["index"] for choice in choices[4:]} == {0, 1, 2, 3}
+        assert (
+            {choice["index"] for choice in choices[:4]} == {choice["index"] for choice in choices[4:]} == {0, 1, 2, 3}
+        )
         assert engine.activity.running == 0
 
 
@@ -155,8 +157,15 @@ async def test_a_stream_out_of_time_ends_at_once_with_what_was_counted(credit: i
         await reader.read()
 
     async with relaying(answer, 1) as (relay, engine):
-        frames = [frame async for frame in relayed(relay, request(1, credit=credit, timeout=0.3))]
-        end = frames[-1]
+        outgoing, over = Outgoing(), asyncio.Event()
+        relay.serve(Stream(request(1, credit=credit), outgoing, lambda _: over.set()))
+        (exchange,) = relay._open
+        sequences = exchange._sequences
+        assert sequences is not None
+        await wait_until(lambda: sequences.count.usage.completion_tokens == 2)
+        exchange._deadline = 0.0
+        await asyncio.wait_for(over.wait(), 60)
+        end = frames_of(outgoing)[-1]
         assert isinstance(end, End)
         assert (end.status, end.completion_tokens) == (504, 2)
         assert (engine.activity.running, engine.turns.waiting) == (0, 0)

@@ -164,7 +164,7 @@ async def test_what_ignores_sigterm_is_killed_with_all_it_started(state_dir: Pat
 
 
 async def test_a_first_process_that_ends_before_the_others_is_noticed_at_once(state_dir: Path) -> None:
-    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]); print('bye')"
+    script = f"import subprocess, sys; print('bye', flush=True); subprocess.Popen([sys.executable, '-c', {STUBBORN!r}])"
     child = await Child.spawn([sys.executable, "-c", script], {}, state_dir)
 
     assert await asyncio.wait_for(child.exited(), 10) == 0
