@@ -17,7 +17,7 @@ from agent.support import Storage, wait_until
 from modelshare.agent.deployment import Serving
 from modelshare.agent.engines.sharing import TenantQueue, Turn
 from modelshare.agent.wiring import Agent
-from modelshare.wire.link import INITIAL_CREDIT, Answer, Cancel, End, Request
+from modelshare.wire.link import INITIAL_CREDIT, Answer, Cancel, End, Head, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -250,4 +250,5 @@ async def test_what_waits_is_out_of_time_like_the_rest(projects: Projects, tmp_p
     assert (await projects.answer(late)).status == 504
     assert engine.turns.waiting == 0
     os.kill(pid, signal.SIGCONT)
+    await projects.peer.expect(Head)
     assert not [one for one in projects.peer.frames if isinstance(one, End) and one.error]
