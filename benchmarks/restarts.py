@@ -86,7 +86,7 @@ async def kill(platform: "Platform", load: Load) -> None:
         platform.servers[0].process.send_signal(signal.SIGKILL)
         killed = time.monotonic()
         await asyncio.sleep(10)
-        late = [when - killed for when, _ in load.failures if when > killed]
+        late = [when - killed for _, when, _ in load.failures if when > killed]
         await asyncio.to_thread(platform.restart, 0, None)
     print(f"killed: {load.told()}, the last failure after {max(late, default=0):.2f} s", flush=True)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +14,13 @@ CHECK_SECONDS = 0.5
 
 
 class Balancer:
-    """Passes connections to the processes in turn, among those that are ready."""
+    """Passes connections to the processes in turn, among those that are ready; if it sees none, among all."""
 
     def __init__(self, ports: list[int]) -> None:
         self._ports = ports
-        self._ready = set(ports)
+        self.ready = set(ports)
+        self.cut_off: set[int] = set()
+        """Processes that were silent for so long that their connections were closed."""
         self._turn = 0
         self._connections: dict[int, set[asyncio.StreamWriter]] = {port: set() for port in ports}
 
@@ -44,18 +47,20 @@ class Balancer:
                     is_ready, silent = answer.status == 200, 0
             except TimeoutError:
                 is_ready, silent = False, silent + 1
-                for each in list(self._connections[port]) if silent > 1 else ():
-                    each.transport.abort()
+                if silent > 1:
+                    self.cut_off.add(port)
+                    for each in list(self._connections[port]):
+                        each.transport.abort()
             except (aiohttp.ClientError, OSError):
                 is_ready = False
-            (self._ready.add if is_ready else self._ready.discard)(port)
+            (self.ready.add if is_ready else self.ready.discard)(port)
             await asyncio.sleep(CHECK_SECONDS)
 
     def _next(self) -> Iterator[int]:
         self._turn += 1
         for step in range(len(self._ports)):
             port = self._ports[(self._turn + step) % len(self._ports)]
-            if port in self._ready:
+            if port in self.ready or not self.ready:
                 yield port
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -91,10 +96,13 @@ class Load:
     """Of a stream."""
     chats: float = 20
     """Per second."""
+    most_chats: float = math.inf
+    """At once."""
     streams: int = 50
     """At once."""
     answered: Counter[str] = field(default_factory=Counter)
-    failures: list[tuple[float, str]] = field(default_factory=list)
+    failures: list[tuple[float, float, str]] = field(default_factory=list)
+    """When the request began, when it failed, and why."""
     longest: float = 0.0
     _is_over: bool = False
 
@@ -113,16 +121,18 @@ class Load:
                 await asyncio.wait(running, timeout=120)
 
     def told(self) -> str:
-        why = dict(Counter(why for _, why in self.failures))
+        why = dict(Counter(why for *_, why in self.failures))
         done = f"{self.answered['chat']} chats, {self.answered['stream']} streams"
         return f"{done}, {len(self.failures)} failed {why}, longest wait {self.longest:.1f} s"
 
     async def _keep_chatting(self, http: aiohttp.ClientSession) -> None:
         asked: set[asyncio.Task[None]] = set()
         while not self._is_over:
-            asked.add(asyncio.create_task(self._ask(http, "chat", self.chat, 1)))
+            if len(asked) < self.most_chats:
+                asked.add(asyncio.create_task(self._ask(http, "chat", self.chat, 1)))
             await asyncio.sleep(1 / self.chats)
-        await asyncio.wait(asked)
+            asked = {each for each in asked if not each.done()}
+        await asyncio.gather(*asked)
 
     async def _keep_streaming(self, http: aiohttp.ClientSession) -> None:
         while not self._is_over:
@@ -145,6 +155,6 @@ class Load:
         if not what:
             self.answered[kind] += 1
             return
-        self.failures.append((time.monotonic(), f"{kind}: {what}"))
+        self.failures.append((started, time.monotonic(), f"{kind}: {what}"))
         if time.monotonic() - started < 1:
             await asyncio.sleep(0.2)

@@ -18,7 +18,7 @@ from modelshare.client.push import push_model, wait_until_ready
 from modelshare.wire.keys import ProjectWithKey
 from modelshare.wire.registering import ModelRegister
 from modelshare.wire.storage import StorageSet
-from programs import Server, serving
+from programs import Server, serving, wait_until
 from storage_servers import S3Server, s3_server
 from uploading import PART
 
@@ -28,6 +28,7 @@ PUSHED: Final = ("platform", "bucket", "relayed")
 KINDS: Final = (*PUSHED, "in_place", "held")
 """Where a project's files are: pushed, registered where they lie in a bucket, or held by their owner's machine."""
 SECONDS: Final = 120
+LIMITS: Final = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Hub:
 
     def versions(self, name: str) -> dict[str, str]:
         with self.server.client(self.owner) as client:
-            return {each.version: each.status.value for each in client.models.versions(name)}
+            return wait_until(lambda: _done(client, name), "no version is being processed")
 
     def run(self, *words: str, token: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """Runs a program with `HF_ENDPOINT` and `HF_TOKEN`, as a user would. Programs of one test share a cache."""
@@ -78,7 +79,7 @@ class Hub:
         named = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": token or self.key}
         return subprocess.run(
             words,
-            env={**os.environ, **OFFLINE, **own, **named, **environment},
+            env={**os.environ, **OFFLINE, **dict.fromkeys(LIMITS, str(SECONDS)), **own, **named, **environment},
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -94,6 +95,12 @@ class Hub:
         return self.run(sys.executable, "-W", "ignore", "-c", code, token=token)
 
 
+def _done(client: Client, name: str) -> dict[str, str]:
+    """The versions and their states; empty while one is being processed."""
+    found = {each.version: each.status.value for each in client.models.versions(name)}
+    return {} if "processing" in found.values() else found
+
+
 @contextlib.contextmanager
 def hub_server(folder: Path) -> Iterator[Mapping[str, Hub]]:
     """One platform with a project of each kind: `acme`, `acme-bucket`, `acme-relayed`, `acme-in-place`, `acme-held`."""
@@ -104,6 +111,8 @@ def hub_server(folder: Path) -> Iterator[Mapping[str, Hub]]:
         serving(folder / "platform", uploads_part_size=str(PART), storage_allow_private="true") as server,
     ):
         patch.setenv("HF_HOME", str(folder / "hf"))  # read by hf-xet, which remembers what it has sent where
+        for limit in LIMITS:
+            patch.setattr(f"huggingface_hub.constants.{limit}", SECONDS)
         hubs = {}
         for kind in KINDS:
             owner = server.project("acme" if kind == "platform" else f"acme-{kind.replace('_', '-')}")

@@ -14,7 +14,6 @@ from modelshare.agent.streams import Stream
 from modelshare.wire.agents import Enroll, Enrolled, Grant
 from modelshare.wire.errors import ErrorBody, ErrorEnvelope, ErrorType
 from modelshare.wire.link import (
-    DEAD_AFTER_SECONDS,
     HEARTBEAT_SECONDS,
     INITIAL_CREDIT,
     LINKED_HEADER,
@@ -44,7 +43,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.url = ""
-        self.patience = 20.0
+        self.patience = 60.0
         """Seconds to wait for an expected frame."""
         self.links = 0
         self.messages = 0
@@ -229,7 +228,7 @@ async def linked(
     *,
     loads: Callable[[], list[DeploymentLoad]] = list,
     heartbeat: float | None = None,
-    dead_after: float = DEAD_AFTER_SECONDS,
+    dead_after: float = 600,
 ) -> AsyncIterator[Link]:
     """A running link to the peer. With a custom heartbeat, does not wait for its first frame."""
     beat = HEARTBEAT_SECONDS if heartbeat is None else heartbeat

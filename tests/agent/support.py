@@ -26,7 +26,7 @@ def some_bytes(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-async def wait_until(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def wait_until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - the condition may be about a file or another process
             await asyncio.sleep(0.005)

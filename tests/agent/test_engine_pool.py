@@ -273,7 +273,12 @@ async def test_a_paused_call_holds_up_the_engine_until_it_goes_on() -> None:
 
 
 @pytest.mark.parametrize("is_prompt", [True, False])
-async def test_a_call_that_has_enough_keeps_its_connection_only_if_the_end_comes_soon(*, is_prompt: bool) -> None:
+async def test_a_call_that_has_enough_keeps_its_connection_only_if_the_end_comes_soon(
+    monkeypatch: pytest.MonkeyPatch, *, is_prompt: bool
+) -> None:
+    if is_prompt:
+        monkeypatch.setattr(engine_pool, "_END_SECONDS", 60)
+        monkeypatch.setattr(engine_pool, "_IDLE_SECONDS", 60)
     ends = asyncio.Event()
 
     async def answer(_: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

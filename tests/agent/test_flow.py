@@ -157,8 +157,15 @@ async def test_a_stream_out_of_time_ends_at_once_with_what_was_counted(credit: i
         await reader.read()
 
     async with relaying(answer, 1) as (relay, engine):
-        frames = [frame async for frame in relayed(relay, request(1, credit=credit, timeout=0.3))]
-        end = frames[-1]
+        outgoing, over = Outgoing(), asyncio.Event()
+        relay.serve(Stream(request(1, credit=credit), outgoing, lambda _: over.set()))
+        (exchange,) = relay._open
+        sequences = exchange._sequences
+        assert sequences is not None
+        await wait_until(lambda: sequences.count.usage.completion_tokens == 2)
+        exchange._deadline = 0.0
+        await asyncio.wait_for(over.wait(), 60)
+        end = frames_of(outgoing)[-1]
         assert isinstance(end, End)
         assert (end.status, end.completion_tokens) == (504, 2)
         assert (engine.activity.running, engine.turns.waiting) == (0, 0)

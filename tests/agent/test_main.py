@@ -11,7 +11,7 @@ from agent.agents import agent_process, ask, ends_with, pids_under, read_stream,
 from agent.peer import VERDICT_KEY, Peer
 from agent.support import Storage, wait_until
 from modelshare.wire.agents import Phase
-from modelshare.wire.link import Answer, Chunk, CloseCode, Hello, Report
+from modelshare.wire.link import Answer, Chunk, CloseCode, Credit, Hello, Report
 from modelshare.wire.verdict import Verdict
 
 pytestmark = pytest.mark.anyio
@@ -55,13 +55,14 @@ async def test_a_signal_lets_requests_finish_and_leaves_no_engine(
         await peer.want(wanted(storage))
         await ready(peer)
         (engine,) = pids_under(tmp_path)
-        await peer.ask(ask(stream=True, max_tokens=100), stream=1, timeout=120)
+        await peer.ask(ask(stream=True, max_tokens=100), stream=1, timeout=120, credit=400)
         first = await peer.expect(Chunk)
         agent.send_signal(number)
         stopping = await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
         assert stopping.reason == "The deployment is stopping."
         await peer.ask(ask(), stream=2)
         assert (await peer.expect(Answer)).status == 503
+        await peer.send(Credit(1, 1 << 20))
         streamed, end = await read_stream(peer, 1)
         assert end.error is None
         assert (first.data + streamed).endswith(b"data: [DONE]\n\n")
@@ -81,7 +82,7 @@ async def test_a_second_signal_cuts_requests_off(peer: Peer, storage: Storage, t
         agent.send_signal(signal.SIGINT)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
         agent.send_signal(signal.SIGINT)
-        code, said = await asyncio.wait_for(ends_with(agent), 15)
+        code, said = await asyncio.wait_for(ends_with(agent), 25)  # less than a drain
         assert code == 0, said
 
 

@@ -6,10 +6,12 @@ import signal
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from agent.support import MIB, Storage, pulling, some_bytes, wait_until
 from modelshare.agent.errors import PullError
+from modelshare.agent.range_request import RangeRequests
 from modelshare.transfer.partfile import PIECE
 from modelshare.wire.agents import Grant
 
@@ -70,11 +72,12 @@ async def test_a_stalled_connection_is_given_up(storage: Storage, tmp_path: Path
     storage.stall_from = MIB
 
     async def second_time_flows(_: str) -> None:
+        puller._downloader.open_range = RangeRequests(http, 60)
         if len(storage.requests) > 1:
             storage.stall_from = None
 
     storage.on_request = second_time_flows
-    async with pulling(tmp_path, stall_seconds=0.2) as (cache, puller):
+    async with aiohttp.ClientSession() as http, pulling(tmp_path, stall_seconds=0.2) as (cache, puller):
         await puller.pull(storage.manifest(), storage.grant, lambda _: None)
         assert cache.has(storage.file("model.gguf"))
     assert len(storage.requests) == 2

@@ -3,18 +3,21 @@
 import asyncio
 import itertools
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.agents import ask, read_stream, ready, running_agent, tiny_gguf, wanted
+from agent.agents import ask, pids_under, read_stream, ready, running_agent, tiny_gguf, wanted
 from agent.peer import Peer
 from agent.support import Storage, wait_until
 from modelshare.agent.deployment import Serving
+from modelshare.agent.engines.sharing import TenantQueue, Turn
 from modelshare.agent.wiring import Agent
-from modelshare.wire.link import INITIAL_CREDIT, Answer, Cancel, End, Request
+from modelshare.wire.link import INITIAL_CREDIT, Answer, Cancel, End, Head, Request
 
 pytestmark = pytest.mark.anyio
 
@@ -201,15 +204,26 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-async def test_beside_64_long_sequences_a_short_chat_gets_the_next_slot(projects: Projects, flood: str) -> None:
+async def test_beside_64_long_sequences_a_short_chat_gets_the_next_slot(
+    projects: Projects, flood: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     turns = projects.serving.engine.turns
+    begun: list[str] = []
+
+    def assign(turn: Turn) -> None:
+        begun.append(turn.tenant)
+        TenantQueue._assign(turns, turn)
+
+    (pid,) = pids_under(tmp_path)
+    os.kill(pid, signal.SIGSTOP)
     long = [await projects.send("long", body, route, credit=1 << 30) for body, route in FLOODS[flood]]
-    await wait_until(lambda: turns.waiting > 48)
-    before = turns.waiting
+    await wait_until(lambda: turns.waiting == 64 - turns.slots)
     short = await projects.send("short", ask(max_tokens=1))
+    await wait_until(lambda: turns.waiting == 65 - turns.slots)
+    monkeypatch.setattr(turns, "_assign", assign)
+    os.kill(pid, signal.SIGCONT)
     assert (await projects.answer(short)).status == 200
-    # In the order of arrival, all of them would have ended first: now only those that run, and their like meanwhile.
-    assert before - turns.waiting <= 4 * turns.slots
+    assert begun[0] == "short", "in the order of arrival, all others would have been before it"
     for stream in long:
         await projects.peer.send(Cancel(stream))
     await projects.idle()
@@ -225,12 +239,16 @@ async def test_a_client_that_reads_nothing_keeps_no_slot(projects: Projects) -> 
     assert engine.activity.running == engine.turns.slots
 
 
-async def test_what_waits_is_out_of_time_like_the_rest(projects: Projects) -> None:
+async def test_what_waits_is_out_of_time_like_the_rest(projects: Projects, tmp_path: Path) -> None:
     engine = projects.serving.engine
+    (pid,) = pids_under(tmp_path)
+    os.kill(pid, signal.SIGSTOP)
     for _ in range(engine.turns.slots):
         await projects.send("a", ask(stream=True, max_tokens=2000))
-    await wait_until(lambda: engine.activity.running == engine.turns.slots)
+    await wait_until(lambda: engine.turns.running == engine.turns.slots)
     late = await projects.send("b", ask(max_tokens=1), timeout=0.05)
     assert (await projects.answer(late)).status == 504
     assert engine.turns.waiting == 0
+    os.kill(pid, signal.SIGCONT)
+    await projects.peer.expect(Head)
     assert not [one for one in projects.peer.frames if isinstance(one, End) and one.error]

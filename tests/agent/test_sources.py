@@ -99,7 +99,7 @@ async def test_wrong_bytes_are_fetched_again_by_the_url_and_reported(
     storage: Storage, tmp_path: Path, is_owner: bool
 ) -> None:
     async with listening(InMemory.of(storage, _flipped), KEY, tmp_path) as (_, there):
-        pulled = await pull(storage, tmp_path, [source(there, KEY, storage.manifest(), is_owner=is_owner)])
+        pulled = await pull(storage, tmp_path, [source(there, KEY, storage.manifest(), is_owner=is_owner)], pause=1)
     assert pulled.is_complete()
     assert storage.sent.total() == 9 * MIB
     [report] = pulled.wrong

@@ -41,8 +41,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             yield _read(path)
         finally:
             stop(process)
-    leftovers = subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True, text=True).stdout
-    assert leftovers == "", "the agent and its engine end with the demo"
+    pgrep = ["pgrep", "-f", str(folder)]
+    wait_until(
+        lambda: subprocess.run(pgrep, check=False, capture_output=True).stdout == b"",
+        "the agent and its engine end with the demo",
+    )
 
 
 def _wait_for_words(path: Path, words: str) -> None:

@@ -56,7 +56,7 @@ def test_a_pull_outlives_the_holder_and_the_platform(tmp_path: Path, owner_folde
         with serving(tmp_path / "platform", port=port) as server:
             acme, other = server.project("acme"), server.project("other")
             deployer = tmp_path / "deployer"
-            with holding(server.url, acme.api_key, owner_folder, "--name", "tiny", "--rate", "8MB/s") as holder:
+            with holding(server.url, acme.api_key, owner_folder, "--name", "tiny", "--rate", "500kB/s") as holder:
                 with server.client(acme) as owner, server.client(other) as client:
                     ready(owner, owner_folder)
                     assert next(iter(owner.models.versions("tiny"))).digests == "holder"

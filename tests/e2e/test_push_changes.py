@@ -4,11 +4,13 @@ import hashlib
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -16,7 +18,7 @@ from modelshare.client import Client
 from modelshare.client.errors import ChangedError
 from modelshare.client.push import Progress, PushPhase, push_model
 from modelshare.wire.keys import ProjectWithKey
-from programs import MODELSHARE, Server, serving
+from programs import MODELSHARE, Server, serving, wait_until
 from shell import shell, write_model
 from storage_servers import s3_server
 from uploading import PART, tar_of
@@ -144,21 +146,30 @@ def test_a_file_that_is_being_written_is_not_published(
 ) -> None:
     owner = shell(server.url, project.api_key, tmp_path / "owner")
     over = threading.Event()
+    writes = 0
 
     def write() -> None:
+        nonlocal writes
         while not over.wait(0.01):
             _in_place(folder / WEIGHTS)
+            writes += 1
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
         words = [*MODELSHARE, "push", str(folder), "--name", "written"]
-        done = subprocess.run(words, env=owner.environment, capture_output=True, text=True, check=False)
+        push = subprocess.Popen(words, env=owner.environment, stdout=PIPE, stderr=PIPE, text=True)
+        wait_until(lambda: push.poll() is not None or any(one.bytes_done for one in client.uploads.list()), "it sends")
+        push.send_signal(signal.SIGSTOP)
+        before = writes
+        wait_until(lambda: writes > before + 1, "a whole write meanwhile")
+        push.send_signal(signal.SIGCONT)
+        output, errors = push.communicate()
     finally:
         over.set()
         writer.join()
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "changed while it was being pushed. Push again when no program is writing to it." in done.stderr
+    assert (push.returncode, output) == (1, "")
+    assert "changed while it was being pushed. Push again when no program is writing to it." in errors
     assert {upload.state for upload in client.uploads.list()} <= {"open"}, "it may stop before it begins"
     assert {model.status for model in client.models.list()} <= {"uploading"}
 

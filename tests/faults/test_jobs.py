@@ -191,7 +191,9 @@ async def test_one_that_is_done_after_all_is_no_longer_given_up(database: Databa
         await wait_until(lambda: nothing_given_up(database))
 
 
-async def test_a_slow_workers_token_no_longer_applies(settings: Settings, database: Database, clock: Clock) -> None:
+async def test_a_slow_workers_token_no_longer_applies(
+    settings: Settings, database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     leases: dict[str, Lease] = {}
     go: dict[str, asyncio.Event] = {"slow": asyncio.Event(), "second": asyncio.Event()}
 
@@ -209,9 +211,13 @@ async def test_a_slow_workers_token_no_longer_applies(settings: Settings, databa
         async with database.write() as session:
             return await lease_is_valid(session, leases[name])
 
-    await ask(database, "contested", now=clock())
+    async def renew(_: Lease) -> None:
+        """It is too slow for that as well."""
+
     other = Database(settings.database)
     async with working(database, clock, work_as("slow")) as slow:
+        monkeypatch.setattr(slow, "_renew", renew)
+        await ask(database, "contested", now=clock())
         await wait_until(lambda: has("slow"))
         assert await valid("slow")
         clock.now += LEASE_SECONDS + 1

@@ -96,7 +96,8 @@ def _on_every_connection(database: Database, before: str, after: str) -> Iterato
             checkout(connection)
 
 
-async def test_a_read_only_database(app: Application, owner: Tenant) -> None:
+async def test_a_read_only_database(app: Application, owner: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelshare.server.outages._REPEAT_SECONDS", 3600)
     with read_only(app), capture_logs() as logs:
         for _ in range(3):
             is_told(await owner.http.post("/v1/keys", json={"name": "k"}), 503, "read-only")

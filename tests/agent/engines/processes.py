@@ -1,9 +1,18 @@
+import contextlib
+import os
+
 import psutil
 
 
-def children() -> set[int]:
-    """All descendants of this process: engines, and others that tests share, such as a database."""
-    return {process.pid for process in psutil.Process().children(recursive=True)}
+def in_session(leader: int) -> set[int]:
+    """The living processes of the session that this one began, as an engine's first process does."""
+    return living({pid for pid in psutil.pids() if _session(pid) == leader})
+
+
+def _session(pid: int) -> int | None:
+    with contextlib.suppress(OSError):
+        return os.getsid(pid)
+    return None
 
 
 def living(pids: set[int]) -> set[int]:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.agents import pids_under
 from agent.engines.conftest import Started
-from agent.engines.processes import children, living
+from agent.engines.processes import in_session
 from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, answered, ask, prepared, said, stream
+from agent.support import wait_until
 from modelshare.agent.engines import sglang, vllm
 from modelshare.agent.engines.base import EngineError, EngineSpec, Format, Load, Route, Task
 from modelshare.agent.engines.counts import TokenUsage
@@ -61,15 +63,14 @@ async def test_embeds(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path,
 async def test_stopping_ends_the_process_that_would_keep_the_gpu(
     kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path
 ) -> None:
-    others = children()
     engine = ProcessEngine(recipe_for(kind, tmp_path, chat_hf), state_dir)
     await engine.start()
-    own = children() - others
-    assert len(own) >= 3  # the launcher, the engine, and what holds the GPU
+    (leader,) = pids_under(state_dir)
+    assert len(in_session(leader)) >= 3  # the launcher, the engine, and what holds the GPU
 
     await engine.stop()
 
-    assert not living(own)
+    assert not in_session(leader)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +144,16 @@ async def test_a_slow_start_has_an_end(kind: str, tmp_path: Path, chat_hf: Path,
 
 
 async def test_giving_up_a_start_leaves_nothing(kind: str, tmp_path: Path, chat_hf: Path, state_dir: Path) -> None:
-    others = children()
     engine = ProcessEngine(replace(recipe_for(kind, tmp_path, chat_hf), health_path="/never"), state_dir)
     start = asyncio.create_task(engine.start())
-    await asyncio.wait({start}, timeout=0.5)
+    await wait_until(lambda: any(len(in_session(leader)) >= 3 for leader in pids_under(state_dir)))
+    (leader,) = pids_under(state_dir)
 
     start.cancel()
     await asyncio.wait({start})
 
     assert start.cancelled()
-    assert children() == others
+    assert not in_session(leader)
 
 
 @pytest.mark.parametrize("trouble", ["takes and gives nothing", "is slow"])

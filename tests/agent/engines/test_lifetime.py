@@ -164,10 +164,10 @@ async def test_what_ignores_sigterm_is_killed_with_all_it_started(state_dir: Pat
 
 
 async def test_a_first_process_that_ends_before_the_others_is_noticed_at_once(state_dir: Path) -> None:
-    script = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]); print('bye')"
+    script = f"import subprocess, sys; print('bye', flush=True); subprocess.Popen([sys.executable, '-c', {STUBBORN!r}])"
     child = await Child.spawn([sys.executable, "-c", script], {}, state_dir)
 
-    assert await asyncio.wait_for(child.exited(), 10) == 0
+    assert await asyncio.wait_for(child.exited(), 60) == 0
 
     assert child.log[0] == "bye"
     await child.destroy(0.0)
@@ -176,7 +176,7 @@ async def test_a_first_process_that_ends_before_the_others_is_noticed_at_once(st
 async def test_the_launcher_ends_as_its_program_does(state_dir: Path) -> None:
     child = await Child.spawn(wrapped([sys.executable, "-c", "print('words'); raise SystemExit(7)"]), {}, state_dir)
 
-    assert await asyncio.wait_for(child.exited(), 10) == 7
+    assert await asyncio.wait_for(child.exited(), 60) == 7
 
     assert list(child.log) == ["words"]
     await child.destroy(0.0)
@@ -185,7 +185,7 @@ async def test_the_launcher_ends_as_its_program_does(state_dir: Path) -> None:
 async def test_the_launcher_says_what_it_cannot_start(state_dir: Path) -> None:
     child = await Child.spawn(wrapped(["/nonexistent/vllm"]), {}, state_dir)
 
-    assert await asyncio.wait_for(child.exited(), 10) == 127
+    assert await asyncio.wait_for(child.exited(), 60) == 127
 
     assert list(child.log) == ["/nonexistent/vllm cannot be started: No such file or directory"]
     await child.destroy(0.0)
@@ -203,7 +203,7 @@ async def test_the_agents_end_is_noticed_while_the_interpreter_is_held() -> None
 
     busy.stdin.close()
 
-    assert await asyncio.wait_for(busy.wait(), 10) == -signal.SIGIO
+    assert await asyncio.wait_for(busy.wait(), 60) == -signal.SIGIO
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone is told whom to end when memory runs out")

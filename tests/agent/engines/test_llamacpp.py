@@ -18,7 +18,7 @@ from agent.engines.conftest import Started, gguf_spec
 from agent.engines.relay import HELLO, PUBLIC_NAME, Counts, ask, said, stream
 from modelshare.agent.engine_pool import EngineLostError
 from modelshare.agent.engines import llamacpp, parameters
-from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, Load, Route, Task
+from modelshare.agent.engines.base import Engine, EngineError, EngineOptions, EngineSpec, Load, Route, Task
 from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.diagnosis import NOT_LOADED, PORT_TAKEN, diagnose
 from modelshare.agent.engines.llamacpp_gpus import any_gpu
@@ -170,17 +170,18 @@ async def test_is_reached_from_this_machine_only(chat_engine: Engine) -> None:
     assert listening == ["127.0.0.1"]
 
 
-async def test_a_stream_that_is_given_up_frees_the_engine(loop_engine: Engine) -> None:
+async def test_a_stream_that_is_given_up_frees_the_engine(loop_gguf: Path, state_dir: Path, started: Started) -> None:
+    engine = await started(ProcessEngine(llamacpp.recipe(long_spec(loop_gguf)), state_dir))
     counts: Counts = []
-    endless = stream(loop_engine, counts, **HELLO, max_tokens=100_000)
+    endless = stream(engine, counts, **HELLO, max_tokens=1_000_000)
     text = b""
     while b"three" not in text:
         text += await anext(endless)
-    assert await loop_engine.load() == Load(1, 0)
+    assert await engine.load() == Load(1, 0)
 
     await endless.aclose()
 
-    await until_load(loop_engine, Load(0, 0))
+    await until_load(engine, Load(0, 0))
 
 
 async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> None:
@@ -200,8 +201,7 @@ async def test_stopping_lets_a_request_end(loop_gguf: Path, state_dir: Path) -> 
 
 
 async def test_a_request_beyond_the_grace_is_cut(loop_gguf: Path, state_dir: Path) -> None:
-    spec = replace(gguf_spec(loop_gguf), options=EngineOptions(threads=1, parallel=1, context=200_000))
-    engine = ProcessEngine(llamacpp.recipe(spec), state_dir)
+    engine = ProcessEngine(llamacpp.recipe(long_spec(loop_gguf)), state_dir)
     await engine.start()
     counts: Counts = []
     endless = stream(engine, counts, **HELLO, max_tokens=1_000_000)
@@ -277,7 +277,7 @@ async def test_a_death_is_noticed_and_told(chat_engine: Engine) -> None:
     died = asyncio.create_task(chat_engine.died())
     psutil.Process(engine_process().pid).kill()
 
-    assert await asyncio.wait_for(died, 10) == "The system killed the engine, most likely because memory ran out."
+    assert await asyncio.wait_for(died, 60) == "The system killed the engine, most likely because memory ran out."
 
 
 async def test_the_secret_is_neither_an_argument_nor_in_the_log(chat_engine: Engine) -> None:
@@ -305,6 +305,10 @@ async def test_a_model_without_pooling_does_not_embed(chat_gguf: Path, state_dir
         await ProcessEngine(llamacpp.recipe(gguf_spec(chat_gguf, Task.EMBEDDING)), state_dir).start()
 
 
+def long_spec(path: Path) -> EngineSpec:
+    return replace(gguf_spec(path), options=EngineOptions(threads=1, parallel=1, context=200_000))
+
+
 def engine_process() -> psutil.Process:
     """Beside it there may be others of these tests, such as a database."""
     (process,) = [child for child in psutil.Process().children() if "--model" in child.cmdline()]
@@ -318,4 +322,4 @@ async def until_load(engine: Engine, wanted: Load) -> None:
         while not seen or seen[-1] != wanted:
             seen.append(await engine.load())
 
-    await asyncio.wait_for(check(), 10)
+    await asyncio.wait_for(check(), 60)

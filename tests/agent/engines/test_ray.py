@@ -28,6 +28,7 @@ from agent.support import Storage, wait_until
 from modelshare.agent.engine_source import EngineSource
 from modelshare.agent.engines.base import Engine, EngineError
 from modelshare.agent.ray_serve.engine import RayEngine
+from modelshare.agent.ray_serve.messages import State
 from modelshare.agent.ray_serve.settings import Needs, RaySettings, Replicas
 from modelshare.agent.wiring import Agent
 from modelshare.wire.link import Answer, Released
@@ -122,7 +123,7 @@ async def test_a_deployment_on_a_cluster(
         await counts_as_the_engine_does(engine)
         await only_the_agent_gets_an_answer(engine)
         await under_load_it_scales_to_its_bound(engine, cluster, storage)
-        await a_replica_that_dies_is_replaced_and_never_serves_a_damaged_file(engine, cluster, storage)
+        await a_replica_that_dies_is_replaced_and_never_serves_a_damaged_file(engine, cluster, storage, monkeypatch)
         await peer.want(revision=2)
         assert (await peer.expect(Released)).deployment_id == "dep_1"
         assert cluster.copies == []
@@ -176,15 +177,22 @@ async def keep_busy(engine: Engine) -> None:
 
 
 async def a_replica_that_dies_is_replaced_and_never_serves_a_damaged_file(
-    engine: RayEngine, cluster: RayCluster, storage: Storage
+    engine: RayEngine, cluster: RayCluster, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    states: list[int] = []
+
+    def enter(state: State) -> None:
+        states.append(state.replicas)
+        RayEngine._enter(engine, state)
+
+    monkeypatch.setattr(engine, "_enter", enter)
     for path in cluster.copies:
         data = bytearray(path.read_bytes())
         data[8] ^= 1
         path.write_bytes(data)
     victim = next(process for process in psutil.process_iter() if is_replica(process))
     victim.send_signal(signal.SIGKILL)
-    await replicas(engine, 1)
+    await wait_until(lambda: 1 in states, seconds=SECONDS)
     answer, _ = await ask_engine(engine, **HELLO, max_tokens=4)
     assert answer["usage"]["completion_tokens"] == 4
     await replicas(engine, 2)

@@ -72,11 +72,11 @@ async def test_a_thread_is_waited_for_however_often_its_caller_is_cancelled(canc
 
     def work() -> None:
         running.set()
-        go.wait(10)
+        go.wait(60)
 
     with ThreadPoolExecutor(1) as threads:
         caller = asyncio.create_task(in_thread(threads, work))
-        await asyncio.to_thread(running.wait, 10)
+        await asyncio.to_thread(running.wait, 60)
         for _ in range(cancels):
             caller.cancel()
             await asyncio.sleep(0)

@@ -58,7 +58,7 @@ class Peer:
             self.link.message(encode(frame))
 
     async def heard(self) -> FromServer:
-        return await asyncio.wait_for(self.sent.get(), 5)
+        return await asyncio.wait_for(self.sent.get(), 60)
 
     # The WebSocket, as the link uses it.
 
@@ -176,7 +176,7 @@ async def test_silence_is_answered_with_a_ping_and_then_with_the_end(peer: Peer)
     assert await peer.heard() == Ping()
     async with peer.link.request("d", "completions", b"", 30) as stream:
         peer.now = DEAD_AFTER_SECONDS
-        why = await asyncio.wait_for(peer.end, 5)
+        why = await asyncio.wait_for(peer.end, 60)
         assert why.code == CloseCode.SILENT
         with pytest.raises(StreamBrokenError):
             await stream.next()
@@ -228,7 +228,7 @@ ANSWER = Answer(1, 200, "application/json", b"{}")
 async def test_what_is_out_of_turn_or_too_much_ends_the_link_and_the_answer(peer: Peer, frames: list[Any]) -> None:
     async with peer.link.request("d", "completions", b"", 30) as stream:
         peer.say(*frames)
-        assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL
+        assert (await asyncio.wait_for(peer.end, 60)).code == CloseCode.PROTOCOL
         last = await stream.next()
         while isinstance(last, Head | Chunk):
             last = await stream.next()
@@ -284,7 +284,7 @@ async def test_frames_of_a_stream_that_was_cancelled_are_late_and_end_the_link_w
         peer.say(Answer(2, 200, "text/plain", b""))
         await stream.next()
     peer.say(*[Chunk(1, bytes(BODY_SLICE))] * 5)
-    assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL
+    assert (await asyncio.wait_for(peer.end, 60)).code == CloseCode.PROTOCOL
 
 
 async def test_reports_have_a_rate_and_what_is_asked_for_comes_on_top(peer: Peer) -> None:
@@ -295,4 +295,4 @@ async def test_reports_have_a_rate_and_what_is_asked_for_comes_on_top(peer: Peer
         peer.say(ANSWER)
         assert await stream.next() == ANSWER
     peer.say(*[Ping()] * 200)
-    assert (await asyncio.wait_for(peer.end, 5)).code == CloseCode.PROTOCOL
+    assert (await asyncio.wait_for(peer.end, 60)).code == CloseCode.PROTOCOL

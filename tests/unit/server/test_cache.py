@@ -106,6 +106,7 @@ async def test_a_slow_database_is_given_longer_where_nothing_older_may_serve(
 ) -> None:
     """Whether there never was anything, or a change was heard of while it was being refreshed."""
     monkeypatch.setattr(cache, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(cache, "_PATIENCE_SECONDS", 60)
     if is_dropped:
         await source.cache.get("a")
         source.now += 5
