@@ -124,7 +124,8 @@ def patience() -> Iterator[None]:
         ):
             patch.setattr(f"modelshare.server.{limit}", LONG_SECONDS)
         for limited, limit in ((Sender, "seconds"), (AgentLink, "dead_after")):
-            patch.setitem(limited.__init__.__kwdefaults__, limit, LONG_SECONDS)
+            defaults = limited.__init__.__kwdefaults__ or {}
+            patch.setattr(limited.__init__, "__kwdefaults__", defaults | {limit: LONG_SECONDS})
         yield
 
 
