@@ -1,9 +1,9 @@
 """Fixtures of the HTTP server: one connection to it, with the limits that a test gives."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
-from unittest.mock import Mock
+from typing import Any, cast
 
 import pytest
 from starlette.types import ASGIApp
@@ -27,17 +27,31 @@ def limits(request: pytest.FixtureRequest) -> dict[str, Any]:
     return found
 
 
-class HastyFront(Front):
-    """Its time runs ahead of the loop's, by as much as a test says."""
+class FastLoop:
+    """An event loop whose time runs ahead, by as much as a test says."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        return self._loop.time() + self.ahead
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
+class FastFront(Front):
+    """Time passes when a test says."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         super().__init__(app, settings)
-        loop, self._ahead = self.loop, 0.0
-        self.loop = Mock(wraps=loop, time=lambda: loop.time() + self._ahead)
+        self._fast = FastLoop(self.loop)
+        self.loop = cast("asyncio.AbstractEventLoop", self._fast)
 
     async def later(self, seconds: float) -> None:
         """As if so much time had passed."""
-        self._ahead += seconds
+        self._fast.ahead += seconds
         await self._sweep()
 
     async def has_accepted(self) -> bool:
@@ -55,19 +69,19 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.fixture
-async def front(app: ASGIApp, limits: dict[str, Any], listener: socket.socket) -> AsyncIterator[HastyFront]:
-    front = HastyFront(app, Settings(**{f"connections_{name}": value for name, value in limits.items()}))
+async def front(app: ASGIApp, limits: dict[str, Any], listener: socket.socket) -> AsyncIterator[FastFront]:
+    front = FastFront(app, Settings(**{f"connections_{name}": value for name, value in limits.items()}))
     async with front.serving(listener):
         yield front
 
 
 @pytest.fixture
-def url(front: HastyFront, listener: socket.socket) -> str:
+def url(front: FastFront, listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @pytest.fixture
-async def client(front: HastyFront, url: str) -> AsyncIterator[Client]:
+async def client(front: FastFront, url: str) -> AsyncIterator[Client]:
     async with connected(url) as found:
         await wait_until(front.has_accepted)
         yield found

@@ -12,7 +12,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from served import wait_until
-from server.front.conftest import HastyFront
+from server.front.conftest import FastFront
 
 pytestmark = pytest.mark.anyio
 SIZE = 16 << 20
@@ -89,7 +89,7 @@ async def test_whole_files_two_after_another(url: str, files: Files) -> None:
 
 
 @pytest.mark.parametrize("path", ["/file", "/chunks"])
-async def test_nobody_takes_the_answer(front: HastyFront, url: str, files: Files, path: str) -> None:
+async def test_nobody_takes_the_answer(front: FastFront, url: str, files: Files, path: str) -> None:
     with asking(url, path) as client:
 
         async def began() -> bool:
@@ -105,14 +105,14 @@ async def test_nobody_takes_the_answer(front: HastyFront, url: str, files: Files
 
 
 @pytest.mark.parametrize("path", ["/file", "/chunks"])
-async def test_an_answer_that_is_taken_slowly(front: HastyFront, url: str, path: str) -> None:
+async def test_an_answer_that_is_taken_slowly(front: FastFront, url: str, path: str) -> None:
     with asking(url, path) as client:
         for _ in range(256):
             assert await take(client, SIZE // 256) == SIZE // 256
             await front.later(STALLED_SECONDS / 4)
 
 
-async def test_events_may_wait_for_their_reader(front: HastyFront, url: str, files: Files) -> None:
+async def test_events_may_wait_for_their_reader(front: FastFront, url: str, files: Files) -> None:
     """Whoever listens to events has limits of his own."""
     with asking(url, "/events") as client:
         await wait_until(front.is_blocked)

@@ -14,14 +14,14 @@ from modelshare.server.front.server import Front
 from modelshare.server.settings import Settings
 from raw_http import GET, Answer, App, Client, connected
 from served import fronted
-from server.front.conftest import HastyFront
+from server.front.conftest import FastFront
 
 pytestmark = pytest.mark.anyio
 PATIENT = {"head_seconds": 60, "idle_seconds": 60, "stalled_seconds": 60, "per_address": 2}
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
-async def test_silence(front: HastyFront, url: str, client: Client) -> None:
+async def test_silence(front: FastFront, url: str, client: Client) -> None:
     await front.later(60)
     await client.is_closed()
     async with connected(url) as second:
@@ -31,7 +31,7 @@ async def test_silence(front: HastyFront, url: str, client: Client) -> None:
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
-async def test_a_head_that_trickles_in(front: HastyFront, client: Client) -> None:
+async def test_a_head_that_trickles_in(front: FastFront, client: Client) -> None:
     async with trickling(client, GET[:-2] + b"A: b\r\n" * 1000):
         await minute(front)
         (await client.answer()).is_problem(408, "headers")
@@ -39,7 +39,7 @@ async def test_a_head_that_trickles_in(front: HastyFront, client: Client) -> Non
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
 @pytest.mark.parametrize("trickles", [False, True])
-async def test_a_body_that_stalls(app: App, front: HastyFront, client: Client, *, trickles: bool) -> None:
+async def test_a_body_that_stalls(app: App, front: FastFront, client: Client, *, trickles: bool) -> None:
     client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc")
     await app.began.wait()
     async with trickling(client, b" " * 8000 if trickles else b""):
@@ -63,7 +63,7 @@ async def trickling(client: Client, data: bytes) -> AsyncIterator[None]:
     task.cancel()
 
 
-async def minute(front: HastyFront) -> None:
+async def minute(front: FastFront) -> None:
     """A minute passes, little by little."""
     for _ in range(6):
         await asyncio.sleep(0.1)
@@ -71,7 +71,7 @@ async def minute(front: HastyFront) -> None:
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
-async def test_a_body_that_comes_slowly_but_comes(app: App, front: HastyFront, client: Client) -> None:
+async def test_a_body_that_comes_slowly_but_comes(app: App, front: FastFront, client: Client) -> None:
     client.writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n")
     for number in range(20):
         client.writer.write(b" " * 10_000)
@@ -81,7 +81,7 @@ async def test_a_body_that_comes_slowly_but_comes(app: App, front: HastyFront, c
 
 
 @pytest.mark.parametrize("limits", [PATIENT], indirect=True)
-async def test_work_has_no_deadline_of_the_servers(app: App, front: HastyFront, client: Client) -> None:
+async def test_work_has_no_deadline_of_the_servers(app: App, front: FastFront, client: Client) -> None:
     client.writer.write(b"GET /gate HTTP/1.1\r\nHost: x\r\n\r\n")
     await app.began.wait()
     await front.later(3600)
