@@ -15,6 +15,7 @@ from cut_database import DatabaseProxy, proxy_to
 from factories import make_model
 from link_agent import LinkAgent, answer, enroll, linked
 from modelshare.agent.link import Link
+from modelshare.server import cache
 from modelshare.server.app import Application
 from modelshare.server.settings import Settings
 from modelshare.wire.link import Chunk, End, Head, Request
@@ -87,7 +88,7 @@ class Chats:
 async def chats(app: Application) -> AsyncIterator[Chats]:
     tenant, machine = await new_tenant(app, "acme"), Machine()
     model_id = await make_model(app, tenant.project.id)
-    async with serving(app) as url, tenant.http, httpx.AsyncClient(timeout=20) as http:
+    async with serving(app) as url, tenant.http, httpx.AsyncClient() as http:
         agent_id, token = await enroll(tenant.http)
         spec = {"slug": "chat", "model": str(model_id), "tier": "self_hosted"}
         assert (await tenant.http.post("/v1/endpoints", json=spec)).status_code == 201
@@ -110,7 +111,9 @@ async def take_away(proxy: DatabaseProxy, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "stalled"])
-async def test_inference_goes_on_by_what_is_known(chats: Chats, proxy: DatabaseProxy, how: str) -> None:
+async def test_inference_goes_on_by_what_is_known(
+    chats: Chats, proxy: DatabaseProxy, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     assert (await chats.ask()).status_code == 200
     async with chats.stream() as stream:
         lines = stream.aiter_lines()
@@ -122,6 +125,7 @@ async def test_inference_goes_on_by_what_is_known(chats: Chats, proxy: DatabaseP
             statuses.append((await chats.ask()).status_code)
             await asyncio.sleep(0.05)
         assert set(statuses) == {200}
+        monkeypatch.setattr(cache, "_PATIENCE_SECONDS", 5.0)
         unknown = await chats.ask("ms_acme_" + "x" * 43)
         assert unknown.status_code == 503
         assert int(unknown.headers["retry-after"]) >= 1
