@@ -102,10 +102,11 @@ async def test_a_server_that_takes_requests_and_answers_none_is_noticed(
     await started(engine)
     died = asyncio.create_task(engine.died())
     with engine.activity.asking(0):
+        asked = len(other.asked)
         for _ in range(3):
-            asked = len(other.asked)
             engine.activity._asked_since -= 1000
-            await wait_until(lambda asked=asked: len(other.asked) > asked)  # type: ignore[misc]
+            await wait_until(lambda: engine.activity.silence < 500)
+        assert len(other.asked) == asked + 3
         assert not died.done(), "it is asked, and answers"
         died.cancel()
         engine._patient = replace(engine._patient, silent=0.1)
