@@ -82,7 +82,7 @@ async def test_a_second_signal_cuts_requests_off(peer: Peer, storage: Storage, t
         agent.send_signal(signal.SIGINT)
         await peer.expect(Report, lambda one: one.phase == Phase.WAITING)
         agent.send_signal(signal.SIGINT)
-        code, said = await asyncio.wait_for(ends_with(agent), 25)  # less than a drain
+        code, said = await asyncio.wait_for(ends_with(agent), 15)
         assert code == 0, said
 
 

@@ -11,7 +11,7 @@ from programs import program, serving
 from shell import Shell
 
 BROWSER = {"Sec-Fetch-Site": "same-origin", "Accept": "text/html"}
-STOP_SECONDS = 60
+STOP_SECONDS = 10
 
 
 @pytest.fixture

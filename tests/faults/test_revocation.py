@@ -60,17 +60,17 @@ def test_each_process_refuses_and_confirms(servers: list[Server]) -> None:
         assert [refused(server, key) for server in servers for key in (one, other)] == [False] * 6
         client.keys.revoke(one.id)
         for server in servers:
-            wait_until(lambda server=server: refused(server, one), "the key is refused")  # type: ignore[misc]
-        wait_until(lambda: confirmed_by(first, project, one) == set(names.values()), "all have confirmed")
+            wait_until(lambda server=server: refused(server, one), "the key is refused", 10)  # type: ignore[misc]
+        wait_until(lambda: confirmed_by(first, project, one) == set(names.values()), "all have confirmed", 10)
         assert entry_of(first, project, one).pending == []
 
         os.kill(frozen.process.pid, signal.SIGSTOP)
         try:
             client.keys.revoke(other.id)
             running = {names[first.url], names[second.url]}
-            wait_until(lambda: confirmed_by(second, project, other) == running, "those that run have confirmed", 25)
+            wait_until(lambda: confirmed_by(second, project, other) == running, "those that run have confirmed", 10)
             assert entry_of(second, project, other).pending == [names[frozen.url]]
         finally:
             os.kill(frozen.process.pid, signal.SIGCONT)
-        wait_until(lambda: confirmed_by(first, project, other) == set(names.values()), "it confirms when it wakes")
+        wait_until(lambda: confirmed_by(first, project, other) == set(names.values()), "it confirms when it wakes", 10)
         assert refused(frozen, other)

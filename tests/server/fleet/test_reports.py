@@ -179,5 +179,5 @@ async def test_links_end_in_time_while_the_database_takes_nothing(app: Applicati
             if not app.database.is_sqlite:
                 await other.execute(text("LOCK TABLE agents, deployments"))
             app.links._reports.released(uuid.uuid4(), str(uuid.uuid4()))
-            await asyncio.wait_for(app.links.stop(), 60)
+            await asyncio.wait_for(app.links.stop(), 15)
         assert (await link.end())[0] == CloseCode.GOING_AWAY
