@@ -61,6 +61,7 @@ _MAX_REASON_BYTES: Final = 123
 """The payload of a close frame is at most 125 bytes (RFC 6455 section 5.5), two of which are the code."""
 _OK: Final = 200
 _LOWEST_ERROR: Final = 400
+_BAD_STATUS: Final = f"a status is {_OK} or that of an error"
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT, pattern=PLAIN)]
 """A human-readable sentence; create one with `modelshare.wire.text.plain`."""
@@ -221,7 +222,8 @@ class Head(Frame, frozen=True, tag="head"):
     content_type: ContentType
 
     def __post_init__(self) -> None:
-        _check_status(self.status)
+        if _OK < self.status < _LOWEST_ERROR:
+            raise ValueError(_BAD_STATUS)
 
 
 class Chunk(Frame, frozen=True, tag="chunk"):
@@ -262,7 +264,8 @@ class Answer(Frame, frozen=True, tag="answer"):
     """Seconds after which the client should retry, if the engine says so."""
 
     def __post_init__(self) -> None:
-        _check_status(self.status)
+        if _OK < self.status < _LOWEST_ERROR:
+            raise ValueError(_BAD_STATUS)
 
 
 class Released(Frame, frozen=True, tag="released"):
@@ -356,11 +359,6 @@ class UnknownFrame(Frame, frozen=True, tag="unknown"):
 FromAgent = Hello | Report | Head | Chunk | End | Answer | Released | Ping | UnknownFrame
 FromServer = Welcome | Desired | Request | Body | Credit | Cancel | Ping | UnknownFrame
 AnswerFrame = Head | Chunk | End | Answer
-
-
-def _check_status(status: int) -> None:
-    if _OK < status < _LOWEST_ERROR:
-        raise ValueError(f"{status} is neither {_OK} nor an error status")
 
 
 class _AnyFrame(msgspec.Struct, array_like=True):

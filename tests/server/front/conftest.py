@@ -59,7 +59,7 @@ class FastFront(Front):
 
     async def is_blocked(self) -> bool:
         """Whether a client does not take what it is sent."""
-        return any(each._is_blocked for each in self._of(Connection))
+        return any(each.is_blocked for each in self._of(Connection))
 
 
 @pytest.fixture

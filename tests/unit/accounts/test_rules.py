@@ -16,7 +16,7 @@ scopes = st.sets(st.sampled_from(Scope))
 def test_a_value_is_good_until_anything_ends_it(
     now: int, expires: int | None, revoked: int | None, value_expires: int | None
 ) -> None:
-    good = rules.is_valid(now=now, expires_at=expires, revoked_at=revoked, value_expires_at=value_expires)
+    good = now < rules.valid_until(expires_at=expires, revoked_at=revoked, value_expires_at=value_expires)
     over = any(end is not None and now >= end for end in (expires, value_expires))
     assert good == (revoked is None and not over)
 

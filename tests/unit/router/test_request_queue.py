@@ -173,9 +173,9 @@ def test_they_go_on_in_order_when_something_is_freed() -> None:
     one.may = True
     room.queue.freed("x")
     room.run()
-    assert (room.gone, len(room.queue), room.queue.length("x")) == (["one", "two"], 1, 1)
+    assert (room.gone, room.queue.count, room.queue.length("x")) == (["one", "two"], 1, 1)
     room.queue.leave(third)
-    assert (len(room.queue), room.queue.first("x")) == (0, None)
+    assert (room.queue.count, room.queue.first("x")) == (0, None)
 
 
 def test_who_waits_for_something_of_its_own_blocks_nobody() -> None:
@@ -219,7 +219,7 @@ def test_no_project_takes_all_the_space() -> None:
     assert room.enter("fourth", "x", project="fourth", size=1) is None, "the bodies of all are too long together"
     for number in range(MAX_WAITING):
         room.enter("more", "x", project=str(number))
-    assert len(room.queue) == MAX_WAITING
+    assert room.queue.count == MAX_WAITING
     first = entered[0]
     assert first is not None
     room.queue.leave(first[1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelshare.server.accounts import queries
-from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, is_valid
+from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, valid_until
 from modelshare.server.accounts.tables import KeyValueRow
 from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
 from modelshare.server.db import Database
@@ -24,7 +24,8 @@ class _Known:
     """A cached value."""
 
     caller: Caller | None
-    revoked_at: int | None = None
+    valid_until: float = 0
+    """Unix seconds."""
     is_suspended: bool = False
 
     @property
@@ -37,17 +38,13 @@ class _Known:
         KeySuspendedError if it would be valid but for the suspension: only its holder learns of that.
         """
         caller = self.caller
-        if caller is None or not is_allowed_from(address, caller.allowed_ips):
+        if caller is None or int(now) >= self.valid_until:
             return None
-        valid = is_valid(
-            now=int(now),
-            expires_at=caller.expires_at,
-            revoked_at=self.revoked_at,
-            value_expires_at=caller.value_expires_at,
-        )
-        if valid and self.is_suspended:
+        if caller.allowed_ips and not is_allowed_from(address, caller.allowed_ips):
+            return None
+        if self.is_suspended:
             raise KeySuspendedError
-        return caller if valid else None
+        return caller
 
     def is_over(self, now: float, address: str) -> bool:
         return self.is_suspended or self.good(now, address) is None
@@ -139,4 +136,5 @@ def _known(value: KeyValueRow) -> _Known:
         is_platform=key.project_id is None,
         limits=None if key.limits == NO_LIMITS else key.limits,
     )
-    return _Known(caller, key.revoked_at, is_suspended=key.suspended_at is not None)
+    until = valid_until(expires_at=key.expires_at, revoked_at=key.revoked_at, value_expires_at=value.expires_at)
+    return _Known(caller, until, is_suspended=key.suspended_at is not None)

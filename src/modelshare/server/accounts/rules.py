@@ -1,6 +1,7 @@
 """Rules for valid keys, members' permissions, e-mails, names and passwords. Pure."""
 
 import ipaddress
+import math
 import unicodedata
 from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
@@ -80,13 +81,11 @@ def check_password(text: str, email: str) -> None:
         raise ValueError("This password contains an invalid character. Choose another one.")
 
 
-def is_valid(*, now: int, expires_at: int | None, revoked_at: int | None, value_expires_at: int | None) -> bool:
-    """A value is valid until its key is revoked or expires, or its grace period after a rotation ends."""
-    return (
-        revoked_at is None
-        and (expires_at is None or now < expires_at)
-        and (value_expires_at is None or now < value_expires_at)
-    )
+def valid_until(*, expires_at: int | None, revoked_at: int | None, value_expires_at: int | None) -> float:
+    """When a value ends, in Unix seconds: its key is revoked or expires, or its grace period after a rotation ends."""
+    if revoked_at is not None:
+        return -math.inf
+    return min(math.inf if end is None else end for end in (expires_at, value_expires_at))
 
 
 def is_allowed_from(address: str, networks: Collection[str]) -> bool:

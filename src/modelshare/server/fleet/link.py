@@ -270,7 +270,12 @@ class AgentLink(FrameSender):
             _check_size(data)
             frames = read_from_agent(data)
             for frame in frames:
-                self._handle(frame)
+                if not isinstance(frame, _OF_ANSWERS):
+                    self._handle(frame)
+                elif (request := self._requests.get(frame.stream)) is not None:
+                    request.deliver(frame)
+                else:  # the stream was cancelled, and the agent did not know yet
+                    self._take_late(frame)
         except DecodeError as error:
             self.close(ClosedError(CloseCode.PROTOCOL, f"Invalid frame: {error}."))
         except Exception as error:  # noqa: BLE001 - nobody else would end the connection
@@ -297,14 +302,7 @@ class AgentLink(FrameSender):
             self.close(ClosedError(CloseCode.GOING_AWAY, "The agent closed the link."))
 
     def _handle(self, frame: FromAgent) -> None:
-        """Raises ClosedError if the frame is not allowed now."""
-        if isinstance(frame, _OF_ANSWERS):
-            request = self._requests.get(frame.stream)
-            if request is not None:
-                request.deliver(frame)
-            else:  # the stream was cancelled, and the agent did not know yet
-                self._take_late(frame)
-            return
+        """Takes a frame that is not part of an answer. Raises ClosedError if the frame is not allowed now."""
         if self._control.take(1, self._last_received):
             raise ClosedError(CloseCode.PROTOCOL, "The agent reports too often.")
         match frame:

@@ -110,8 +110,8 @@ class AgentLinks:
         self._database = database
         self._clock = clock
         self._verdicts = verdicts
-        self._linked: dict[uuid.UUID, list[_Linked]] = {}
-        """By agent. Those that the database does not know any more end in a moment."""
+        self._linked: dict[int, list[_Linked]] = {}
+        """By the number of the agent's ID. Those that the database does not know any more end in a moment."""
         self._reports = Reports(database, clock, process)
         self._heartbeats = Loop("record heartbeats", self._heartbeat, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
         self._looking = Loop("look up other processes", self._look, every=_HEARTBEAT_SECONDS, retry=_RETRY_SECONDS)
@@ -163,7 +163,7 @@ class AgentLinks:
 
     def get(self, agent_id: uuid.UUID) -> AgentLink | None:
         """The agent's connection, if it is to this process."""
-        of_agent = self._linked.get(agent_id)
+        of_agent = self._linked.get(agent_id.int)
         return of_agent[-1].link if of_agent else None
 
     async def asgi(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -239,7 +239,7 @@ class AgentLinks:
             return
         # An older link, here or elsewhere, ends itself when it receives the notification.
         linked = _Linked(info, link, hello.instance)
-        (of_agent := self._linked.setdefault(info.agent_id, [])).append(linked)
+        (of_agent := self._linked.setdefault(info.agent_id.int, [])).append(linked)
         log.info("agent connected", agent=str(info.agent_id))
         try:
             await self._check(linked)  # notifications before it was registered were missed
@@ -251,7 +251,7 @@ class AgentLinks:
             link.close(_REPLACED)
             of_agent.remove(linked)
             if not of_agent:
-                del self._linked[info.agent_id]
+                del self._linked[info.agent_id.int]
                 self._reports.forget(info.agent_id)
             expected = 0 if link.said_goodbye else self._handover_seconds
             try:
@@ -348,7 +348,7 @@ class AgentLinks:
             linked.changed.set()
 
     def _subjects(self, subject: str = "*") -> list[_Linked]:
-        found = self._linked.values() if subject == "*" else [self._linked.get(uuid.UUID(subject), [])]
+        found = self._linked.values() if subject == "*" else [self._linked.get(uuid.UUID(subject).int, [])]
         return [each for of_agent in found for each in of_agent]
 
     def _now(self) -> int:

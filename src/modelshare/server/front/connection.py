@@ -39,6 +39,7 @@ class Connection(Overdue, asyncio.Protocol):
         self.deadline = NEVER
         """When `overdue` should be called, in the loop's time."""
         self._front = front
+        self.date = front.date
         self._limits = front.limits
         self._now = front.loop.time
         self._transport: asyncio.Transport
@@ -64,7 +65,7 @@ class Connection(Overdue, asyncio.Protocol):
         """For a client that has closed its half."""
         self._ahead = 0
         """Bytes of the next answer that were sent as a probe."""
-        self._is_reading, self._is_blocked = True, False
+        self._is_reading, self.is_blocked = True, False
         self.waking: asyncio.Future[None] | None = None
         self._flow = asyncio.Event()
         """Clear while the client reads too slowly."""
@@ -160,7 +161,9 @@ class Connection(Overdue, asyncio.Protocol):
         if self._refusal is None and not self._is_over:
             try:
                 scope = request.read(head.version, head.method, head.target, head.headers)
-                scope["client"], scope["server"], scope[PROVEN] = self._client, self._server, self._proven
+                scope["client"], scope["server"] = self._client, self._server
+                if self._is_proxy or not self._seat.is_known:
+                    scope[PROVEN] = self._proven
                 return self._begin(head, scope)
             except ApiError as refusal:
                 self._refusal = refusal
@@ -212,13 +215,6 @@ class Connection(Overdue, asyncio.Protocol):
 
     # Called by the exchange.
 
-    @property
-    def is_blocked(self) -> bool:
-        return self._is_blocked
-
-    def date(self) -> bytes:
-        return self._front.date()
-
     def write(self, data: bytes) -> None:
         self._transport.write(data[self._ahead :] if self._ahead else data)
         self._ahead = 0
@@ -240,7 +236,7 @@ class Connection(Overdue, asyncio.Protocol):
 
     def block(self, *, is_blocked: bool) -> None:
         """Whether the client's receive window is full."""
-        self._is_blocked = is_blocked
+        self.is_blocked = is_blocked
         if self._phase is ConnectionPhase.WORK:
             self._turn()
 
@@ -284,7 +280,7 @@ class Connection(Overdue, asyncio.Protocol):
         self._answered_at = self._now()
         if not exchange.keep_alive or is_last or (self._front.is_stopping and not self._front.is_leaving):
             self._close(lingers=not exchange.complete)
-        elif self._is_blocked:
+        elif self.is_blocked:
             self._is_draining = True
             self._turn()
         else:

@@ -148,19 +148,22 @@ class Exchange:
         self._body.append(data)
         self._unread += len(data)
         self._fed += len(data)
-        self._wake()
+        if self._news is not None:
+            self._news.set()
         return self._unread > _MAX_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True
-        self._wake()
+        if self._news is not None:
+            self._news.set()
 
     def leave(self) -> None:
         """The client has disconnected, or gets no response."""
         if self.gone:
             return
         self.gone = True
-        self._wake()
+        if self._news is not None:
+            self._news.set()
         handler, self.handler = self.handler, None
         if handler is not None and not self.answered:
             handler.gone()
@@ -182,19 +185,43 @@ class Exchange:
         self.go_on()
         if not self._body:
             return b""
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body, self._unread = [], 0
-        self._wire.read_on()
-        return body
+        return self._take()
 
     async def drain(self) -> None:
         """Waits while the client reads too slowly. Returns when it disconnects."""
         await self._wire.drain()
 
     def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Begins the response; its headers are sent with the first part of the body."""
-        if not self.gone:
-            self._start(status, headers)
+        """Begins the response. Its headers are sent together with the first part of the body."""
+        if self.gone:
+            return
+        if self._head or self.started:
+            raise RuntimeError("The response has already started.")
+        if status not in _FINAL:
+            raise RuntimeError(f"{status} is not a valid status.")
+        lines = [refusals.status_line(status), b"date: ", self._wire.date(), b"\r\n"]
+        values = []
+        for given, value in headers:
+            name = given.lower()
+            values.append(value)
+            if name == b"content-length":
+                self._unsent = int(value)
+            elif name == b"content-type":
+                self.is_stream = value.startswith(b"text/event-stream")
+            lines += (name, b": ", value, b"\r\n")
+        if _BREAK.search(b"".join(values)):  # one search for all is faster
+            broken = [value for value in values if _BREAK.search(value)]
+            raise RuntimeError(f"A header contains a line break: {broken!r}.")
+        self._bodiless = self.scope["method"] == "HEAD" or status in _WITHOUT_BODY
+        if self._bodiless:
+            self._unsent = 0
+        elif self._unsent is None:
+            self._chunked = self.scope["http_version"] == "1.1"
+            lines += (b"transfer-encoding: chunked\r\n",) if self._chunked else ()
+        # The rest of the request would have to be read before the next one.
+        self.keep_alive = self.keep_alive and self.complete and (self._chunked or self._unsent is not None)
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self._head = b"".join(lines)
 
     def write(self, data: bytes, *, more: bool) -> None:
         """Sends a part of the body without waiting. `more`: it is not the last one.
@@ -203,7 +230,7 @@ class Exchange:
         """
         if self.gone:
             return
-        if more and self.started and self.is_blocked:
+        if more and self.started and self._wire.is_blocked:
             self._unwritten += data
             return
         if self._unwritten:
@@ -260,11 +287,8 @@ class Exchange:
         self.go_on()
         while not self.gone and not self.answered:
             if self._body or (self.complete and not self._told):
-                body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-                self._body, self._unread = [], 0
                 self._told = self.complete
-                self._wire.read_on()
-                return {"type": "http.request", "body": body, "more_body": not self.complete}
+                return {"type": "http.request", "body": self._take(), "more_body": not self.complete}
             self._news = asyncio.Event()
             await self._news.wait()
         return {"type": "http.disconnect"}
@@ -276,7 +300,7 @@ class Exchange:
             raise RuntimeError("The response has already ended.")
         kind = message["type"]
         if kind == "http.response.start":
-            self._start(message["status"], message.get("headers", ()))
+            self.start(message["status"], message.get("headers", ()))
         elif kind == "http.response.body":
             more = message.get("more_body", False)
             self._write(message.get("body", b""), more=more)
@@ -287,37 +311,13 @@ class Exchange:
         else:
             raise RuntimeError(f"`{kind}` is not part of a response.")
 
-    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Holds the headers back until the first part of the body, so that both are sent together."""
-        if self._head or self.started:
-            raise RuntimeError("The response has already started.")
-        if status not in _FINAL:
-            raise RuntimeError(f"{status} is not a valid status.")
-        lines = [refusals.status_line(status), b"date: ", self._wire.date(), b"\r\n"]
-        values = []
-        for given, value in headers:
-            name = given.lower()
-            values.append(value)
-            if name == b"content-length":
-                self._unsent = int(value)
-            elif name == b"content-type":
-                self.is_stream = value.startswith(b"text/event-stream")
-            lines += (name, b": ", value, b"\r\n")
-        if _BREAK.search(b"".join(values)):  # one search for all is faster
-            broken = [value for value in values if _BREAK.search(value)]
-            raise RuntimeError(f"A header contains a line break: {broken!r}.")
-        self._bodiless = self.scope["method"] == "HEAD" or status in _WITHOUT_BODY
-        if self._bodiless:
-            self._unsent = 0
-        elif self._unsent is None:
-            self._chunked = self.scope["http_version"] == "1.1"
-            lines += (b"transfer-encoding: chunked\r\n",) if self._chunked else ()
-        # The rest of the request would have to be read before the next one.
-        self.keep_alive = self.keep_alive and self.complete and (self._chunked or self._unsent is not None)
-        if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        self._head = b"".join(lines)
+    def _take(self) -> bytes:
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        is_full = self._unread > _MAX_UNREAD
+        self._body, self._unread = [], 0
+        if is_full:
+            self._wire.read_on()
+        return body
 
     def _write(self, data: bytes, *, more: bool) -> None:
         if self._bodiless:
@@ -329,7 +329,10 @@ class Exchange:
             self._unsent -= len(data)
             if self._unsent < 0 or (self._unsent and not more):
                 raise RuntimeError("The response's body does not have the announced length.")
-        self._put(data)
+        if not self.started:
+            self._begin(data)
+        elif data:
+            self._wire.write(data)
         if not more:
             self._end()
 
@@ -337,27 +340,23 @@ class Exchange:
         """The whole file is the body."""
         size = self._unsent or 0
         file = await asyncio.to_thread(os.open, path, os.O_RDONLY)
-        self._put(b"")
+        self._begin(b"")
         is_whole = await self._wire.send_file(file, size) == size
         if not is_whole and await asyncio.to_thread(os.path.getsize, path) < size:
             raise RuntimeError(f"{path} is shorter than announced.")
         if is_whole and not self.gone:  # else the client has disconnected, even if that was not noticed yet
             self._end()
 
-    def _put(self, data: bytes) -> None:
-        if not self.started:
-            if not self._head:
-                raise RuntimeError("The response has no headers.")
-            self.started = True
-            data, self._head = self._head + data, b""
-        if data:
-            self._wire.write(data)
-
-    def _wake(self) -> None:
-        if self._news is not None:
-            self._news.set()
+    def _begin(self, data: bytes) -> None:
+        """Sends the headers, with the first part of the body."""
+        if not self._head:
+            raise RuntimeError("The response has no headers.")
+        self.started = True
+        head, self._head = self._head, b""
+        self._wire.write(head + data)
 
     def _end(self) -> None:
         self.answered, self.handler = True, None
-        self._wake()
+        if self._news is not None:
+            self._news.set()
         self._wire.answered()

@@ -41,7 +41,7 @@ class Overdue:
     _received: int
     _sent_of_files: int
     _ahead: int
-    _is_blocked: bool
+    is_blocked: bool
     _is_reading: bool
     _now: Callable[[], float]
     _seat: Seat[Any]
@@ -65,7 +65,7 @@ class Overdue:
             self._pace.begin(now, self._received)
             self.deadline = self._pace.deadline(now) if waits else now + _LOOK_SECONDS
         elif phase is ConnectionPhase.WORK:
-            waits = self._is_blocked and not (self._exchange is not None and self._exchange.is_stream)
+            waits = self.is_blocked and not (self._exchange is not None and self._exchange.is_stream)
             if waits:
                 self._pace.begin(now, self._taken())
             self.deadline = self._pace.deadline(now) if waits else self._doubt.deadline
@@ -101,7 +101,7 @@ class Overdue:
                 self._refuse(refusals.body_too_slow(self._limits.stalled_seconds))
             case ConnectionPhase.HEAD | ConnectionPhase.IDLE:
                 self._close(lingers=False)
-            case ConnectionPhase.WORK if self._doubt.is_there and not self._is_blocked:
+            case ConnectionPhase.WORK if self._doubt.is_there and not self.is_blocked:
                 self._probe(now)
             case ConnectionPhase.WORK | ConnectionPhase.CLOSING if not self._takes(now):
                 self._transport.abort()
@@ -133,7 +133,7 @@ class Overdue:
 
     def _takes(self, now: float) -> bool:
         """False if the client reads nothing, or too slowly; else sets a new deadline."""
-        is_owed = self._is_blocked or self._transport.get_write_buffer_size() > 0
+        is_owed = self.is_blocked or self._transport.get_write_buffer_size() > 0
         is_kept = is_owed and self._pace.is_kept(now, self._taken(), now)
         self.deadline = self._pace.deadline(now)
         return is_kept

@@ -294,11 +294,12 @@ class Admission:
         self._clock = clock
         self._ledger = ledger
         self._limits = _Limits(clock, ledger)
-        self._gates: OrderedDict[uuid.UUID | tuple[uuid.UUID, uuid.UUID], Gate] = OrderedDict()
+        self._gates: OrderedDict[int | tuple[int, int], Gate] = OrderedDict()
+        """By the IDs of the endpoint and the key as numbers, which are faster to look up."""
 
     def gate(self, endpoint_id: uuid.UUID, tier: Tier, payer: Payer | None = None) -> Gate:
         """The gate of the endpoint's requests; a new one if the endpoint moved to another tier or a limit changed."""
-        name = endpoint_id if payer is None else (endpoint_id, payer.key_id)
+        name = endpoint_id.int if payer is None else (endpoint_id.int, payer.key_id.int)
         gate = self._gates.get(name)
         if gate is None or not self._fits(gate, tier, payer):
             gate = self._gates[name] = Gate(tier, self._clock, self._limits, endpoint_id, payer)

@@ -7,23 +7,22 @@ request, and the content type of an answer, are parsed.
 """
 
 import asyncio
-import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVarTuple
 
 import structlog
 
 from modelshare.server.accounts.key_auth import KeyUse
 from modelshare.server.accounts.sessions import SessionUse
-from modelshare.server.errors import ApiError, InvalidRequestError, check_encoding
+from modelshare.server.errors import ApiError, InvalidRequestError, UnauthenticatedError, check_encoding
 from modelshare.server.fleet.service import Target
 from modelshare.server.http import Caller
+from modelshare.server.proven import proven
 from modelshare.server.router.answer_usage import AnswerUsage
 from modelshare.server.router.clients import Client, Headers
 from modelshare.server.router.entrance import Entrance
 from modelshare.server.router.errors import body_too_long, database_outages
-from modelshare.server.router.in_flight import InFlight
 from modelshare.server.router.metering import MeteredUsage
 from modelshare.server.router.relay import Relay
 from modelshare.server.router.reply import Reply
@@ -33,10 +32,13 @@ from modelshare.server.router.snapshots import Snapshot
 from modelshare.server.router.target_selection import Conversation
 
 if TYPE_CHECKING:
+    import uuid
+
     from modelshare.server.router.service import Router
 
 log = structlog.get_logger()
 
+Arguments = TypeVarTuple("Arguments")
 _OK: Final = 200
 _JSON: Final = b"application/json"
 _CLIENT_GONE: Final = 499
@@ -60,19 +62,22 @@ class Call:
     def __init__(self, router: "Router", client: Client, head: RequestHead, headers: Headers = ()) -> None:
         """`headers`: of every answer."""
         self.head = head
+        self.client = client
         self.reply = Reply(client, router.new_request_id(), headers)
         self.deadline = _NEVER
         """When it has taken too long, by the router's clock."""
         self.drain = client.drain
         self._router = router
-        self._client = client
         self._state = _State.ENTERING
         self._is_finished = False
         self._started_at = router.now()
         self._task: asyncio.Task[None] | None = None
-        self._in_flight: list[tuple[InFlight[Any], Any]] = []
         self.caller: Caller
+        self.use: KeyUse | SessionUse | None = None
+        """What it depends on; None until that was found valid."""
         self.endpoint: Snapshot
+        self.endpoint_id: uuid.UUID | None = None
+        """Once it depends on the endpoint."""
         self._entrance: Entrance | None = None
         self._gives_up_at: float | None = None
         """Until when it waits for an agent, once it does."""
@@ -105,7 +110,7 @@ class Call:
         """The deadline has passed."""
         entrance = self._entrance
         if entrance is not None and entrance.is_waiting:
-            self.guard(lambda: entrance.give_up(self._relay))
+            self.guard(entrance.give_up, self._relay)
             return
         if self._relay is not None and not self.reply.status:
             self._relay.report_result(is_failure=True)
@@ -123,7 +128,7 @@ class Call:
             self.reply.error(error if isinstance(error, ApiError) else _UnexpectedError())
         except Exception as problem:
             log.exception("an error could not be sent", request_id=self._id, exc_info=problem)
-            self._client.abort()
+            self.client.abort()
         self.finish(is_failure=not isinstance(error, InvalidRequestError), usage=usage)
 
     # Entering.
@@ -151,9 +156,10 @@ class Call:
 
     def _enter(self, caller: Caller | None, use: KeyUse | SessionUse) -> None:
         """Raises UnauthenticatedError for an unknown caller."""
-        self.caller = self._router.checked(caller, self.head)
-        if (running := self._router.running_of(use)) is not None:
-            self._track(running, use)
+        if caller is None:
+            raise UnauthenticatedError
+        proven(self.head.scope)
+        self.caller, self.use = caller, use
 
     async def _look_up_endpoint(self) -> None:
         with database_outages():
@@ -172,7 +178,7 @@ class Call:
             self.reply.whole(_OK, _JSON, models_json(endpoint, head.model))
             self.finish(is_failure=False)
             return
-        self._track(router.running_endpoints, endpoint.id)
+        self.endpoint_id = endpoint.id
         self._entrance = Entrance(router, self)
         self._entrance.begin()
 
@@ -185,14 +191,14 @@ class Call:
             self.take()
         if max(self._size, announced) > limit:
             raise body_too_long(limit)
-        if self._client.complete:
+        if self.client.complete:
             self._start_relay(self._body[0] if len(self._body) == 1 else b"".join(self._body))
 
     def _start_relay(self, body: bytes) -> None:
         self._state, self._body = _State.RELAYING, []
         request = parsed(self.head.route, body, self.endpoint.tier)
         self._turns = request.turns
-        if self._entrance is not None and self._entrance.gate is not None:
+        if self._turns > 1 and self._entrance is not None and self._entrance.gate is not None:
             self._entrance.gate.count_as(self._turns)
         tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
@@ -212,7 +218,7 @@ class Call:
 
     def take(self) -> None:
         """Takes what has arrived of the body."""
-        if data := self._client.take():
+        if data := self.client.take():
             self._body.append(data)
             self._size += len(data)
 
@@ -227,16 +233,12 @@ class Call:
     def admitted(self) -> None:
         """The endpoint's limits let it in."""
         self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
-        check_encoding(self.head.header(b"content-encoding"))
+        if encoding := self.head.header(b"content-encoding"):
+            check_encoding(encoding)
         self._state = _State.READING
         self._read()
 
     # Called by the relay.
-
-    @property
-    def is_client_blocked(self) -> bool:
-        """Whether the client reads too slowly."""
-        return self._client.is_blocked
 
     def progress(self) -> None:
         """A part of a stream has arrived: the next one has as much time again."""
@@ -289,11 +291,11 @@ class Call:
         with database_outages():
             return await self._router.await_agent(self.head, self._gives_up_at)
 
-    def guard(self, step: Callable[[], None]) -> None:
+    def guard(self, step: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Takes the step, unless the request is over; an error ends the request."""
         if self._state is not _State.OVER:
             try:
-                step()
+                step(*arguments)
             except Exception as error:  # noqa: BLE001 - it is answered
                 self.end_with(error)
 
@@ -319,13 +321,11 @@ class Call:
         self._entrance = None  # it refers to this
         if entrance is not None:
             entrance.leave_queue()
-            if router.queue:
+            if router.queue.count:
                 router.queue.freed(self.endpoint.id, *(self._relay.asked if self._relay is not None else ()))
         if self._relay is not None:
             self._relay.close()
             self._relay, self._body = None, []
-        for running, subject in self._in_flight:
-            running.leave(subject, self)
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         if entrance is not None and entrance.gate is not None:
@@ -341,10 +341,6 @@ class Call:
 
     def _usage(self) -> MeteredUsage:
         return MeteredUsage() if self._relay is None else self._relay.total_usage(has_started=self.reply.status > 0)
-
-    def _track(self, running: InFlight[Any], subject: KeyUse | SessionUse | uuid.UUID) -> None:
-        running.enter(subject, self)
-        self._in_flight.append((running, subject))
 
 
 class _UnexpectedError(ApiError):

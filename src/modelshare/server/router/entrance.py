@@ -32,7 +32,7 @@ class Entrance:
     def begin(self) -> None:
         """Raises RateLimitedError if the request is refused."""
         queue, endpoint_id = self._router.queue, self._call.endpoint.id
-        if queue and (first := queue.first(endpoint_id)) is not None:
+        if queue.count and (first := queue.first(endpoint_id)) is not None:
             self._refusal = first.refusal
             self._wait_behind(queue.length(endpoint_id))
         elif self.try_turn():
@@ -144,7 +144,8 @@ class Entrance:
 
     def _pass(self) -> None:
         assert self.gate is not None  # noqa: S101 - it was let in
-        self._call.show(self.gate.headers())
+        if headers := self.gate.headers():
+            self._call.show(headers)
         self._call.admitted()
 
     def _patient(self) -> Patience:

@@ -1,4 +1,4 @@
-"""Requests in progress, by what they depend on: a key, a session, an endpoint. They end as soon as it is revoked.
+"""Ends requests in progress as soon as what they depend on is revoked: a key, a session, an endpoint.
 
 All of them are checked in one query on each notification, and every half second: that finds keys that expire, rotations
 whose grace period has ended, recalls that are due, and changes whose notification was lost.
@@ -11,6 +11,7 @@ from modelshare.server.background import Loop, retry, within
 from modelshare.server.errors import ApiError
 
 Subject = TypeVar("Subject", bound=Hashable)
+Request = TypeVar("Request", bound="Endable")
 
 CHECK_SECONDS: Final = 0.5
 """How often they are checked without a notification: half of the second within which revocation must take effect."""
@@ -24,50 +25,40 @@ class Endable(Protocol):
     def end_with(self, error: ApiError) -> None: ...
 
 
-class InFlight(Generic[Subject]):
-    """One process's requests, by what each depends on, such as its key or endpoint."""
+class InFlight(Generic[Request, Subject]):
+    """Checks one process's requests, each for what it depends on, such as its key or endpoint."""
 
     def __init__(
         self,
+        requests: Collection[Request],
+        subject: Callable[[Request], Subject | None],
         revoked_among: Callable[[Collection[Subject]], Awaitable[Collection[Subject]]],
         error: Callable[[], ApiError],
     ) -> None:
-        """`revoked_among` returns the subjects that are no longer valid; their requests end with `error`."""
+        """`requests`: those in progress. `subject` returns what one depends on, or None until that was found valid; it
+        has to be set right after that: nothing else runs in between, so no change slips through.
+
+        `revoked_among` returns the subjects that are no longer valid; their requests end with `error`. Call
+        `loop.resume` when there are requests again.
+        """
+        self._requests = requests
+        self._subject = subject
         self._revoked_among = revoked_among
         self._error = error
-        self._running: dict[Subject, set[Endable]] = {}
         self.loop = Loop(
             "end requests whose key, session or endpoint is revoked",
             self.check,
             every=CHECK_SECONDS,
-            is_idle=lambda: not self._running,
+            is_idle=lambda: not self._requests,
         )
-
-    def enter(self, subject: Subject, request: Endable) -> None:
-        """Ends the request as soon as the subject is revoked, until it leaves.
-
-        Call it right after the subject was found valid: nothing else runs in between, so no change slips through.
-        """
-        requests = self._running.get(subject)
-        if requests is None:
-            requests = self._running[subject] = set()
-            self.loop.resume()
-        requests.add(request)
-
-    def leave(self, subject: Subject, request: Endable) -> None:
-        requests = self._running.get(subject)
-        if requests is not None:
-            requests.discard(request)
-            if not requests:
-                del self._running[subject]
 
     async def check(self) -> None:
         """Ends requests whose subject is revoked; retries until the database answers."""
-        for subject in await retry("check running requests", self._ask, longest=CHECK_SECONDS):
-            for request in list(self._running.pop(subject, ())):
+        revoked = set(await retry("check running requests", self._ask, longest=CHECK_SECONDS))
+        if revoked:
+            for request in [each for each in self._requests if self._subject(each) in revoked]:
                 request.end_with(self._error())
 
     async def _ask(self) -> Collection[Subject]:
-        if not self._running:
-            return ()
-        return await within(_ANSWER_SECONDS, self._revoked_among(list(self._running)))
+        subjects = {subject for each in self._requests if (subject := self._subject(each)) is not None}
+        return await within(_ANSWER_SECONDS, self._revoked_among(subjects)) if subjects else ()

@@ -80,7 +80,8 @@ class Relay:
 
     def stop(self) -> None:
         """Cancels the work on the request, unless it is complete."""
-        self.report_result(is_failure=None)
+        if self._circuit is not None:
+            self.report_result(is_failure=None)
         self._target = None
         request, self._request = self._request, None
         if request is not None:
@@ -117,10 +118,10 @@ class Relay:
     # Called by the link.
 
     def deliver(self, frame: AnswerFrame) -> None:
-        self._call.guard(lambda: self._handle(frame))
+        self._call.guard(self._handle, frame)
 
     def fail(self, error: Exception) -> None:
-        self._call.guard(lambda: self._broken(error))
+        self._call.guard(self._broken, error)
 
     def _try_next(self) -> None:
         """Tries the best target that is left. After the last one, the targets are looked up again: an agent may learn
@@ -227,7 +228,7 @@ class Relay:
 
     def _handle(self, frame: AnswerFrame) -> None:
         match frame:
-            case Chunk():
+            case Chunk():  # first, since most are
                 self._pass_chunk(frame.data)
             case Answer():
                 self._pass_answer(frame)
@@ -273,7 +274,7 @@ class Relay:
         self._try_next()
 
     def _pass_chunk(self, data: bytes) -> None:
-        head = self._begun()
+        head = self._head or self._begun()
         if self._is_trial and self._circuit is not None:
             self._is_trial = False
             self._selector.circuits.begin_answer(self._circuit)
@@ -283,7 +284,7 @@ class Relay:
         else:
             self._pass_part(head, data)
         if self._request is not None:
-            (self._request.owe if self._call.is_client_blocked else self._request.taken)(len(data))
+            (self._request.owe if self._call.client.is_blocked else self._request.taken)(len(data))
 
     def _pass_events(self, head: Head, data: bytes) -> None:
         # The status waits for the first chunk: until then a failure can still be reported by its status.

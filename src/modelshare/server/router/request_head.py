@@ -42,7 +42,6 @@ class RequestHead:
 
     __slots__ = (
         "_headers",
-        "_scope",
         "_trusted_proxies",
         "method",
         "model",
@@ -50,6 +49,7 @@ class RequestHead:
         "project_id",
         "reads_models",
         "route",
+        "scope",
         "slug",
     )
 
@@ -61,17 +61,13 @@ class RequestHead:
         self.model = self.route.removeprefix(_ONE_MODEL) if is_model else None
         """The served name in `models/{name}`; None for the list."""
         self.reads_models = is_model or self.route == _MODELS
-        self._scope = scope
+        self.scope = scope
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._trusted_proxies = trusted_proxies
 
     @property
-    def scope(self) -> Scope:
-        return self._scope
-
-    @property
     def http(self) -> Request:
-        return Request(self._scope)
+        return Request(self.scope)
 
     @property
     def metric(self) -> str:
@@ -101,9 +97,9 @@ class RequestHead:
         return KeyUse(secret_hash(secret), self._address())
 
     def _address(self) -> str:
-        peer: str = (self._scope.get("client") or ("",))[0]
+        peer: str = (self.scope.get("client") or ("",))[0]
         if peer in self._trusted_proxies:
-            headers: list[tuple[bytes, bytes]] = self._scope["headers"]
+            headers: list[tuple[bytes, bytes]] = self.scope["headers"]
             return forwarded([value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]) or peer
         return peer
 

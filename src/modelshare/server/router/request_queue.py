@@ -160,11 +160,10 @@ class RequestQueue:
         self._queues: dict[Hashable, FairQueue[Ticket]] = {}
         self._sizes: dict[str, list[int]] = {}
         """Number and bytes by project."""
-        self._count = self._bytes = 0
+        self.count = 0
+        """Number of waiting requests."""
+        self._bytes = 0
         self._freed: set[Hashable] = set()
-
-    def __len__(self) -> int:
-        return self._count
 
     def length(self, subject: Hashable) -> int:
         return len(self._queues.get(subject, ()))
@@ -178,13 +177,13 @@ class RequestQueue:
         """Returns False if there is no space for it. `is_first`: before the project's other ones."""
         count, size = self._sizes.get(ticket.project_id, (0, 0))
         if (
-            self._count >= MAX_WAITING
+            self.count >= MAX_WAITING
             or count >= MAX_WAITING_OF_PROJECT
             or self._bytes + ticket.size > MAX_BYTES
             or size + ticket.size > MAX_BYTES_OF_PROJECT
         ):
             return False
-        self._count += 1
+        self.count += 1
         self._bytes += ticket.size
         self._sizes[ticket.project_id] = [count + 1, size + ticket.size]
         self._waiting.begin(ticket.endpoint_id, ticket, ticket.since)
@@ -232,7 +231,7 @@ class RequestQueue:
             self._queues[subject].remove(ticket.project_id, ticket)
         self._drop_empty(subjects)
         self._waiting.end(ticket.endpoint_id, ticket)
-        self._count -= 1
+        self.count -= 1
         self._bytes -= ticket.size
         sizes = self._sizes[ticket.project_id]
         sizes[0] -= 1

@@ -24,12 +24,10 @@ from modelshare.server.background import Loop, stop_all, wait
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.policy import PrefixHits, WaitingRequests
-from modelshare.server.errors import UnauthenticatedError
 from modelshare.server.fleet.links import AgentLinks
 from modelshare.server.fleet.topics import READY_TOPIC
 from modelshare.server.http import Caller, session_token
 from modelshare.server.ids import secret_hash
-from modelshare.server.proven import proven
 from modelshare.server.router import refusals
 from modelshare.server.router.admission import Admission
 from modelshare.server.router.call import Call
@@ -67,19 +65,14 @@ class Router:
         self.admission = parts.admission
         self.queue = RequestQueue(parts.waiting, lambda step: asyncio.get_running_loop().call_soon(step))
         parts.database.subscribe(FREED_TOPIC, self._freed_elsewhere)
-        self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), self.queue.__len__)
+        self.metrics = RouterMetrics(parts.registry, parts.hits, lambda: len(self._calls), lambda: self.queue.count)
         self.meter = Meter(parts.database, parts.clock)
         self.snapshots = Snapshots(parts.database, parts.tiers, time.monotonic, grace=settings.database_grace_seconds)
-        self.running_endpoints = InFlight[uuid.UUID](self._recalled, refusals.recalled)
         self.max_body_bytes = settings.inference_max_body_bytes
         self._settings = settings
         self._trusted_proxies = frozenset(settings.trusted_proxies)
         self._database = parts.database
         self._sessions = parts.sessions
-        self._running_keys = InFlight[KeyUse](parts.keys.revoked_among, refusals.key_over)
-        self._running_sessions = InFlight[SessionUse](parts.sessions.revoked_among, refusals.session_over)
-        parts.database.subscribe(KEYS_TOPIC, lambda _: self._running_keys.check())
-        parts.database.subscribe(PEOPLE_TOPIC, lambda _: self._running_sessions.check())
         self.handover_seconds = settings.handover_seconds
         self._agents_changed = asyncio.Event()
         parts.database.subscribe(READY_TOPIC, self._wake_waiting)  # after the snapshots, which drop what changed
@@ -93,6 +86,15 @@ class Router:
         self._sweeping = Loop(
             "end requests that take too long", self._sweep, every=_SWEEP_SECONDS, is_idle=lambda: not self._calls
         )
+        self._in_flight: list[InFlight[Call, Any]] = [
+            InFlight(self._calls, lambda call: call.endpoint_id, self._recalled, refusals.recalled)
+        ]
+        if settings.keys_cut_streams:
+            keys = InFlight(self._calls, _key_of, parts.keys.revoked_among, refusals.key_over)
+            sessions = InFlight(self._calls, _session_of, parts.sessions.revoked_among, refusals.session_over)
+            parts.database.subscribe(KEYS_TOPIC, lambda _: keys.check())
+            parts.database.subscribe(PEOPLE_TOPIC, lambda _: sessions.check())
+            self._in_flight += [keys, sessions]
         self._random = random.Random(random.SystemRandom().getrandbits(128))  # noqa: S311 - request IDs are no secrets
 
     async def start(self) -> None:
@@ -110,8 +112,7 @@ class Router:
         await self.forwarder.stop()
 
     def _loops(self) -> list[Loop]:
-        running: tuple[InFlight[Any], ...] = (self._running_keys, self._running_sessions, self.running_endpoints)
-        return [*(each.loop for each in running), self._sweeping]
+        return [*(each.loop for each in self._in_flight), self._sweeping]
 
     @staticmethod
     def matches_path(path: str) -> bool:
@@ -132,8 +133,10 @@ class Router:
 
     def _call(self, scope: Scope, path: tuple[str, str, str], client: Client, extra: Headers = ()) -> Call:
         call = Call(self, client, RequestHead(scope, path, self._trusted_proxies), extra)
+        if not self._calls:
+            for loop in self._loops():
+                loop.resume()
         self._calls.add(call)
-        self._sweeping.resume()
         return call
 
     # Used by calls.
@@ -164,20 +167,6 @@ class Router:
             return person, SessionUse(secret_hash(token), head.project_id)
         use = head.key_use()
         return await self.keys.authenticate_hash(use.value_hash, use.address), use
-
-    @staticmethod
-    def checked(caller: Caller | None, head: RequestHead) -> Caller:
-        """Raises UnauthenticatedError if there is none."""
-        if caller is None:
-            raise UnauthenticatedError
-        proven(head.scope)
-        return caller
-
-    def running_of(self, use: KeyUse | SessionUse) -> InFlight[Any] | None:
-        """The requests that end with this key or session; None if the setting lets them finish."""
-        if not self._settings.keys_cut_streams:
-            return None
-        return self._running_keys if isinstance(use, KeyUse) else self._running_sessions
 
     async def find_endpoint(self, head: RequestHead, *, is_fresh: bool = False) -> Snapshot | None:
         """The endpoint. `is_fresh`: as it is in the database now."""
@@ -215,6 +204,14 @@ class Router:
         """Endpoints whose recall is due: their requests end at the deadline."""
         async with self._database.read() as session:
             return await endpoints.recalled(session, endpoint_ids, now=int(self.clock()))
+
+
+def _key_of(call: Call) -> KeyUse | None:
+    return call.use if isinstance(call.use, KeyUse) else None
+
+
+def _session_of(call: Call) -> SessionUse | None:
+    return call.use if isinstance(call.use, SessionUse) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ class TargetSelector:
         One whose answers to `tenant` fail is chosen only if there is no other, and so is one without a free slot.
         """
         if conversation is None and len(targets) == 1:
-            return targets[0] if targets[0].deployment_id not in tried and self._is_reachable(targets[0]) else None
+            (only,) = targets
+            return only if only.deployment_id not in tried and self._is_reachable(only) else None
         found = [
             self._candidate(each) for each in targets if each.deployment_id not in tried and self._is_reachable(each)
         ]
