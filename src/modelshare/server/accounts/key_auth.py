@@ -3,7 +3,8 @@
 import uuid
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+
+import msgspec
 
 from modelshare.server.accounts import queries
 from modelshare.server.accounts.rules import effective_scopes, is_allowed_from, valid_until
@@ -50,7 +51,7 @@ class _Known:
         return self.is_suspended or self.good(now, address) is None
 
 
-class KeyUse(NamedTuple):
+class KeyUse(msgspec.Struct, frozen=True):
     """A value, and the address from which it is used."""
 
     value_hash: str

@@ -298,7 +298,8 @@ class Connection(Overdue, asyncio.Protocol):
         else:
             self._phase = ConnectionPhase.HEAD if self._parser.is_in_head else ConnectionPhase.IDLE
             self._turn()
-            self.read_on()
+            if not self._is_reading:
+                self.read_on()
 
     def failed(self) -> None:
         assert self._exchange is not None  # noqa: S101 - it is the one that calls

@@ -1,14 +1,15 @@
 """Parses requests with llhttp."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import httptools
+import msgspec
 
 from modelshare.server.front import refusals
 from modelshare.server.front.request import Headers
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """A request's line and headers."""
 
     version: str

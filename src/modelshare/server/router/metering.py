@@ -9,8 +9,9 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
+import msgspec
 import structlog
 
 from modelshare.server.background import Loop
@@ -33,7 +34,7 @@ _MAX_KEPT: Final = 200_000
 _COUNTS: Final = ("requests", "errors", "prompt_tokens", "completion_tokens", "estimated")
 
 
-class MeteredUsage(NamedTuple):
+class MeteredUsage(msgspec.Struct, frozen=True):
     """Tokens of one answer."""
 
     prompt_tokens: int = 0
