@@ -67,10 +67,9 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     wanted_logprobs: int | None = None
     """Number of alternatives per token of a completion that the client wants, if the engine's format differs."""
 
-    @property
-    def body(self) -> bytes:
-        """The body for the engine."""
-        return _encode(self.fields)
+    def body(self, more: dict[str, int | str]) -> bytes:
+        """The body for the engine, with `more` fields."""
+        return _encode(self.fields | more)
 
     @property
     def prompt(self) -> bytes:
