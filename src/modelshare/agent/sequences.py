@@ -52,7 +52,9 @@ class Sequences:
         self._tenant = tenant
         self._prepared = prepared
         self._output = output
-        self._parts = split(prepared) if engine.sharing.one_by_one else [Subrequest(prepared)]
+        is_split = engine.sharing.one_by_one
+        self._parts = split(prepared) if is_split else [Subrequest(prepared)]
+        self._turns_each = 1 if is_split else prepared.asked.turns
         self._open: dict[Turn, SequenceCall | None] = {}
         """The turns that wait (without a call) or run, in the order of their parts."""
         self._left = len(self._parts)
@@ -69,7 +71,7 @@ class Sequences:
                     return
                 prompt = bytes(part.prepared.prompt) if is_compared else b""
                 begin = partial(self._begin, part)
-                turn = self._engine.turns.turn(self._tenant, part.prepared.asked.turns, prompt, begin)
+                turn = self._engine.turns.turn(self._tenant, self._turns_each, prompt, begin)
                 if not turn.held:
                     self._open[turn] = None
         except TooManyWaitingError:
@@ -114,8 +116,9 @@ class Sequences:
         self._end(call)
         self._answers[call.part.first] = answer
         if not self._left:
-            answers = [self._answers[part.first] for part in self._parts]
-            body = write_answer(join(self._parts, answers), self.count.for_client())
+            if len(self._parts) > 1:
+                answer = join(self._parts, [self._answers[part.first] for part in self._parts])
+            body = write_answer(answer, self.count.for_client())
             self._is_over = True
             self._output.on_answer(body, self.count.usage)
 
@@ -146,22 +149,19 @@ class Sequences:
             turn.close()
             return
         self._open[turn] = None
+        engine, prepared = self._engine, part.prepared
         try:
-            self._send(part, turn)
+            body = prepared.body(engine.sharing.fields(self._tenant, turn))
+            tally = self.count.begin(part)
+            consumer: StreamConsumer | None = None
+            if prepared.asked.stream:
+                consumer = StreamTranslator(prepared, tally, partial(self._written, part))
+            elif prepared.policy.ends_streams_only:
+                consumer = AnswerCollector(prepared, tally)
+            call = self._open[turn] = SequenceCall(part, turn, tally, consumer, engine.activity, self)
+            self._pool.send(call, engine.base_url, prepared.route, engine.headers, body)
         except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
             self.on_failure(error)
-
-    def _send(self, part: Subrequest, turn: Turn) -> None:
-        engine, prepared = self._engine, part.prepared
-        body = prepared.body(engine.sharing.fields(self._tenant, turn))
-        tally = self.count.begin(part)
-        consumer: StreamConsumer | None = None
-        if prepared.asked.stream:
-            consumer = StreamTranslator(prepared, tally, partial(self._written, part))
-        elif prepared.policy.ends_streams_only:
-            consumer = AnswerCollector(prepared, tally)
-        call = self._open[turn] = SequenceCall(part, turn, tally, consumer, engine.activity, self)
-        self._pool.send(call, engine.base_url, prepared.route, engine.headers, body)
 
     def _written(self, part: Subrequest, pieces: list[Fields]) -> bytes:
         """Events for the client."""

@@ -34,7 +34,8 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
             fields["data"] = _vectors(fields.get("data", _NULL), prepared)
         else:
             tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
-            fields["choices"] = with_logprobs(fields["choices"], prepared)[0]
+            if prepared.wanted_logprobs is not None:
+                fields["choices"], _ = with_logprobs(fields["choices"], prepared.wanted_logprobs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
         raise invalid_answer() from error
     if (usage := _field(fields, "usage")) is not None:
@@ -128,13 +129,14 @@ class StreamReader:
                     return {}
                 raise refusal_in_body(msgspec.json.decode(event.data or b""), asked)
             choices = _decode_pieces(_field(fields, "choices") or b"[]")
-            if choices:
-                fields["choices"], self._at = with_logprobs(fields["choices"], self._prepared, self._at)
+            wanted_logprobs = self._prepared.wanted_logprobs
+            if choices and wanted_logprobs is not None:
+                fields["choices"], self._at = with_logprobs(fields["choices"], wanted_logprobs, self._at)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if is_other:
                 return {}
             raise invalid_answer() from error
-        self._tally.generated(text for choice in choices for text in choice.texts())
+        self._tally.generated([choice.generated() for choice in choices])
         cleaned = self._last = _public_fields(fields, self._prepared.policy)
         return cleaned if choices or usage is None else None
 
@@ -187,6 +189,7 @@ def write_end(prepared: PreparedRequest, piece: Fields, usage: msgspec.Raw) -> b
 _encode: Final = msgspec.json.encode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
+_NO_CALLS: Final = (b"null", b"[]")
 _EMPTY_EVENTS: Final = (b"", b"null")
 """llama.cpp begins some streams with such an event."""
 _FOR_CLIENTS: Final = (b"message", b"error")
@@ -208,19 +211,15 @@ class _Choice(msgspec.Struct):
     message: _Generated | None = None
     delta: _Generated | None = None
 
-    def texts(self) -> list[str]:
-        """Everything that was generated for it."""
+    def generated(self) -> str:
+        """Everything that was generated for it. A piece may be empty: the first one of a stream has only the role."""
         generated = self.message or self.delta
-        texts = (
-            [self.text]
-            if generated is None
-            else [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
-        )
-        calls = _NULL if generated is None else generated.tool_calls
-        if calls is not _NULL and not _is(calls, b"null") and not _is(calls, b"[]"):
-            texts.append(bytes(calls).decode("utf-8", "replace"))
-        # A piece of text may be empty: the first one of a stream contains only the role.
-        return ["".join([text for text in texts if isinstance(text, str)])]
+        if generated is None:
+            return self.text or ""
+        texts = [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
+        if generated.tool_calls is not _NULL and bytes(generated.tool_calls).strip() not in _NO_CALLS:
+            texts.append(bytes(generated.tool_calls).decode("utf-8", "replace"))
+        return "".join([text for text in texts if isinstance(text, str)])
 
 
 _decode_pieces: Final = msgspec.json.Decoder(list[_Choice]).decode
@@ -230,10 +229,15 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 
 
 def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
-    found, is_chat = _decode_pieces(choices), route == "chat/completions"
-    if not found or None in [choice.message if is_chat else choice.text for choice in found]:
+    is_chat = route == "chat/completions"
+    texts: list[str] = []
+    for choice in _decode_pieces(choices):
+        if (choice.message if is_chat else choice.text) is None:
+            raise invalid_answer()
+        texts.append(choice.generated())
+    if not texts:
         raise invalid_answer()
-    return [text for choice in found for text in choice.texts()]
+    return texts
 
 
 def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
@@ -263,14 +267,10 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
 
 def _public_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     kept = {name: raw for name, raw in fields.items() if name in _KEPT}
-    kept["model"] = msgspec.Raw(_encode(policy.public_name))
+    kept["model"] = policy.model_for_client
     return kept
 
 
 def _field(fields: Fields, name: str) -> msgspec.Raw | None:
     raw = fields.get(name)
-    return None if raw is None or _is(raw, b"null") else raw
-
-
-def _is(value: msgspec.Raw | None, expected: bytes) -> bool:
-    return value is not None and bytes(value).strip() == expected
+    return None if raw is None or bytes(raw).strip() == b"null" else raw

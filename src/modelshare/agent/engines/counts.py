@@ -66,20 +66,18 @@ class Tally:
         self._reported: msgspec.Raw | None = None
         self._read = _NOTHING
         """What was reported, once `usage` was computed."""
+        self.began = False
+        """Whether anything was generated."""
         self._pieces = 0
         self._bytes = 0
         self._usage: TokenUsage | None = None
-
-    @property
-    def began(self) -> bool:
-        """Whether anything was generated."""
-        return self._pieces > 0
 
     def generated(self, texts: Iterable[str]) -> None:
         """Adds one piece of the answer: a text for each choice in it."""
         self._usage = None
         for text in texts:
             if text:
+                self.began = True
                 self._pieces += 1
                 self._bytes += len(text.encode("utf-8", "surrogatepass"))
 
@@ -90,11 +88,8 @@ class Tally:
     @property
     def usage(self) -> TokenUsage:
         """The engine's counts; a missing or implausible one is replaced by an estimate."""
-        if self._usage is None:
-            self._usage = self._compute()
-        return self._usage
-
-    def _compute(self) -> TokenUsage:
+        if self._usage is not None:
+            return self._usage
         reported = self._read = _read(self._reported)
         prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
         # An engine streams at least one token with each piece of text.
@@ -103,11 +98,12 @@ class Tally:
         if completion is not None and not self._counts_all and completion < estimate:
             completion = None
         is_estimate = prompt is None or (completion is None and self._most_completion > 0)
-        return TokenUsage(
+        self._usage = TokenUsage(
             min(self._prompt, self._most_prompt) if prompt is None else prompt,
             estimate if completion is None else completion,
             is_estimate,
         )
+        return self._usage
 
     def for_client(self, combined: TokenUsage | None = None) -> msgspec.Raw:
         """OpenAI's `usage` with these counts and the engine's details.

@@ -1,7 +1,6 @@
 """Splits a request into single sequences for an engine, and joins their answers. Pure."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -12,7 +11,7 @@ from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
 
-class Subrequest(NamedTuple):
+class Subrequest(msgspec.Struct, frozen=True):
     """What an engine is asked in one turn."""
 
     prepared: PreparedRequest
@@ -44,9 +43,7 @@ def split(prepared: PreparedRequest) -> list[Subrequest]:
 
 
 def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
-    """Joins the complete answers to `parts`, for `answers.write_answer`."""
-    if len(parts) == 1:
-        return answers[0]
+    """Joins the complete answers to several parts, for `answers.write_answer`."""
     name = "choices" if parts[0].prepared.asked.generates else "data"
     items = [
         item | {"index": _raw(part.first + offset)}
