@@ -1,6 +1,6 @@
 """The call to an engine for one sequence: its complete answer, or its stream."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from modelshare.agent.engine_pool import EngineCall
@@ -32,9 +32,6 @@ class SequenceOutput(Protocol):
     def on_answer(self, call: "SequenceCall", answer: Fields) -> None:
         """A complete answer, for `answers.write_answer`."""
 
-    def on_events(self, events: bytes) -> None:
-        """Events of a stream, for the client."""
-
     def on_stream_end(self, call: "SequenceCall", consumer: StreamConsumer) -> None:
         """A stream is complete."""
 
@@ -56,8 +53,9 @@ class SequenceCall(EngineCall):
         consumer: StreamConsumer | None,
         activity: Activity,
         output: SequenceOutput,
+        on_events: Callable[[bytes], None],
     ) -> None:
-        """`consumer` takes the stream if the engine is asked for one."""
+        """`consumer` takes the stream if the engine is asked for one; `on_events` takes its events for the client."""
         prepared = part.prepared
         unstreamed = 0 if prepared.policy.ends_streams_only else unstreamed_tokens(prepared.asked)
         self.part = part
@@ -67,6 +65,7 @@ class SequenceCall(EngineCall):
         self._activity = activity
         self._patience = activity.begin_call(len(prepared.prompt), unstreamed)
         self._output = output
+        self._on_events = on_events
         self._status = 0
         self._retry_after: bytes | None = None
         self._is_stream = False
@@ -123,7 +122,7 @@ class SequenceCall(EngineCall):
         if consumer.progressed:
             self._activity.succeeded()
         if events:
-            self._output.on_events(events)
+            self._on_events(events)
         if consumer.is_over:
             if consumer.failure is not None:
                 raise consumer.failure

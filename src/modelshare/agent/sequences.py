@@ -122,10 +122,6 @@ class Sequences:
             self._is_over = True
             self._output.on_answer(body, self.count.usage)
 
-    def on_events(self, events: bytes) -> None:
-        """See `engine_call.SequenceOutput`."""
-        self._output.on_events(events)
-
     def on_stream_end(self, call: SequenceCall, consumer: StreamConsumer) -> None:
         """See `engine_call.SequenceOutput`."""
         if isinstance(consumer, AnswerCollector):
@@ -158,7 +154,8 @@ class Sequences:
                 consumer = StreamTranslator(prepared, tally, partial(self._written, part))
             elif prepared.policy.ends_streams_only:
                 consumer = AnswerCollector(prepared, tally)
-            call = self._open[turn] = SequenceCall(part, turn, tally, consumer, engine.activity, self)
+            on_events = self._output.on_events
+            call = self._open[turn] = SequenceCall(part, turn, tally, consumer, engine.activity, self, on_events)
             self._pool.send(call, engine.base_url, prepared.route, engine.headers, body)
         except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
             self.on_failure(error)

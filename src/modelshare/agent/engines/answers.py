@@ -62,26 +62,21 @@ class StreamReader:
         """Why the stream ended early: the engine failed, or sent an invalid answer."""
         self._prepared = prepared
         self._tally = tally
-        self._parser = EventParser()
+        self.parser: Final = EventParser()
         self._last: Fields = {}
         self._at = 0
-
-    @property
-    def is_between_events(self) -> bool:
-        """Whether the next chunk begins with an event that is not the first one."""
-        return self._parser.is_between_events
 
     def feed(self, chunk: bytes) -> list[Fields]:
         """The pieces completed by `chunk`."""
         try:
-            return self._pieces(self._parser.feed(chunk))
+            return self._pieces(self.parser.feed(chunk))
         except EventTooLongError:
             self._fail(invalid_answer())
             return []
 
     def finish(self) -> list[Fields]:
         """The last pieces, of a stream without `[DONE]`."""
-        pieces = self._pieces(self._parser.finish())
+        pieces = self._pieces(self.parser.finish())
         if not self.is_over:
             self._end()
         return pieces
@@ -147,15 +142,10 @@ class StreamConsumer(ABC):
     def __init__(self, prepared: PreparedRequest, tally: Counter) -> None:
         self.progressed = False
         """The last chunk had a piece of the answer."""
+        self.is_over = False
+        self.failure: EngineRefusalError | None = None
+        """Both as in `StreamReader`."""
         self._reader = StreamReader(prepared, tally)
-
-    @property
-    def is_over(self) -> bool:
-        return self._reader.is_over
-
-    @property
-    def failure(self) -> EngineRefusalError | None:
-        return self._reader.failure
 
     def feed(self, chunk: bytes) -> bytes:
         """The events for the client."""
@@ -167,6 +157,7 @@ class StreamConsumer(ABC):
 
     def _taken(self, pieces: list[Fields]) -> bytes:
         self.progressed = any(pieces)
+        self.is_over, self.failure = self._reader.is_over, self._reader.failure
         return self._take(pieces) if pieces else b""
 
     @abstractmethod
