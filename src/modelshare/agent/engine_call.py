@@ -63,7 +63,7 @@ class SequenceCall(EngineCall):
         self._tally = tally
         self._consumer = consumer
         self._activity = activity
-        self._patience = activity.begin_call(len(prepared.prompt), unstreamed)
+        self._patience = activity.begin_call(tally.prompt_bytes, unstreamed)
         self._output = output
         self._on_events = on_events
         self._status = 0

@@ -40,7 +40,8 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
         raise invalid_answer() from error
     if (usage := _field(fields, "usage")) is not None:
         tally.set_reported(usage)
-    return _public_fields(fields, prepared.policy)
+    _make_public(fields, prepared.policy)
+    return fields
 
 
 def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
@@ -132,8 +133,9 @@ class StreamReader:
                 return {}
             raise invalid_answer() from error
         self._tally.generated([choice.generated() for choice in choices])
-        cleaned = self._last = _public_fields(fields, self._prepared.policy)
-        return cleaned if choices or usage is None else None
+        _make_public(fields, self._prepared.policy)
+        self._last = fields
+        return fields if choices or usage is None else None
 
 
 class StreamConsumer(ABC):
@@ -256,10 +258,11 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
     return msgspec.Raw(_encode(vectors if None in in_order else in_order))
 
 
-def _public_fields(fields: Fields, policy: RelayPolicy) -> Fields:
-    kept = {name: raw for name, raw in fields.items() if name in _KEPT}
-    kept["model"] = policy.model_for_client
-    return kept
+def _make_public(fields: Fields, policy: RelayPolicy) -> None:
+    """Leaves only what clients may see, with the model's public name."""
+    for name in fields.keys() - _KEPT:
+        del fields[name]
+    fields["model"] = policy.model_for_client
 
 
 def _field(fields: Fields, name: str) -> msgspec.Raw | None:

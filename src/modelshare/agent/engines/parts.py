@@ -53,12 +53,11 @@ def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
     return answers[0] | {name: _raw(items)}
 
 
-class StreamMerger:
+class StreamMerger(msgspec.Struct):
     """Merges the pieces of several streams into one."""
 
-    def __init__(self) -> None:
-        self._same: Fields = {}
-        """The fields that all pieces of a stream have in common."""
+    _same: Fields = {}
+    """The fields that all pieces of a stream have in common."""
 
     @property
     def began(self) -> bool:
@@ -82,15 +81,15 @@ class StreamMerger:
         return piece | self._same | {"choices": _raw(choices)}
 
 
-class UsageCount:
+class UsageCount(msgspec.Struct):
     """Counts the tokens of a request's parts, as far as they were started.
 
     A prompt counts once, regardless of its number of answers.
     """
 
-    def __init__(self) -> None:
-        self._tallies: list[tuple[Tally, bool]] = []
-        self._prompts: set[int] = set()
+    _tallies: list[tuple[Tally, bool]] = []
+    """Of the parts, and whether the prompt is another part's as well."""
+    _prompts: set[int] = set()
 
     def begin(self, part: Subrequest) -> Tally:
         """Starts the tally of a part, before the engine is called."""

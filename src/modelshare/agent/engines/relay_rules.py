@@ -3,7 +3,7 @@
 A request is split into its fields, and those that the engine supports are passed on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
@@ -68,7 +68,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     fields: Fields
     """The fields for the engine."""
     policy: RelayPolicy
-    client_fields: frozenset[str]
+    client_fields: Collection[str]
     """Names of the client's fields."""
     include_usage: bool
     """Whether the client wants the usage of a stream."""
@@ -112,9 +112,8 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     supported = parameters.supported(given, policy.supports)
     supported.pop("model", None)
     fields = policy.model_for_engine | supported
-    for name in _LIMITS:
-        if name in fields:
-            fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
+    for name in _LIMITS & fields.keys():
+        fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
     wanted_logprobs = None
     if policy.chat_logprobs and route == "completions" and "logprobs" in fields:
         wanted_logprobs = msgspec.json.decode(fields["logprobs"], type=int)
@@ -133,7 +132,7 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
         asked=asked,
         fields=fields,
         policy=policy,
-        client_fields=frozenset(given),
+        client_fields=given.keys(),
         include_usage=options is not None and _is(_decode_fields(options).get("include_usage"), b"true"),
         is_base64=is_base64,
         body_bytes=len(body),
@@ -150,7 +149,7 @@ def _embedding_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     return changed
 
 
-_LIMITS: Final = ("max_tokens", "max_completion_tokens")
+_LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens"})
 _encode: Final = msgspec.json.encode
 _L2_NORM: Final = msgspec.Raw(b"2")
 _AS_IT_IS: Final = msgspec.Raw(b"-1")

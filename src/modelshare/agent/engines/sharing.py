@@ -35,8 +35,6 @@ class Turn:
     ) -> None:
         self.worked = False
         """Whether the engine has processed the prompt. If it has not, the slots' contents are unchanged."""
-        self.is_own = False
-        """Whether the slots' contents were computed for the same tenant."""
         self._queue = queue
         self.tenant = tenant
         self.count = count
@@ -49,16 +47,20 @@ class Turn:
     def slots(self) -> tuple[int, ...]:
         return tuple(slot.number for slot in self.held)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the slots' contents were computed for the same tenant."""
+        return self.tenant != "" and {slot.tenant for slot in self.held} == {self.tenant}
+
     def close(self) -> None:
         """Ends the turn, even if it waits. Gives its slots back."""
         if self._is_closed:
             return
         self._is_closed = True
-        for slot in self.held:
-            if self.worked:
-                slot.tenant, slot.prompt = self.tenant, self.prompt
-            elif not self.is_own:  # the contents are unknown
-                slot.tenant, slot.prompt = "", b""
+        if self.worked or not self.is_own:
+            contents = (self.tenant, self.prompt) if self.worked else ("", b"")  # the latter if they are unknown
+            for slot in self.held:
+                slot.tenant, slot.prompt = contents
         self._queue.leave(self)
 
 
@@ -127,9 +129,9 @@ class TenantQueue:
             self._free += turn.held
             if self._surplus:
                 self._drop_surplus()
-            self._running[tenant] -= turn.count
-            if not self._running[tenant]:
-                del self._running[tenant]
+            running = self._running.pop(tenant) - turn.count
+            if running:
+                self._running[tenant] = running
         else:
             self._remove_waiting(tenant, turn)
         if tenant not in self._running and tenant not in self._waiting:
@@ -176,12 +178,11 @@ class TenantQueue:
         tenant = turn.tenant
         self._running[tenant] = self._running.get(tenant, 0) + turn.count
         self._last[tenant] = next(self._count)
-        is_own = tenant != ""
-        for _ in range(turn.count):
-            slot = self._pick(tenant, turn.prompt) if turn.prompt else self._free.pop(0)
-            turn.held.append(slot)
-            is_own = is_own and slot.tenant == tenant
-        turn.is_own = is_own
+        if turn.prompt:
+            turn.held = [self._pick(tenant, turn.prompt) for _ in range(turn.count)]
+        else:
+            turn.held = self._free[: turn.count]
+            del self._free[: turn.count]
 
     def _pick(self, tenant: str, prompt: bytes) -> "_Slot":
         own = [slot for slot in self._free if tenant and slot.tenant == tenant]
