@@ -273,9 +273,12 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as bad:
             error = EngineLostError(f"the engine sent something that is not HTTP: {bad}")
-        self._bytes_without_body = 0 if self._parts else self._bytes_without_body + len(data)
-        if self._bytes_without_body > _MAX_HEAD_BYTES:
-            error = EngineLostError("the engine sent a head without an end")
+        if self._parts:
+            self._bytes_without_body = 0
+        else:
+            self._bytes_without_body += len(data)
+            if self._bytes_without_body > _MAX_HEAD_BYTES:
+                error = EngineLostError("the engine sent a head without an end")
         self._deliver(error)
 
     def eof_received(self) -> None:

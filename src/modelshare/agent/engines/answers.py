@@ -87,11 +87,12 @@ class StreamReader:
         for event in events:
             if self.is_over:
                 break
-            if event.data is None:
+            data = None if event.data is None else event.data.strip()
+            if data is None:
                 pieces.append({})
-            elif event.data.strip() == DONE:
+            elif data == DONE:
                 self._end()
-            elif event.data.strip() not in _EMPTY_EVENTS:
+            elif data not in _EMPTY_EVENTS:
                 try:
                     piece = self._piece(event)
                 except EngineRefusalError as refusal:

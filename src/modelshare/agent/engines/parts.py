@@ -88,7 +88,7 @@ class UsageCount(msgspec.Struct):
     """
 
     _tallies: list[tuple[Tally, bool]] = []
-    """Of the parts, and whether the prompt is another part's as well."""
+    """Each part's, and whether an earlier part has the same prompt."""
     _prompts: set[int] = set()
 
     def begin(self, part: Subrequest) -> Tally:
