@@ -80,16 +80,12 @@ class Connection:
     @property
     def busy(self) -> bool:
         """Whether frames are waiting to be sent."""
-        return self._queued_bytes > 0
+        return self._outbox.size + self._sending > 0
 
     @property
     def is_full(self) -> bool:
         """See `streams.Outlet`."""
-        return self._queued_bytes > _QUEUE_BYTES
-
-    @property
-    def _queued_bytes(self) -> int:
-        return self._outbox.size + self._sending
+        return self._outbox.size + self._sending > _QUEUE_BYTES
 
     def when_space(self, callback: Callable[[], None]) -> None:
         """See `streams.Outlet`."""
@@ -97,9 +93,9 @@ class Connection:
 
     def post(self, frame: Frame) -> None:
         """Queues a frame."""
-        self._outbox.put(frame)
+        if self._outbox.put(frame) == 1:  # as long as there are others, `write` is awake
+            self._wake.set()
         self._sent_at = self._now()
-        self._wake.set()
 
     async def read(self, on_frame: Callable[[FromServer], None]) -> None:
         """Passes every frame to `on_frame`; raises LinkLostError when the connection ends."""

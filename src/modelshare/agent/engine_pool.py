@@ -37,11 +37,10 @@ class EngineCall(ABC):
     `close` ends it at once; the engine stops working on it when its connection closes.
     """
 
-    def __init__(self) -> None:
-        # For the pool:
-        self.is_closed = False
-        self.connection: _Connection | None = None
-        self.connecting: asyncio.Task[None] | None = None
+    # For the pool:
+    is_closed = False
+    connection: "_Connection | None" = None
+    connecting: asyncio.Task[None] | None = None
 
     @abstractmethod
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -104,7 +103,7 @@ class EnginePool:
         origin = self._origins.get(base_url)
         if origin is None:
             origin = self._origins[base_url] = _Origin(base_url, keep=self._keep)
-        origin.send(call, origin.request(route, headers, body))
+        origin.send(call, route, headers, body)
 
 
 class _Origin:
@@ -126,12 +125,18 @@ class _Origin:
             secret = b64encode(f"{self.url.user}:{self.url.password or ''}".encode()).decode()
             self._authorization = f"authorization: Basic {secret}\r\n"
 
-    def request(self, route: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    def send(self, call: EngineCall, route: str, headers: Mapping[str, str], body: bytes) -> None:
         key = route, tuple(headers.items())
         head = self._heads.get(key)
         if head is None:
             head = self._heads[key] = self._head(route, headers)
-        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if not connection.transport.is_closing():
+                connection.send(call, request)
+                return
+        self.connect(call, request)
 
     def _head(self, route: str, headers: Mapping[str, str]) -> bytes:
         own = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -144,14 +149,6 @@ class _Origin:
             "user-agent: modelshare\r\ncontent-type: application/json\r\naccept: */*\r\naccept-encoding: identity\r\n"
             f"{own}content-length: "
         ).encode()
-
-    def send(self, call: EngineCall, request: bytes) -> None:
-        while self._idle:
-            connection, _ = self._idle.popitem()
-            if not connection.is_closing:
-                connection.send(call, request)
-                return
-        self.connect(call, request)
 
     def connect(self, call: EngineCall, request: bytes) -> None:
         """Sends the request on a new connection."""
@@ -172,13 +169,14 @@ class _Origin:
             call.connecting = None
             connection.send(call, request)
 
-    def keep(self, connection: "_Connection") -> bool:
-        """Whether the connection stays open, for the next call."""
-        if self._keep:
-            self._idle[connection] = self._loop.time()
-            if self._sweep is None:
-                self._sweep = self._loop.call_later(_IDLE_SECONDS, self._close_idle)
-        return self._keep
+    def keep(self, connection: "_Connection") -> None:
+        """Keeps the connection open for the next call, or closes it."""
+        if not self._keep:
+            connection.transport.close()
+            return
+        self._idle[connection] = self._loop.time()
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(_IDLE_SECONDS, self._close_idle)
 
     def forget(self, connection: "_Connection") -> None:
         self._idle.pop(connection, None)
@@ -208,8 +206,10 @@ class _Connection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(  # as browsers and other clients read what servers send
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+        self.transport: asyncio.Transport
         self._call: EngineCall | None = None
         self._request = b""
+        """The request of the call, until the engine answers something."""
         self._is_reused = False
         self._is_discarding = False
         self._is_paused = False
@@ -219,43 +219,38 @@ class _Connection(asyncio.Protocol):
 
     def _began(self) -> None:
         self._status = 0
+        """0 before the head, and during interim responses."""
         self._headers: dict[bytes, bytes] = {}
-        self._has_head = False
         self._is_head_new = False
         self._is_complete = False
         self._may_be_kept = False
-        self._is_answered = False
         self._bytes_without_body = 0
-
-    @property
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
 
     def send(self, call: EngineCall, request: bytes) -> None:
         self._began()
         self._call, call.connection, self._request = call, self, request
-        self._transport.write(request)
+        self.transport.write(request)
 
     def abort(self) -> None:
         self._take_call()
-        self._transport.abort()
+        self.transport.abort()
 
     def discard_rest(self) -> None:
         self._take_call()
         self.resume()
         self._is_discarding = True
-        self._end_timer = asyncio.get_running_loop().call_later(_END_SECONDS, self._transport.abort)
+        self._end_timer = asyncio.get_running_loop().call_later(_END_SECONDS, self.transport.abort)
 
     def pause(self) -> None:
-        if not self._is_paused and not self._transport.is_closing():
+        if not self._is_paused and not self.transport.is_closing():
             self._is_paused = True
-            self._transport.pause_reading()
+            self.transport.pause_reading()
 
     def resume(self) -> None:
         if self._is_paused:
             self._is_paused = False
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
 
     def _take_call(self) -> EngineCall | None:
         call, self._call, self._request = self._call, None, b""
@@ -266,26 +261,29 @@ class _Connection(asyncio.Protocol):
     # --- asyncio ---------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if self._call is None and not self._is_discarding:
-            self._transport.abort()  # nothing was asked
+            self.transport.abort()  # nothing was asked
             return
-        self._is_answered, self._request = True, b""
+        self._request = b""
         error: Exception | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as bad:
             error = EngineLostError(f"the engine sent something that is not HTTP: {bad}")
-        self._bytes_without_body = 0 if self._parts else self._bytes_without_body + len(data)
-        if self._bytes_without_body > _MAX_HEAD_BYTES:
-            error = EngineLostError("the engine sent a head without an end")
+        if self._parts:
+            self._bytes_without_body = 0
+        else:
+            self._bytes_without_body += len(data)
+            if self._bytes_without_body > _MAX_HEAD_BYTES:
+                error = EngineLostError("the engine sent a head without an end")
         self._deliver(error)
 
     def eof_received(self) -> None:
         """A body without a length ends with its connection."""
-        if self._has_head and not self._is_complete and self._ends_with_connection():
+        if self._status and not self._is_complete and self._ends_with_connection():
             self._is_complete = True
             self._deliver(None)
 
@@ -297,7 +295,7 @@ class _Connection(asyncio.Protocol):
         call = self._take_call()
         if call is None:
             return
-        if self._is_reused and not self._is_answered:
+        if self._is_reused and request:
             # The engine had just closed this kept connection, so nothing was processed and the request can be
             # repeated. Use a new connection, since other kept ones may be closed as well.
             self._origin.connect(call, request)
@@ -311,7 +309,7 @@ class _Connection(asyncio.Protocol):
             self._may_be_kept = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._has_head:
+        if not self._status:
             self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
@@ -321,14 +319,14 @@ class _Connection(asyncio.Protocol):
         if status < _OK:  # 100 Continue and the like
             self._headers = {}
         else:
-            self._status, self._has_head, self._is_head_new = status, True, True
+            self._status, self._is_head_new = status, True
 
     def on_body(self, data: bytes) -> None:
         if not self._is_complete:
             self._parts.append(data)
 
     def on_message_complete(self) -> None:
-        if self._has_head and not self._is_complete:
+        if self._status and not self._is_complete:
             self._is_complete = True
             self._may_be_kept = self._parser.should_keep_alive()
 
@@ -364,14 +362,19 @@ class _Connection(asyncio.Protocol):
             call.on_failure(error)
 
     def _release(self, *, may_be_kept: bool) -> None:
-        self._take_call()
+        if self._call is not None:
+            self._call.connection = None
+            self._call = None
         self._is_discarding, self._is_reused = False, True
         if self._end_timer is not None:
             self._end_timer.cancel()
             self._end_timer = None
-        self.resume()
-        if not (may_be_kept and self._origin.keep(self)):
-            self._transport.close()
+        if self._is_paused:
+            self.resume()
+        if may_be_kept:
+            self._origin.keep(self)
+        else:
+            self.transport.close()
 
 
 @cache

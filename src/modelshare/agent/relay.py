@@ -47,27 +47,23 @@ class EngineRelay:
     def serve(self, stream: Stream) -> None:
         """Begins to answer a request. Every one is answered, whatever happens: a client must never wait in vain."""
         try:
-            self._begin(stream)
+            serving = self._find(stream.deployment_id)
+            if serving is None:
+                status = HTTPStatus.SERVICE_UNAVAILABLE
+                loading = EngineRefusalError(status, _LOADING, code=ErrorCode.MODEL_LOADING)
+                stream.refuse(status, _JSON, loading.envelope())
+            elif stream.route not in serving.engine.routes:
+                served = ", ".join(sorted(serving.engine.routes)) or "no route"
+                missing = EngineRefusalError(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
+                _send_error(stream, missing)
+            else:
+                exchange = _Exchange(stream, serving, self._pool, self._open.discard)
+                self._open.add(exchange)
+                if self._sweep is None:
+                    self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._check_time)
+                exchange.start()
         except Exception as error:  # noqa: BLE001 - it must not end the link
             _send_error(stream, _client_error(error, stream))
-
-    def _begin(self, stream: Stream) -> None:
-        serving = self._find(stream.deployment_id)
-        if serving is None:
-            status = HTTPStatus.SERVICE_UNAVAILABLE
-            loading = EngineRefusalError(status, _LOADING, code=ErrorCode.MODEL_LOADING)
-            stream.refuse(status, _JSON, loading.envelope())
-            return
-        if stream.route not in serving.engine.routes:
-            served = ", ".join(sorted(serving.engine.routes)) or "no route"
-            missing = EngineRefusalError(HTTPStatus.NOT_FOUND, f"This model serves {served}, not {stream.route}.")
-            _send_error(stream, missing)
-            return
-        exchange = _Exchange(stream, serving, self._pool, self._open.discard)
-        self._open.add(exchange)
-        if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._check_time)
-        exchange.start()
 
     def _check_time(self) -> None:
         loop = asyncio.get_running_loop()
@@ -90,7 +86,7 @@ class _Exchange:
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + stream.timeout
         self._sequences: Sequences | None = None
-        self._requested = serving.engine.activity.request()
+        serving.engine.activity.begin_request()
         self._is_over = False
         self._stalled_since: float | None = None
         """When the client read something for the last time, while the engine is too far ahead of it."""
@@ -186,7 +182,7 @@ class _Exchange:
         if self._sequences is not None:
             self._sequences.close()
             self._sequences = None
-        self._requested.close()
+        self._serving.engine.activity.end_request()
         self._on_over(self)
 
 

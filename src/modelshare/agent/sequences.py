@@ -1,18 +1,15 @@
 """Splits one request into calls to an engine, each in its tenant's turn, and combines their answers."""
 
-from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 
-import msgspec
-
-from modelshare.agent.engine_call import AnswerCall, StreamCall
-from modelshare.agent.engine_pool import EngineCall, EnginePool
-from modelshare.agent.engines.answers import write_answer, write_pieces
-from modelshare.agent.engines.base import Engine, Period
+from modelshare.agent.engine_call import SequenceCall
+from modelshare.agent.engine_pool import EnginePool
+from modelshare.agent.engines.answers import StreamConsumer, write_answer, write_pieces
+from modelshare.agent.engines.base import Engine
 from modelshare.agent.engines.collector import AnswerCollector
-from modelshare.agent.engines.counts import Tally, TokenUsage
+from modelshare.agent.engines.counts import TokenUsage
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.parts import StreamMerger, Subrequest, UsageCount, join, split
 from modelshare.agent.engines.refusals import EngineRefusalError
@@ -20,16 +17,8 @@ from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.agent.engines.sharing import PromptCache, TooManyWaitingError, Turn
 from modelshare.agent.engines.translator import StreamTranslator
 from modelshare.wire.errors import ErrorCode
-from modelshare.wire.inference import InferenceRequest
 
-_USUAL_TOKENS: Final = 512
-"""Assumed length of an answer without a limit."""
 _RETRY_SECONDS: Final = 5
-
-
-def unstreamed_tokens(asked: InferenceRequest) -> int:
-    """About how many tokens an engine may generate before the first byte of its answer."""
-    return 0 if asked.stream or not asked.generates else asked.max_tokens or _USUAL_TOKENS
 
 
 class Output(Protocol):
@@ -49,7 +38,10 @@ class Output(Protocol):
 
 
 class Sequences:
-    """The calls for one request, already prepared for its engine. Ends with one call of `output`, or with `close`."""
+    """The calls for one request, already prepared for its engine. Ends with one call of `output`, or with `close`.
+
+    Implements `engine_call.SequenceOutput`.
+    """
 
     def __init__(
         self, pool: EnginePool, engine: Engine, tenant: str, prepared: PreparedRequest, output: Output
@@ -60,8 +52,11 @@ class Sequences:
         self._tenant = tenant
         self._prepared = prepared
         self._output = output
-        self._parts = split(prepared) if engine.sharing.one_by_one else [Subrequest(prepared)]
-        self._sequences: list[_Sequence] = []
+        is_split = engine.sharing.one_by_one
+        self._parts = split(prepared) if is_split else [Subrequest(prepared)]
+        self._turns_each = 1 if is_split else prepared.asked.turns
+        self._open: dict[Turn, SequenceCall | None] = {}
+        """The turns that wait (without a call) or run, in the order of their parts."""
         self._left = len(self._parts)
         self._answers: dict[int, Fields] = {}
         self._merger = StreamMerger()
@@ -69,15 +64,18 @@ class Sequences:
 
     def start(self) -> None:
         """Begins all calls whose turn it is."""
+        is_compared = self._engine.sharing.cache is PromptCache.SLOTS
         try:
             for part in self._parts:
                 if self._is_over:
                     return
-                sequence = _Sequence(self._engine, self._tenant, part)
-                self._sequences.append(sequence)
-                sequence.wait(partial(self._begin, sequence))
+                prompt = bytes(part.prepared.prompt) if is_compared else b""
+                begin = partial(self._begin, part)
+                turn = self._engine.turns.turn(self._tenant, self._turns_each, prompt, begin)
+                if not turn.held:
+                    self._open[turn] = None
         except TooManyWaitingError:
-            self._fail(
+            self.on_failure(
                 EngineRefusalError(
                     HTTPStatus.TOO_MANY_REQUESTS,
                     "Too many requests of your project are waiting for this model. Try again when some of them have "
@@ -89,11 +87,13 @@ class Sequences:
 
     def close(self) -> None:
         """Ends all calls; the engine stops working on them."""
-        if self._is_over:
-            return
         self._is_over = True
-        for sequence in reversed(self._sequences):  # those that wait first: they must not get the others' slots
-            sequence.close()
+        while self._open:  # the last ones first, which may wait: they must not get the others' slots
+            turn, call = self._open.popitem()
+            if call is None:
+                turn.close()
+            else:
+                call.end()
 
     @property
     def is_slowing_others(self) -> bool:
@@ -102,113 +102,71 @@ class Sequences:
 
     def pause(self) -> None:
         """Stops reading what the engine generates."""
-        for sequence in self._sequences:
-            if sequence.call is not None:
-                sequence.call.pause()
+        for call in self._open.values():
+            if call is not None:
+                call.pause()
 
     def resume(self) -> None:
-        for sequence in self._sequences:
-            if sequence.call is not None:
-                sequence.call.resume()
+        for call in self._open.values():
+            if call is not None:
+                call.resume()
 
-    def _begin(self, sequence: "_Sequence", turn: Turn) -> None:
-        sequence.turn = turn
-        if self._is_over:
-            turn.close()
-            return
-        try:
-            self._send(sequence, turn)
-        except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
-            self._fail(error)
-
-    def _send(self, sequence: "_Sequence", turn: Turn) -> None:
-        engine, prepared = self._engine, sequence.part.prepared
-        fields = engine.sharing.fields(self._tenant, turn)
-        if fields:
-            prepared = msgspec.structs.replace(prepared, fields=prepared.fields | fields)
-        tally = sequence.begin(self.count)
-        call: EngineCall
-        ended: Callable[[], None]
-        if prepared.asked.stream:
-            translator = StreamTranslator(prepared, tally, partial(self._events, sequence.part))
-            ended = partial(self._streamed, sequence)
-            call = StreamCall(prepared, translator, engine.activity, self._output.on_events, ended, self._fail)
-        elif prepared.policy.ends_streams_only:
-            collector = AnswerCollector(prepared, tally)
-            ended = partial(self._collected, sequence, collector)
-            call = StreamCall(prepared, collector, engine.activity, self._output.on_events, ended, self._fail)
-        else:
-            call = AnswerCall(prepared, tally, engine.activity, partial(self._answered, sequence), self._fail)
-        sequence.call = call
-        self._pool.send(call, engine.base_url, prepared.route, engine.headers, prepared.body)
-
-    def _events(self, part: Subrequest, pieces: list[Fields]) -> bytes:
-        merged = self._merger.pieces(part, pieces)
-        return write_pieces(merged) if self._merger.began else b""  # before that, the HTTP status reports a failure
-
-    def _answered(self, sequence: "_Sequence", answer: Fields) -> None:
-        sequence.close()
-        self._answers[sequence.part.first] = answer
-        self._left -= 1
+    def on_answer(self, call: SequenceCall, answer: Fields) -> None:
+        """See `engine_call.SequenceOutput`."""
+        self._end(call)
+        self._answers[call.part.first] = answer
         if not self._left:
-            answers = [self._answers[part.first] for part in self._parts]
-            body = write_answer(join(self._parts, answers), self.count.for_client())
+            if len(self._parts) > 1:
+                answer = join(self._parts, [self._answers[part.first] for part in self._parts])
+            body = write_answer(answer, self.count.for_client())
             self._is_over = True
             self._output.on_answer(body, self.count.usage)
 
-    def _collected(self, sequence: "_Sequence", collector: AnswerCollector) -> None:
-        self._answered(sequence, collector.answer())
-
-    def _streamed(self, sequence: "_Sequence") -> None:
-        sequence.close()
-        self._left -= 1
+    def on_stream_end(self, call: SequenceCall, consumer: StreamConsumer) -> None:
+        """See `engine_call.SequenceOutput`."""
+        if isinstance(consumer, AnswerCollector):
+            self.on_answer(call, consumer.answer())
+            return
+        self._end(call)
         if not self._left:
             events = self._merger.end(self._prepared, self.count.for_client())
             self._is_over = True
             self._output.on_end(events, self.count.usage)
 
-    def _fail(self, error: Exception) -> None:
-        """The first failure ends all calls."""
+    def on_failure(self, error: Exception) -> None:
+        """See `engine_call.SequenceOutput`. The first failure ends all calls."""
         if not self._is_over:
             self.close()
             self._output.on_failure(error)
 
+    def _begin(self, part: Subrequest, turn: Turn) -> None:
+        """It is the part's turn."""
+        if self._is_over:
+            turn.close()
+            return
+        self._open[turn] = None
+        engine, prepared = self._engine, part.prepared
+        try:
+            body = prepared.body(engine.sharing.fields(self._tenant, turn))
+            tally = self.count.begin(part)
+            consumer: StreamConsumer | None = None
+            if prepared.asked.stream:
+                consumer = StreamTranslator(prepared, tally, partial(self._written, part))
+            elif prepared.policy.ends_streams_only:
+                consumer = AnswerCollector(prepared, tally)
+            on_events = self._output.on_events
+            call = self._open[turn] = SequenceCall(part, turn, tally, consumer, engine.activity, self, on_events)
+            self._pool.send(call, engine.base_url, prepared.route, engine.headers, body)
+        except Exception as error:  # noqa: BLE001 - told to the output, which knows what to make of it
+            self.on_failure(error)
 
-class _Sequence:
-    """One part of a request: its turn, and its call."""
+    def _written(self, part: Subrequest, pieces: list[Fields]) -> bytes:
+        """Events for the client."""
+        merged = self._merger.pieces(part, pieces)
+        return write_pieces(merged) if self._merger.began else b""  # before that, the HTTP status reports a failure
 
-    def __init__(self, engine: Engine, tenant: str, part: Subrequest) -> None:
-        self.part = part
-        self.call: EngineCall | None = None
-        self._engine = engine
-        self._tenant = tenant
-        self.turn: Turn | None = None
-        self._tally: Tally | None = None
-        self._asking: Period | None = None
-        self._prompt = part.prepared.prompt
-
-    def wait(self, begin: Callable[[Turn], None]) -> None:
-        """Calls `begin` when it is the sequence's turn. Raises TooManyWaitingError."""
-        is_compared = self._engine.sharing.cache is PromptCache.SLOTS
-        prompt = bytes(self._prompt) if is_compared else b""
-        self.turn = self._engine.turns.turn(self._tenant, self.part.prepared.asked.turns, prompt, begin)
-
-    def begin(self, count: UsageCount) -> Tally:
-        """The call is about to begin; returns the counter for its answer."""
-        prepared = self.part.prepared
-        unstreamed = 0 if prepared.policy.ends_streams_only else unstreamed_tokens(prepared.asked)
-        self._tally = count.begin(self.part)
-        self._asking = self._engine.activity.asking(len(self._prompt), unstreamed)
-        return self._tally
-
-    def close(self) -> None:
-        """Ends the call and the turn."""
-        if self.call is not None:
-            self.call.close()
-            self.call = None
-        if self._asking is not None:
-            self._asking.close()
-        if self.turn is not None:
-            self.turn.worked = self._tally is not None and self._tally.began
-            self.turn.close()
-            self.turn = None  # it refers to this
+    def _end(self, call: SequenceCall) -> None:
+        """The engine has done its part."""
+        del self._open[call.turn]
+        call.end()
+        self._left -= 1

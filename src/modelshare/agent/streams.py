@@ -168,7 +168,8 @@ class Stream:
         if self._is_over:
             return
         self._is_over = True
-        self.drop_waiting()
+        if self._waiting:
+            self.drop_waiting()
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
         self._on_close(self)
@@ -260,8 +261,4 @@ def _status(status: int) -> int:
 
 
 def _counts(usage: TokenUsage) -> tuple[int, int]:
-    return _tokens(usage.prompt_tokens), _tokens(usage.completion_tokens)
-
-
-def _tokens(count: int) -> int:
-    return count if 0 <= count <= MAX_TOKENS else max(0, min(count, MAX_TOKENS))
+    return max(0, min(usage.prompt_tokens, MAX_TOKENS)), max(0, min(usage.completion_tokens, MAX_TOKENS))

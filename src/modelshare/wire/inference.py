@@ -61,7 +61,7 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     @property
     def turns(self) -> int:
         """Number of scheduling turns that the request needs: one per sequence, or one per batch of texts to embed."""
-        return self.sequences if self.generates else -(-self.prompts // EMBEDDED_TOGETHER)
+        return self.prompts * self.choices if self.generates else -(-self.prompts // EMBEDDED_TOGETHER)
 
 
 class _StreamOptions(msgspec.Struct):

@@ -51,7 +51,7 @@ def collected(route: str, *chunks: bytes) -> tuple[dict[str, Any], TokenUsage]:
 
 
 def test_the_engine_is_asked_for_a_stream_and_the_client_is_not_given_one() -> None:
-    assert json.loads(request().body)["stream"] is True
+    assert json.loads(request().body({}))["stream"] is True
     assert not request().asked.stream
 
 

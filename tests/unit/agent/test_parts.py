@@ -21,7 +21,7 @@ def prepared(route: str, **fields: Any) -> PreparedRequest:
 
 
 def sent(part: Subrequest) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(part.prepared.body)
+    fields: dict[str, Any] = json.loads(part.prepared.body({}))
     return fields
 
 

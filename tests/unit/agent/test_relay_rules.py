@@ -36,7 +36,7 @@ def prepared(policy: RelayPolicy = FAITHFUL, route: str = CHAT, **fields: Any) -
 
 
 def sent(policy: RelayPolicy = FAITHFUL, route: str = CHAT, **fields: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(prepared(policy, route, **fields).body)
+    found: dict[str, Any] = json.loads(prepared(policy, route, **fields).body({}))
     return found
 
 
@@ -64,7 +64,7 @@ class TestRequest:
 
         request = prepare_request(CHAT, body, FAITHFUL)
 
-        assert request.body == body.replace(b"gpt-4", b"acme/tiny")
+        assert request.body({}) == body.replace(b"gpt-4", b"acme/tiny")
         assert not request.asked.stream
 
     def test_the_model_is_left_out_where_the_engine_refuses_names(self) -> None:
@@ -76,7 +76,7 @@ class TestRequest:
         request = prepared(stream=True, stream_options=options)
 
         assert request.include_usage == bool(options and options.get("include_usage"))
-        assert json.loads(request.body)["stream_options"] == {"include_usage": True}
+        assert json.loads(request.body({}))["stream_options"] == {"include_usage": True}
         assert "stream_options" not in sent(TRANSFORMERS, stream=True, stream_options=options)
         assert "stream_options" not in sent(stream_options=options)
 
@@ -296,7 +296,7 @@ class TestStream:
 
     def test_log_probabilities_of_a_completion_go_on_where_the_last_piece_ended(self) -> None:
         request = prepared(replace(FAITHFUL, chat_logprobs=True), "completions", prompt="a", logprobs=0, stream=True)
-        assert json.loads(request.body)["logprobs"] == 1
+        assert json.loads(request.body({}))["logprobs"] == 1
         told = [{"token": "one", "logprob": -0.5, "top_logprobs": [{"token": "one", "logprob": -0.5}]}]
         out, _ = through(request, event(choices=[{"text": "one", "logprobs": {"content": told}}]) * 2, self.DONE)
         pieces = [json.loads(line[6:])["choices"][0]["logprobs"] for line in out.decode().splitlines() if "one" in line]

@@ -34,12 +34,14 @@ def read_answer(body: bytes, prepared: PreparedRequest, tally: Tally) -> Fields:
             fields["data"] = _vectors(fields.get("data", _NULL), prepared)
         else:
             tally.generated(_texts_of_answer(fields.get("choices", _NULL), prepared.route))
-            fields["choices"] = with_logprobs(fields["choices"], prepared)[0]
+            if prepared.wanted_logprobs is not None:
+                fields["choices"], _ = with_logprobs(fields["choices"], prepared.wanted_logprobs)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, struct.error, ValueError) as error:
         raise invalid_answer() from error
     if (usage := _field(fields, "usage")) is not None:
         tally.set_reported(usage)
-    return _public_fields(fields, prepared.policy)
+    _make_public(fields, prepared.policy)
+    return fields
 
 
 def write_answer(fields: Fields, usage: msgspec.Raw) -> bytes:
@@ -61,26 +63,21 @@ class StreamReader:
         """Why the stream ended early: the engine failed, or sent an invalid answer."""
         self._prepared = prepared
         self._tally = tally
-        self._parser = EventParser()
+        self.parser: Final = EventParser()
         self._last: Fields = {}
         self._at = 0
-
-    @property
-    def is_between_events(self) -> bool:
-        """Whether the next chunk begins with an event that is not the first one."""
-        return self._parser.is_between_events
 
     def feed(self, chunk: bytes) -> list[Fields]:
         """The pieces completed by `chunk`."""
         try:
-            return self._pieces(self._parser.feed(chunk))
+            return self._pieces(self.parser.feed(chunk))
         except EventTooLongError:
             self._fail(invalid_answer())
             return []
 
     def finish(self) -> list[Fields]:
         """The last pieces, of a stream without `[DONE]`."""
-        pieces = self._pieces(self._parser.finish())
+        pieces = self._pieces(self.parser.finish())
         if not self.is_over:
             self._end()
         return pieces
@@ -90,11 +87,12 @@ class StreamReader:
         for event in events:
             if self.is_over:
                 break
-            if event.data is None:
+            data = None if event.data is None else event.data.strip()
+            if data is None:
                 pieces.append({})
-            elif event.data.strip() == DONE:
+            elif data == DONE:
                 self._end()
-            elif event.data.strip() not in _EMPTY_EVENTS:
+            elif data not in _EMPTY_EVENTS:
                 try:
                     piece = self._piece(event)
                 except EngineRefusalError as refusal:
@@ -128,15 +126,17 @@ class StreamReader:
                     return {}
                 raise refusal_in_body(msgspec.json.decode(event.data or b""), asked)
             choices = _decode_pieces(_field(fields, "choices") or b"[]")
-            if choices:
-                fields["choices"], self._at = with_logprobs(fields["choices"], self._prepared, self._at)
+            wanted_logprobs = self._prepared.wanted_logprobs
+            if choices and wanted_logprobs is not None:
+                fields["choices"], self._at = with_logprobs(fields["choices"], wanted_logprobs, self._at)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if is_other:
                 return {}
             raise invalid_answer() from error
-        self._tally.generated(text for choice in choices for text in choice.texts())
-        cleaned = self._last = _public_fields(fields, self._prepared.policy)
-        return cleaned if choices or usage is None else None
+        self._tally.generated([choice.generated() for choice in choices])
+        _make_public(fields, self._prepared.policy)
+        self._last = fields
+        return fields if choices or usage is None else None
 
 
 class StreamConsumer(ABC):
@@ -145,15 +145,10 @@ class StreamConsumer(ABC):
     def __init__(self, prepared: PreparedRequest, tally: Counter) -> None:
         self.progressed = False
         """The last chunk had a piece of the answer."""
+        self.is_over = False
+        self.failure: EngineRefusalError | None = None
+        """Both as in `StreamReader`."""
         self._reader = StreamReader(prepared, tally)
-
-    @property
-    def is_over(self) -> bool:
-        return self._reader.is_over
-
-    @property
-    def failure(self) -> EngineRefusalError | None:
-        return self._reader.failure
 
     def feed(self, chunk: bytes) -> bytes:
         """The events for the client."""
@@ -165,6 +160,7 @@ class StreamConsumer(ABC):
 
     def _taken(self, pieces: list[Fields]) -> bytes:
         self.progressed = any(pieces)
+        self.is_over, self.failure = self._reader.is_over, self._reader.failure
         return self._take(pieces) if pieces else b""
 
     @abstractmethod
@@ -187,6 +183,7 @@ def write_end(prepared: PreparedRequest, piece: Fields, usage: msgspec.Raw) -> b
 _encode: Final = msgspec.json.encode
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
 _NULL: Final = msgspec.Raw(b"null")
+_NO_CALLS: Final = (b"null", b"[]")
 _EMPTY_EVENTS: Final = (b"", b"null")
 """llama.cpp begins some streams with such an event."""
 _FOR_CLIENTS: Final = (b"message", b"error")
@@ -208,19 +205,15 @@ class _Choice(msgspec.Struct):
     message: _Generated | None = None
     delta: _Generated | None = None
 
-    def texts(self) -> list[str]:
-        """Everything that was generated for it."""
+    def generated(self) -> str:
+        """Everything that was generated for it. A piece may be empty: the first one of a stream has only the role."""
         generated = self.message or self.delta
-        texts = (
-            [self.text]
-            if generated is None
-            else [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
-        )
-        calls = _NULL if generated is None else generated.tool_calls
-        if calls is not _NULL and not _is(calls, b"null") and not _is(calls, b"[]"):
-            texts.append(bytes(calls).decode("utf-8", "replace"))
-        # A piece of text may be empty: the first one of a stream contains only the role.
-        return ["".join([text for text in texts if isinstance(text, str)])]
+        if generated is None:
+            return self.text or ""
+        texts = [generated.content, generated.reasoning_content or generated.reasoning, generated.refusal]
+        if generated.tool_calls is not _NULL and bytes(generated.tool_calls).strip() not in _NO_CALLS:
+            texts.append(bytes(generated.tool_calls).decode("utf-8", "replace"))
+        return "".join([text for text in texts if isinstance(text, str)])
 
 
 _decode_pieces: Final = msgspec.json.Decoder(list[_Choice]).decode
@@ -230,10 +223,15 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 
 
 def _texts_of_answer(choices: msgspec.Raw, route: str) -> list[str]:
-    found, is_chat = _decode_pieces(choices), route == "chat/completions"
-    if not found or None in [choice.message if is_chat else choice.text for choice in found]:
+    is_chat = route == "chat/completions"
+    texts: list[str] = []
+    for choice in _decode_pieces(choices):
+        if (choice.message if is_chat else choice.text) is None:
+            raise invalid_answer()
+        texts.append(choice.generated())
+    if not texts:
         raise invalid_answer()
-    return [text for choice in found for text in choice.texts()]
+    return texts
 
 
 def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
@@ -261,16 +259,13 @@ def _vectors(data: msgspec.Raw, prepared: PreparedRequest) -> msgspec.Raw:
     return msgspec.Raw(_encode(vectors if None in in_order else in_order))
 
 
-def _public_fields(fields: Fields, policy: RelayPolicy) -> Fields:
-    kept = {name: raw for name, raw in fields.items() if name in _KEPT}
-    kept["model"] = msgspec.Raw(_encode(policy.public_name))
-    return kept
+def _make_public(fields: Fields, policy: RelayPolicy) -> None:
+    """Leaves only what clients may see, with the model's public name."""
+    for name in fields.keys() - _KEPT:
+        del fields[name]
+    fields["model"] = policy.model_for_client
 
 
 def _field(fields: Fields, name: str) -> msgspec.Raw | None:
     raw = fields.get(name)
-    return None if raw is None or _is(raw, b"null") else raw
-
-
-def _is(value: msgspec.Raw | None, expected: bytes) -> bool:
-    return value is not None and bytes(value).strip() == expected
+    return None if raw is None or bytes(raw).strip() == b"null" else raw

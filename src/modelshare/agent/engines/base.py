@@ -1,8 +1,8 @@
 """The interface between engines and the rest of the agent."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -125,21 +125,6 @@ class OutOfMemoryError(EngineError):
     """The model did not fit into the machine's memory; no other engine needs less."""
 
 
-class Period(AbstractContextManager[None]):
-    """A period that ends with `close`, or with the block that it is used for."""
-
-    def __init__(self, on_close: Callable[[], None]) -> None:
-        self._on_close: Callable[[], None] | None = on_close
-
-    def close(self) -> None:
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            on_close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 class Activity:
     """Tracks the agent's requests to an engine. Used to decide whether the engine is alive."""
 
@@ -158,28 +143,46 @@ class Activity:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def request(self) -> "Period":
-        """Begins a period in which a request is in the engine or waits for its turn."""
-        self.running += 1
-        self._idle.clear()
-        return Period(self._requested)
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """A period in which a request is in the engine or waits for its turn."""
+        self.begin_request()
+        try:
+            yield
+        finally:
+            self.end_request()
 
-    def _requested(self) -> None:
+    def begin_request(self) -> None:
+        """A request is in the engine or waits for its turn until `end_request`."""
+        if not self.running:
+            self._idle.clear()
+        self.running += 1
+
+    def end_request(self) -> None:
         self.running -= 1
         if not self.running:
             self._idle.set()
 
-    def asking(self, prompt_bytes: int, unstreamed_tokens: int = 0) -> "Period":
-        """Begins a period in which the engine processes a call, of which `unstreamed_tokens` are not streamed."""
+    @contextmanager
+    def asking(self, prompt_bytes: int, unstreamed_tokens: int = 0) -> Iterator[None]:
+        """A period in which the engine processes a call, of which `unstreamed_tokens` are not streamed."""
+        patience = self.begin_call(prompt_bytes, unstreamed_tokens)
+        try:
+            yield
+        finally:
+            self.end_call(patience)
+
+    def begin_call(self, prompt_bytes: int, unstreamed_tokens: int) -> float:
+        """As `asking`, until `end_call`, which needs the returned seconds that the call may take."""
         patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unstreamed_tokens / _SLOW_TOKENS)
         if not self._asked:
             self._asked_since = monotonic()
         self._asked += 1
         self._patience_now += patience
         self.patience = max(self.patience, self._patience_now)
-        return Period(lambda: self._answered(patience))
+        return patience
 
-    def _answered(self, patience: float) -> None:
+    def end_call(self, patience: float) -> None:
         self._asked -= 1
         self._patience_now -= patience
         if not self._asked:

@@ -20,7 +20,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
     """At least one of the counts is an estimate."""
 
 
-class _EngineUsage(msgspec.Struct):
+class _EngineUsage(msgspec.Struct, frozen=True):
     prompt_tokens: Any = None
     completion_tokens: Any = None
     prompt_tokens_details: msgspec.Raw = msgspec.Raw()
@@ -59,27 +59,25 @@ class Tally:
         `counts_all`: the engine's count includes all sequences of a
         request. `details`: the parts of its usage that a client may see.
         """
-        self._details = details
+        self.prompt_bytes: Final = prompt_bytes
+        self.began = False
+        """Whether anything was generated."""
         self._most_prompt, self._most_completion = most_tokens(asked, body_bytes, context)
-        self._prompt = tokens_in(prompt_bytes)
         self._counts_all = counts_all or asked.sequences == 1
+        self._details = details
         self._reported: msgspec.Raw | None = None
-        self._read = _NOTHING
-        """What was reported, once `usage` was computed."""
         self._pieces = 0
         self._bytes = 0
         self._usage: TokenUsage | None = None
-
-    @property
-    def began(self) -> bool:
-        """Whether anything was generated."""
-        return self._pieces > 0
+        self._read = _NOTHING
+        """What was reported, once `usage` was computed."""
 
     def generated(self, texts: Iterable[str]) -> None:
         """Adds one piece of the answer: a text for each choice in it."""
         self._usage = None
         for text in texts:
             if text:
+                self.began = True
                 self._pieces += 1
                 self._bytes += len(text.encode("utf-8", "surrogatepass"))
 
@@ -90,24 +88,22 @@ class Tally:
     @property
     def usage(self) -> TokenUsage:
         """The engine's counts; a missing or implausible one is replaced by an estimate."""
-        if self._usage is None:
-            self._usage = self._compute()
-        return self._usage
-
-    def _compute(self) -> TokenUsage:
+        if self._usage is not None:
+            return self._usage
         reported = self._read = _read(self._reported)
-        prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self._prompt else 0)
-        # An engine streams at least one token with each piece of text.
-        estimate = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
+        prompt = _plausible(reported.prompt_tokens, self._most_prompt, least=1 if self.prompt_bytes else 0)
+        is_estimate = prompt is None
+        if prompt is None:
+            prompt = min(tokens_in(self.prompt_bytes), self._most_prompt)
         completion = _plausible(reported.completion_tokens, self._most_completion, least=1 if self._pieces else 0)
-        if completion is not None and not self._counts_all and completion < estimate:
-            completion = None
-        is_estimate = prompt is None or (completion is None and self._most_completion > 0)
-        return TokenUsage(
-            min(self._prompt, self._most_prompt) if prompt is None else prompt,
-            estimate if completion is None else completion,
-            is_estimate,
-        )
+        if completion is None or not self._counts_all:
+            # An engine streams at least one token with each piece of text.
+            estimate = min(max(self._pieces, tokens_in(self._bytes)), self._most_completion)
+            if completion is None or completion < estimate:
+                completion = estimate
+                is_estimate = is_estimate or self._most_completion > 0
+        self._usage = TokenUsage(prompt, completion, is_estimate)
+        return self._usage
 
     def for_client(self, combined: TokenUsage | None = None) -> msgspec.Raw:
         """OpenAI's `usage` with these counts and the engine's details.

@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 
 from modelshare.agent.engines.parameters import Fields
-from modelshare.agent.engines.relay_rules import PreparedRequest
 
 
 class _Alternative(msgspec.Struct):
@@ -29,14 +28,11 @@ _decode_choices: Final = msgspec.json.Decoder(list[Fields]).decode
 _decode_chat: Final = msgspec.json.Decoder(_OfChat | None).decode
 
 
-def with_logprobs(choices: msgspec.Raw, prepared: PreparedRequest, at: int = 0) -> tuple[msgspec.Raw, int]:
+def with_logprobs(choices: msgspec.Raw, wanted: int, at: int = 0) -> tuple[msgspec.Raw, int]:
     """The converted choices, and the offset at which their text ends; `at` is where it begins.
 
-    Raises msgspec.DecodeError.
+    `wanted`: the number of alternatives per token. Raises msgspec.DecodeError.
     """
-    wanted = prepared.wanted_logprobs
-    if wanted is None:
-        return choices, at
     found = _decode_choices(choices)
     for choice in found:
         said = _decode_chat(choice.get("logprobs", b"null"))

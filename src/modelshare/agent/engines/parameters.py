@@ -264,8 +264,10 @@ def check(route: str, body: bytes) -> None:
     if route == "chat/completions":
         for message in asked.messages:
             _check_message(message)
-        _check_format(asked.response_format)
-        _check_variables(asked.chat_template_kwargs or {})
+        if asked.response_format is not None:
+            _check_format(asked.response_format)
+        if asked.chat_template_kwargs is not None:
+            _check_variables(asked.chat_template_kwargs)
     else:
         field = "input" if route == "embeddings" else "prompt"
         _check_texts(getattr(asked, field), field)
@@ -315,8 +317,8 @@ def _is_text(part: dict[str, Any]) -> bool:
     return kind in ("text", "refusal") and isinstance(part.get(kind), str) and part.keys() <= _TEXT_PART
 
 
-def _check_format(wanted: _Format | None) -> None:
-    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema is None:
+def _check_format(wanted: _Format) -> None:
+    if wanted.type == "json_schema" and wanted.json_schema is None:
         raise BadInferenceRequestError(
             "`response_format` has no schema. Put one into its `json_schema`.", "response_format"
         )

@@ -1,7 +1,6 @@
 """Splits a request into single sequences for an engine, and joins their answers. Pure."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -12,7 +11,7 @@ from modelshare.agent.engines.relay_rules import PreparedRequest
 from modelshare.wire.inference import EMBEDDED_TOGETHER
 
 
-class Subrequest(NamedTuple):
+class Subrequest(msgspec.Struct, frozen=True):
     """What an engine is asked in one turn."""
 
     prepared: PreparedRequest
@@ -44,9 +43,7 @@ def split(prepared: PreparedRequest) -> list[Subrequest]:
 
 
 def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
-    """Joins the complete answers to `parts`, for `answers.write_answer`."""
-    if len(parts) == 1:
-        return answers[0]
+    """Joins the complete answers to several parts, for `answers.write_answer`."""
     name = "choices" if parts[0].prepared.asked.generates else "data"
     items = [
         item | {"index": _raw(part.first + offset)}
@@ -56,12 +53,11 @@ def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
     return answers[0] | {name: _raw(items)}
 
 
-class StreamMerger:
+class StreamMerger(msgspec.Struct):
     """Merges the pieces of several streams into one."""
 
-    def __init__(self) -> None:
-        self._same: Fields = {}
-        """The fields that all pieces of a stream have in common."""
+    _same: Fields = {}
+    """The fields that all pieces of a stream have in common."""
 
     @property
     def began(self) -> bool:
@@ -85,15 +81,15 @@ class StreamMerger:
         return piece | self._same | {"choices": _raw(choices)}
 
 
-class UsageCount:
+class UsageCount(msgspec.Struct):
     """Counts the tokens of a request's parts, as far as they were started.
 
     A prompt counts once, regardless of its number of answers.
     """
 
-    def __init__(self) -> None:
-        self._tallies: list[tuple[Tally, bool]] = []
-        self._prompts: set[int] = set()
+    _tallies: list[tuple[Tally, bool]] = []
+    """Each part's, and whether an earlier part has the same prompt."""
+    _prompts: set[int] = set()
 
     def begin(self, part: Subrequest) -> Tally:
         """Starts the tally of a part, before the engine is called."""

@@ -3,8 +3,9 @@
 A request is split into its fields, and those that the engine supports are passed on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -16,7 +17,7 @@ from modelshare.agent.engines.texts import TextEncoder
 from modelshare.wire.inference import InferenceRequest, read
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RelayPolicy:
     """How an engine's API differs from what clients see."""
 
@@ -44,6 +45,16 @@ class RelayPolicy:
     finish: Callable[[Sequence[float]], tuple[float, ...]] | None = None
     """Layers to compute for each vector; takes some time."""
 
+    @cached_property
+    def model_for_client(self) -> msgspec.Raw:
+        """The value of `model` in answers."""
+        return msgspec.Raw(_encode(self.public_name))
+
+    @cached_property
+    def model_for_engine(self) -> Fields:
+        """The field `model` of requests, if the engine gets one."""
+        return {} if self.request_model is None else {"model": msgspec.Raw(_encode(self.request_model))}
+
     def under(self, public_name: str) -> "RelayPolicy":
         """The policy for a model that was renamed after the engine was started under its old name."""
         return replace(self, public_name=public_name)
@@ -57,7 +68,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     fields: Fields
     """The fields for the engine."""
     policy: RelayPolicy
-    client_fields: frozenset[str]
+    client_fields: Collection[str]
     """Names of the client's fields."""
     include_usage: bool
     """Whether the client wants the usage of a stream."""
@@ -67,10 +78,9 @@ class PreparedRequest(msgspec.Struct, frozen=True):
     wanted_logprobs: int | None = None
     """Number of alternatives per token of a completion that the client wants, if the engine's format differs."""
 
-    @property
-    def body(self) -> bytes:
-        """The body for the engine."""
-        return _encode(self.fields)
+    def body(self, more: dict[str, int | str]) -> bytes:
+        """The body for the engine, with `more` fields."""
+        return _encode(self.fields | more)
 
     @property
     def prompt(self) -> bytes:
@@ -99,18 +109,18 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
     asked = read(route, body)
     parameters.check(route, body)
     given = _decode_fields(body)
-    fields = parameters.supported(given, policy.supports)
-    fields.pop("model", None)
-    if policy.request_model is not None:
-        fields = {"model": msgspec.Raw(_encode(policy.request_model)), **fields}
-    for name in _LIMITS:
-        if name in fields:
-            fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
+    supported = parameters.supported(given, policy.supports)
+    supported.pop("model", None)
+    fields = policy.model_for_engine | supported
+    for name in _LIMITS & fields.keys():
+        fields[name] = msgspec.Raw(b"%d" % (asked.max_tokens or 0))
     wanted_logprobs = None
     if policy.chat_logprobs and route == "completions" and "logprobs" in fields:
         wanted_logprobs = msgspec.json.decode(fields["logprobs"], type=int)
         fields["logprobs"] = msgspec.Raw(b"%d" % max(1, wanted_logprobs))
+    is_base64 = False
     if route == "embeddings":
+        is_base64 = _is(given.get("encoding_format"), b'"base64"')
         fields |= _embedding_fields(fields, policy)
     options = fields.pop("stream_options", None)
     if policy.ends_streams_only:
@@ -122,9 +132,9 @@ def prepare_request(route: str, body: bytes, policy: RelayPolicy) -> PreparedReq
         asked=asked,
         fields=fields,
         policy=policy,
-        client_fields=frozenset(given),
+        client_fields=given.keys(),
         include_usage=options is not None and _is(_decode_fields(options).get("include_usage"), b"true"),
-        is_base64=_is(given.get("encoding_format"), b'"base64"'),
+        is_base64=is_base64,
         body_bytes=len(body),
         wanted_logprobs=wanted_logprobs,
     )
@@ -139,7 +149,7 @@ def _embedding_fields(fields: Fields, policy: RelayPolicy) -> Fields:
     return changed
 
 
-_LIMITS: Final = ("max_tokens", "max_completion_tokens")
+_LIMITS: Final = frozenset({"max_tokens", "max_completion_tokens"})
 _encode: Final = msgspec.json.encode
 _L2_NORM: Final = msgspec.Raw(b"2")
 _AS_IT_IS: Final = msgspec.Raw(b"-1")

@@ -23,8 +23,9 @@ class RemoteEngine:
         self.activity = Activity()
         self.sharing = sharing
         self.turns = TenantQueue(sharing.slots)
+        self.base_url = f"{origin}/v1"
+        self.headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._origin = origin
-        self._key = key
         self._task = task
         self._relay = relay
         self._timing = timing or Timing()
@@ -32,14 +33,6 @@ class RemoteEngine:
         """For watching it: its health route is always quick, unless it is down."""
         self._probe: Probe | None = None
         self._resources = AsyncExitStack()
-
-    @property
-    def base_url(self) -> str:
-        return f"{self._origin}/v1"
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._key}"} if self._key else {}
 
     def relay_for(self, public_name: str) -> RelayPolicy:
         return self._relay.under(public_name)

@@ -15,8 +15,6 @@ from enum import StrEnum
 from secrets import token_hex
 from typing import Final
 
-import msgspec
-
 MAX_WAITING: Final = 1024
 """Maximum number of waiting turns per tenant. There is no total limit, since one tenant could exhaust it."""
 _COMPARED_BYTES: Final = 64 << 10
@@ -37,8 +35,6 @@ class Turn:
     ) -> None:
         self.worked = False
         """Whether the engine has processed the prompt. If it has not, the slots' contents are unchanged."""
-        self.is_own = False
-        """Whether the slots' contents were computed for the same tenant."""
         self._queue = queue
         self.tenant = tenant
         self.count = count
@@ -51,16 +47,20 @@ class Turn:
     def slots(self) -> tuple[int, ...]:
         return tuple(slot.number for slot in self.held)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether the slots' contents were computed for the same tenant."""
+        return self.tenant != "" and {slot.tenant for slot in self.held} == {self.tenant}
+
     def close(self) -> None:
         """Ends the turn, even if it waits. Gives its slots back."""
         if self._is_closed:
             return
         self._is_closed = True
-        for slot in self.held:
-            if self.worked:
-                slot.tenant, slot.prompt = self.tenant, self.prompt
-            elif not self.is_own:  # the contents are unknown
-                slot.tenant, slot.prompt = "", b""
+        if self.worked or not self.is_own:
+            contents = (self.tenant, self.prompt) if self.worked else ("", b"")  # the latter if they are unknown
+            for slot in self.held:
+                slot.tenant, slot.prompt = contents
         self._queue.leave(self)
 
 
@@ -127,15 +127,17 @@ class TenantQueue:
         tenant = turn.tenant
         if turn.held:
             self._free += turn.held
-            self._drop_surplus()
-            self._running[tenant] -= turn.count
-            if not self._running[tenant]:
-                del self._running[tenant]
+            if self._surplus:
+                self._drop_surplus()
+            running = self._running.pop(tenant) - turn.count
+            if running:
+                self._running[tenant] = running
         else:
             self._remove_waiting(tenant, turn)
         if tenant not in self._running and tenant not in self._waiting:
             self._last.pop(tenant, None)
-        self._serve()
+        if self._waiting:
+            self._serve()
 
     def _drop_surplus(self) -> None:
         dropped = min(self._surplus, len(self._free))
@@ -176,12 +178,13 @@ class TenantQueue:
         tenant = turn.tenant
         self._running[tenant] = self._running.get(tenant, 0) + turn.count
         self._last[tenant] = next(self._count)
-        turn.held = [self._pick(tenant, turn.prompt) for _ in range(turn.count)]
-        turn.is_own = tenant != "" and {slot.tenant for slot in turn.held} == {tenant}
+        if turn.prompt:
+            turn.held = [self._pick(tenant, turn.prompt) for _ in range(turn.count)]
+        else:
+            turn.held = self._free[: turn.count]
+            del self._free[: turn.count]
 
     def _pick(self, tenant: str, prompt: bytes) -> "_Slot":
-        if not prompt:
-            return self._free.pop(0)
         own = [slot for slot in self._free if tenant and slot.tenant == tenant]
         best = max(own, key=lambda slot: _common(slot.prompt, prompt), default=None)
         if best is None or _common(best.prompt, prompt) <= _MIN_COMMON * len(prompt):
@@ -236,13 +239,9 @@ class Sharing:
     """It gets one sequence per call, since it would process several one after the other, or count only the first."""
     cache: PromptCache = PromptCache.NONE
 
-    def fields(self, tenant: str, turn: Turn) -> dict[str, msgspec.Raw]:
+    def fields(self, tenant: str, turn: Turn) -> dict[str, int | str]:
         """Fields that control the engine's prompt cache."""
         if self.cache is PromptCache.SLOTS:
-            return {"id_slot": _raw(turn.slots[0]), "cache_prompt": _raw(turn.is_own)}
+            return {"id_slot": turn.slots[0], "cache_prompt": turn.is_own}
         # An older server sends no tenant, so there is nothing to keep a cache for.
-        return {"cache_salt": _raw(tenant or token_hex(32))} if self.cache is PromptCache.SALTED else {}
-
-
-def _raw(value: object) -> msgspec.Raw:
-    return msgspec.Raw(msgspec.json.encode(value))
+        return {"cache_salt": tenant or token_hex(32)} if self.cache is PromptCache.SALTED else {}

@@ -31,17 +31,14 @@ class EventParser:
     """Parses the events of a stream, regardless of how it was split into chunks."""
 
     def __init__(self) -> None:
+        self.is_between_events = False
+        """Whether the next byte begins an event, after at least one line."""
         self._rest = b""
         self._is_first = True
         self._after_cr = False
         self._data: list[bytes] = []
         self._type = b""
         self._size = 0
-
-    @property
-    def is_between_events(self) -> bool:
-        """Whether the next byte begins an event, after at least one line."""
-        return not (self._rest or self._data or self._type or self._after_cr or self._is_first)
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events completed by `chunk`. Raises EventTooLongError."""
@@ -54,6 +51,7 @@ class EventParser:
         events: list[Event] = []
         for line in lines:
             self._read(line, events)
+        self.is_between_events = not (self._rest or self._data or self._type or self._after_cr or self._is_first)
         if len(self._rest) + self._size > MAX_BYTES:
             raise EventTooLongError
         return events

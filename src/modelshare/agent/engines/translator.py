@@ -59,14 +59,14 @@ class StreamTranslator(StreamConsumer):
         self._lessons_left = _FUTILE if prepared.wanted_logprobs is None else 0  # log probabilities have positions
 
     def feed(self, chunk: bytes) -> bytes:
-        if self._form is not None and self._reader.is_between_events:
+        is_between_events = self._reader.parser.is_between_events
+        if self._form is not None and is_between_events:
             events = self._translate(chunk, self._form)
             if events is not None:
                 self.progressed, self._lessons_left = True, _FUTILE
                 return events
-        was_between_events = self._reader.is_between_events
         events = super().feed(chunk)
-        if was_between_events and self._lessons_left and self.progressed and not self._reader.is_over:
+        if is_between_events and self._lessons_left and self.progressed and not self.is_over:
             self._lessons_left -= 1
             self._form = self._learn(chunk) or self._form
         return events

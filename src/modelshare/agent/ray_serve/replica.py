@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from modelshare.agent.engine_call import unstreamed_tokens
 from modelshare.agent.engines.base import EngineError, Route
 from modelshare.agent.engines.parameters import Fields
 from modelshare.agent.engines.sharing import Turn
@@ -19,7 +20,6 @@ from modelshare.agent.ray_serve.keys import is_key
 from modelshare.agent.ray_serve.messages import Deploy
 from modelshare.agent.ray_serve.node import NodeDeployment
 from modelshare.agent.ray_serve.settings import Resources
-from modelshare.agent.sequences import unstreamed_tokens
 from modelshare.wire.inference import read
 
 _ROUTES: Final = {route.path: route for route in Route}
