@@ -123,7 +123,7 @@ class SequenceCall(EngineCall):
             self._activity.succeeded()
         if events:
             self._on_events(events)
-        if consumer.is_over:
+        if consumer.is_over and not self.is_closed:
             if consumer.failure is not None:
                 raise consumer.failure
             self.finish()
