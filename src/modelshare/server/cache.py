@@ -34,7 +34,9 @@ Concerns = Callable[[Key, Value], bool]
 """Whether a change concerns this entry."""
 
 
-class _Entry(NamedTuple, Generic[Value]):
+class Entry(NamedTuple, Generic[Value]):
+    """A cached value."""
+
     started: float
     """When its load started: the value may be as old as that."""
     value: Value
@@ -45,7 +47,7 @@ class _Entry(NamedTuple, Generic[Value]):
 class _Load(NamedTuple, Generic[Key, Value]):
     """A running load, shared by all callers that wait for it."""
 
-    task: asyncio.Task[_Entry[Value]]
+    task: asyncio.Task[Entry[Value]]
     heard: list[Concerns[Key, Value]]
     """Changes notified since its start."""
 
@@ -70,7 +72,7 @@ class NotifiedCache(Generic[Key, Value]):
         self._clock = clock
         self._limit = limit
         self._grace = grace
-        self._entries: OrderedDict[Key, _Entry[Value]] = OrderedDict()
+        self._entries: OrderedDict[Key, Entry[Value]] = OrderedDict()
         self._loads: dict[Key, _Load[Key, Value]] = {}
         self._away_until: float | None = None
         """In an outage of the database: when to try again."""
@@ -87,15 +89,15 @@ class NotifiedCache(Generic[Key, Value]):
         `since`: a clock time; an older entry is loaded again.
         """
         for _ in range(_LOADS):
-            entry = self._usable(key, since)
-            if entry is not None:
+            entry = self.known(key)
+            if entry is not None and entry.started >= since:
                 return entry.value
             oldest = self._clock() - CACHE_SECONDS  # a shared load that started earlier is too old
             try:
                 loaded = await asyncio.shield(self._loading(key))
             except Exception as error:
-                entry = self._usable(key, since) if is_database_away(error) else None
-                if entry is None:
+                entry = self.known(key) if is_database_away(error) else None
+                if entry is None or entry.started < since:
                     raise
                 return entry.value
             if loaded.started >= since and loaded.started > oldest and not loaded.is_outdated:
@@ -103,10 +105,21 @@ class NotifiedCache(Generic[Key, Value]):
         # It changes all the time, but this load started after the call, so the value is recent enough.
         return loaded.value
 
-    def known(self, key: Key) -> tuple[Value] | None:
-        """The entry as `get` would return it without waiting; None if it has to be loaded."""
-        entry = self._usable(key, -math.inf)
-        return None if entry is None else (entry.value,)
+    def known(self, key: Key) -> Entry[Value] | None:
+        """The entry whose value `get` would return without waiting; None if it has to be loaded. Starts a refresh if it
+        is getting old."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        now = self._clock()
+        age = now - entry.started
+        if age >= _REFRESH_SECONDS:
+            if age >= CACHE_SECONDS + (0 if self._away_until is None else self._grace):
+                return None
+            if now >= (self._away_until or -math.inf):
+                self._loading(key)
+        self._entries.move_to_end(key)
+        return entry
 
     def forget(self, concerns: Concerns[Key, Value]) -> None:
         """Drops all entries that a change concerns, immediately."""
@@ -123,22 +136,7 @@ class NotifiedCache(Generic[Key, Value]):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _usable(self, key: Key, since: float) -> _Entry[Value] | None:
-        """The entry if it is valid. Starts a refresh if it is getting old."""
-        entry = self._entries.get(key)
-        if entry is None or entry.started < since:
-            return None
-        now = self._clock()
-        age = now - entry.started
-        if age >= _REFRESH_SECONDS:
-            if age >= CACHE_SECONDS + (0 if self._away_until is None else self._grace):
-                return None
-            if now >= (self._away_until or -math.inf):
-                self._loading(key)
-        self._entries.move_to_end(key)
-        return entry
-
-    def _loading(self, key: Key) -> asyncio.Task[_Entry[Value]]:
+    def _loading(self, key: Key) -> asyncio.Task[Entry[Value]]:
         load = self._loads.get(key)
         if load is None:
             heard: list[Concerns[Key, Value]] = []
@@ -147,7 +145,7 @@ class NotifiedCache(Generic[Key, Value]):
             load.task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return load.task
 
-    async def _run_load(self, key: Key, heard: list[Concerns[Key, Value]]) -> _Entry[Value]:
+    async def _run_load(self, key: Key, heard: list[Concerns[Key, Value]]) -> Entry[Value]:
         started = self._clock()
         try:
             value = await self._load_in_time(key)
@@ -159,8 +157,8 @@ class NotifiedCache(Generic[Key, Value]):
             del self._loads[key]
         self._away_until = None
         if any(concerns(key, value) for concerns in heard):
-            return _Entry(started, value, is_outdated=True)
-        entry = self._entries[key] = _Entry(started, value)
+            return Entry(started, value, is_outdated=True)
+        entry = self._entries[key] = Entry(started, value)
         self._entries.move_to_end(key)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)

@@ -85,7 +85,7 @@ class KeyAuthenticator:
     def known(self, use: KeyUse) -> tuple[Caller | None] | None:
         """As `authenticate`, without waiting; None if the key has to be looked up."""
         known = self._cache.known(use.value_hash)
-        return None if known is None else (self._caller(known[0], self._clock(), use.address),)
+        return None if known is None else (self._caller(known.value, self._clock(), use.address),)
 
     def _caller(self, known: _Known, now: float, address: str) -> Caller | None:
         caller = known.good(now, address)

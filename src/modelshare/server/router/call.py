@@ -146,7 +146,7 @@ class Call:
         if found is None:
             self.later(self._look_up_endpoint())
         else:
-            self._admit(found[0])
+            self._admit(found.value)
 
     async def _look_up_caller(self) -> None:
         with database_outages():
@@ -269,7 +269,7 @@ class Call:
         found = self._router.snapshots.known(self.head.project_id, self.head.slug)
         if found is None and (self._task is None or self._task.done()):
             self.later(self.refresh())
-        return found[0].targets if found and found[0] else self.endpoint.targets
+        return found.value.targets if found and found.value else self.endpoint.targets
 
     @property
     def may_wait(self) -> bool:

@@ -75,10 +75,10 @@ class Entrance:
         """Its turn has come: the endpoint may have changed since."""
         call = self._call
         found = self._router.snapshots.known(call.head.project_id, call.head.slug)
-        if found is None or (found[0] is not None and found[0].awaits_agent(self._router.clock())):
+        if found is None or (found.value is not None and found.value.awaits_agent(self._router.clock())):
             call.later(self._look_again())
         else:
-            call.endpoint = checked_endpoint(call.head, found[0], self._router.clock())
+            call.endpoint = checked_endpoint(call.head, found.value, self._router.clock())
             self._pass()
 
     async def _look_again(self) -> None:

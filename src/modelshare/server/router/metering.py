@@ -112,12 +112,12 @@ class Meter:
                 return
             counted = _Count(endpoint.project_id, endpoint.slug, endpoint.model_id, tier.token_price)
             self._counts[key] = counted
+            self._loop.wake()  # else it was woken before
         counted.requests += 1
         counted.errors += failed
         counted.prompt_tokens = min(MAX_COUNT, counted.prompt_tokens + usage.prompt_tokens)
         counted.completion_tokens = min(MAX_COUNT, counted.completion_tokens + usage.completion_tokens)
         counted.estimated += usage.is_estimate
-        self._loop.wake()
 
     def _day(self) -> str:
         number = int(self._clock() // _DAY_SECONDS)

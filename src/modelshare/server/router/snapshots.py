@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from modelshare.server.cache import GRACE_SECONDS, NotifiedCache
+from modelshare.server.cache import GRACE_SECONDS, Entry, NotifiedCache
 from modelshare.server.db import Database
 from modelshare.server.endpoints import service as endpoints
 from modelshare.server.endpoints.presenters import MODEL_GONE, progress_of
@@ -80,7 +80,7 @@ class Snapshots:
         """The endpoint, or None. `since`: a clock time; an older snapshot is loaded again."""
         return await self._cache.get((project_id, slug), since=since)
 
-    def known(self, project_id: str, slug: str) -> tuple[Snapshot | None] | None:
+    def known(self, project_id: str, slug: str) -> Entry[Snapshot | None] | None:
         """As `get`, without waiting; None if it has to be loaded."""
         return self._cache.known((project_id, slug))
 
