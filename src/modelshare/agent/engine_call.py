@@ -55,7 +55,10 @@ class SequenceCall(EngineCall):
         output: SequenceOutput,
         on_events: Callable[[bytes], None],
     ) -> None:
-        """`consumer` takes the stream if the engine is asked for one; `on_events` takes its events for the client."""
+        """Counts as a call of the engine from here until `end`, which has to follow.
+
+        `consumer` takes the stream if the engine is asked for one; `on_events` takes its events for the client.
+        """
         prepared = part.prepared
         unstreamed = 0 if prepared.policy.ends_streams_only else unstreamed_tokens(prepared.asked)
         self.part = part

@@ -61,7 +61,6 @@ _MAX_REASON_BYTES: Final = 123
 """The payload of a close frame is at most 125 bytes (RFC 6455 section 5.5), two of which are the code."""
 _OK: Final = 200
 _LOWEST_ERROR: Final = 400
-_BAD_STATUS: Final = f"a status is {_OK} or that of an error"
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT, pattern=PLAIN)]
 """A human-readable sentence; create one with `modelshare.wire.text.plain`."""
@@ -223,7 +222,7 @@ class Head(Frame, frozen=True, tag="head"):
 
     def __post_init__(self) -> None:
         if _OK < self.status < _LOWEST_ERROR:
-            raise ValueError(_BAD_STATUS)
+            raise ValueError(f"{self.status} is neither {_OK} nor an error status")
 
 
 class Chunk(Frame, frozen=True, tag="chunk"):
@@ -265,7 +264,7 @@ class Answer(Frame, frozen=True, tag="answer"):
 
     def __post_init__(self) -> None:
         if _OK < self.status < _LOWEST_ERROR:
-            raise ValueError(_BAD_STATUS)
+            raise ValueError(f"{self.status} is neither {_OK} nor an error status")
 
 
 class Released(Frame, frozen=True, tag="released"):

@@ -32,8 +32,11 @@ class Files:
             headers = [(b"content-type", b"text/event-stream")]
         self.under_way += 1
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            if scope["path"] == "/file":
+            if scope["path"] != "/without-headers":
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+            if scope["path"] == "/after-headers":
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
+            if scope["path"] in {"/file", "/after-headers", "/without-headers"}:
                 await send({"type": "http.response.pathsend", "path": str(self.path)})
                 return
             for number in range(16):
@@ -78,10 +81,11 @@ async def take(client: socket.socket, size: int = SIZE) -> int:
     return taken
 
 
-async def test_whole_files_two_after_another(url: str, files: Files) -> None:
+@pytest.mark.parametrize("path", ["/file", "/after-headers"])
+async def test_whole_files_two_after_another(url: str, files: Files, path: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
     for _ in range(2):
-        writer.write(b"GET /file HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert f"content-length: {SIZE}\r\n".encode() in head
         assert await reader.readexactly(SIZE) == files.path.read_bytes()
@@ -124,8 +128,9 @@ async def test_events_may_wait_for_their_reader(front: FastFront, url: str, file
 async def test_no_file_stays_open(url: str, files: Files) -> None:
     for path in ("/file", "/chunks"):
         asking(url, path).close()
-    with asking(url, "/file") as client:
-        await take(client)
+    for path in ("/file", "/without-headers"):
+        with asking(url, path) as client:
+            await take(client)
 
     async def closed() -> bool:
         return str(files.path) not in {file.path for file in psutil.Process().open_files()}

@@ -147,7 +147,7 @@ class StreamConsumer(ABC):
         """The last chunk had a piece of the answer."""
         self.is_over = False
         self.failure: EngineRefusalError | None = None
-        """Both as in `StreamReader`."""
+        """Both as in `StreamReader`, after the last chunk."""
         self._reader = StreamReader(prepared, tally)
 
     def feed(self, chunk: bytes) -> bytes:

@@ -173,7 +173,7 @@ class Activity:
             self.end_call(patience)
 
     def begin_call(self, prompt_bytes: int, unstreamed_tokens: int) -> float:
-        """As `asking`, until `end_call`, which needs the returned seconds that the call may take."""
+        """Begins what `asking` is, until `end_call` is given the result: the seconds that the call may take."""
         patience = prompt_bytes / _SLOW_PROMPT_BYTES + (0 if self._shows_work else unstreamed_tokens / _SLOW_TOKENS)
         if not self._asked:
             self._asked_since = monotonic()

@@ -53,10 +53,10 @@ def join(parts: Sequence[Subrequest], answers: Sequence[Fields]) -> Fields:
     return answers[0] | {name: _raw(items)}
 
 
-class StreamMerger(msgspec.Struct):
+class StreamMerger(msgspec.Struct, eq=False):
     """Merges the pieces of several streams into one."""
 
-    _same: Fields = {}
+    _same: Fields = msgspec.field(default_factory=dict)
     """The fields that all pieces of a stream have in common."""
 
     @property
@@ -81,15 +81,15 @@ class StreamMerger(msgspec.Struct):
         return piece | self._same | {"choices": _raw(choices)}
 
 
-class UsageCount(msgspec.Struct):
+class UsageCount(msgspec.Struct, eq=False):
     """Counts the tokens of a request's parts, as far as they were started.
 
     A prompt counts once, regardless of its number of answers.
     """
 
-    _tallies: list[tuple[Tally, bool]] = []
+    _tallies: list[tuple[Tally, bool]] = msgspec.field(default_factory=list)
     """Each part's, and whether an earlier part has the same prompt."""
-    _prompts: set[int] = set()
+    _prompts: set[int] = msgspec.field(default_factory=set)
 
     def begin(self, part: Subrequest) -> Tally:
         """Starts the tally of a part, before the engine is called."""

@@ -17,7 +17,7 @@ from modelshare.agent.engines.texts import TextEncoder
 from modelshare.wire.inference import InferenceRequest, read
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots, which cached properties cannot have
 class RelayPolicy:
     """How an engine's API differs from what clients see."""
 

@@ -49,7 +49,7 @@ class Turn:
 
     @property
     def is_own(self) -> bool:
-        """Whether the slots' contents were computed for the same tenant."""
+        """Whether the contents of the slots were computed for the same tenant, until `close`."""
         return self.tenant != "" and {slot.tenant for slot in self.held} == {self.tenant}
 
     def close(self) -> None:

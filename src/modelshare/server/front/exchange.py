@@ -24,6 +24,7 @@ _MAX_UNREAD: Final = 256 << 10
 """Bytes of a body that are buffered before reading from the client pauses."""
 _WITHOUT_BODY: Final = frozenset({204, 304})
 _FINAL: Final = range(200, 600)
+_NO_HEADERS: Final = "The response has no headers."
 _BREAK: Final = re.compile(rb"[\0\r\n]")
 
 
@@ -314,7 +315,7 @@ class Exchange:
 
     def _take(self) -> bytes:
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        is_full = self._unread > _MAX_UNREAD
+        is_full = self._unread > _MAX_UNREAD  # then `feed` had reading paused
         self._body, self._unread = [], 0
         if is_full:
             self._wire.read_on()
@@ -331,7 +332,7 @@ class Exchange:
             if self._unsent < 0 or (self._unsent and not more):
                 raise RuntimeError("The response's body does not have the announced length.")
         if not self.started:
-            self._begin(data)
+            self._send_head(data)
         elif data:
             self._wire.write(data)
         if not more:
@@ -339,19 +340,22 @@ class Exchange:
 
     async def _send_file(self, path: str) -> None:
         """The whole file is the body."""
+        if not (self._head or self.started):
+            raise RuntimeError(_NO_HEADERS)
         size = self._unsent or 0
         file = await asyncio.to_thread(os.open, path, os.O_RDONLY)
-        self._begin(b"")
+        if not self.started:
+            self._send_head(b"")
         is_whole = await self._wire.send_file(file, size) == size
         if not is_whole and await asyncio.to_thread(os.path.getsize, path) < size:
             raise RuntimeError(f"{path} is shorter than announced.")
         if is_whole and not self.gone:  # else the client has disconnected, even if that was not noticed yet
             self._end()
 
-    def _begin(self, data: bytes) -> None:
+    def _send_head(self, data: bytes) -> None:
         """Sends the headers, with the first part of the body."""
         if not self._head:
-            raise RuntimeError("The response has no headers.")
+            raise RuntimeError(_NO_HEADERS)
         self.started = True
         head, self._head = self._head, b""
         self._wire.write(head + data)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-Arguments = TypeVarTuple("Arguments")
+_Arguments = TypeVarTuple("_Arguments")
 _OK: Final = 200
 _JSON: Final = b"application/json"
 _CLIENT_GONE: Final = 499
@@ -74,10 +74,10 @@ class Call:
         self._task: asyncio.Task[None] | None = None
         self.caller: Caller
         self.use: KeyUse | SessionUse | None = None
-        """What it depends on; None until that was found valid."""
+        """The key or session that it depends on, once that was found valid."""
         self.endpoint: Snapshot
         self.endpoint_id: uuid.UUID | None = None
-        """Once it depends on the endpoint."""
+        """The endpoint that it depends on, once it does."""
         self._entrance: Entrance | None = None
         self._gives_up_at: float | None = None
         """Until when it waits for an agent, once it does."""
@@ -291,7 +291,7 @@ class Call:
         with database_outages():
             return await self._router.await_agent(self.head, self._gives_up_at)
 
-    def guard(self, step: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
+    def guard(self, step: Callable[[*_Arguments], None], *arguments: *_Arguments) -> None:
         """Takes the step, unless the request is over; an error ends the request."""
         if self._state is not _State.OVER:
             try:

@@ -35,8 +35,8 @@ class InFlight(Generic[Request, Subject]):
         revoked_among: Callable[[Collection[Subject]], Awaitable[Collection[Subject]]],
         error: Callable[[], ApiError],
     ) -> None:
-        """`requests`: those in progress. `subject` returns what one depends on, or None until that was found valid; it
-        has to be set right after that: nothing else runs in between, so no change slips through.
+        """`requests`: those in progress. `subject` returns what a request depends on, or None until that was found
+        valid. From that same step on it has to return it, so that no change slips through.
 
         `revoked_among` returns the subjects that are no longer valid; their requests end with `error`. Call
         `loop.resume` when there are requests again.

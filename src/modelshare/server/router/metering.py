@@ -112,7 +112,7 @@ class Meter:
                 return
             counted = _Count(endpoint.project_id, endpoint.slug, endpoint.model_id, tier.token_price)
             self._counts[key] = counted
-            self._loop.wake()  # else it was woken before
+            self._loop.wake()  # by the first request of a count: later ones are written with it
         counted.requests += 1
         counted.errors += failed
         counted.prompt_tokens = min(MAX_COUNT, counted.prompt_tokens + usage.prompt_tokens)
