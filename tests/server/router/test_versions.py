@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import json
 import random
+import re
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -161,6 +162,16 @@ async def changes(tenant: Tenant, model: uuid.UUID, traffic: Traffic, slug: str,
             await asyncio.sleep(random.uniform(0, 0.05))
     await change(tenant, model, "promote")
     await wait_until(traffic.reaches(slug, NEW))
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Tiers without a limit of requests per minute: how many are sent depends on the machine's speed."""
+    assert settings.tiers_file is not None
+    tiers = settings.tiers_file.read_text(encoding="utf-8")
+    unlimited = re.sub(r"^requests_per_minute = .*\n", "", tiers, flags=re.MULTILINE)
+    settings.tiers_file.write_text(unlimited, encoding="utf-8")
+    return settings
 
 
 @pytest.fixture
