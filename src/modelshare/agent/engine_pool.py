@@ -362,9 +362,7 @@ class _Connection(asyncio.Protocol):
             call.on_failure(error)
 
     def _release(self, *, may_be_kept: bool) -> None:
-        if self._call is not None:  # its request is empty, since the engine has answered
-            self._call.connection = None
-            self._call = None
+        self._take_call()
         self._is_discarding, self._is_reused = False, True
         if self._end_timer is not None:
             self._end_timer.cancel()

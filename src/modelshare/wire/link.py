@@ -213,8 +213,8 @@ class Report(Frame, frozen=True, tag="report"):
     """The routes that the engine serves; only in phase `ready`."""
 
 
-class Head(Frame, frozen=True, tag="head"):
-    """Status and headers of a response; sent once, before its chunks."""
+class _Beginning(Frame, frozen=True):
+    """Status and headers of a response."""
 
     stream: Figure
     status: Status
@@ -223,6 +223,10 @@ class Head(Frame, frozen=True, tag="head"):
     def __post_init__(self) -> None:
         if _OK < self.status < _LOWEST_ERROR:
             raise ValueError(f"{self.status} is neither {_OK} nor an error status")
+
+
+class Head(_Beginning, frozen=True, tag="head"):
+    """Status and headers of a response; sent once, before its chunks."""
 
 
 class Chunk(Frame, frozen=True, tag="chunk"):
@@ -245,12 +249,9 @@ class End(Frame, frozen=True, tag="end"):
     """If there is an `error`: the HTTP status that the response would have had before it started."""
 
 
-class Answer(Frame, frozen=True, tag="answer"):
+class Answer(_Beginning, frozen=True, tag="answer"):
     """Head, body and end in one frame: a complete non-streamed response of at most `BODY_SLICE` bytes."""
 
-    stream: Figure
-    status: Status
-    content_type: ContentType
     data: Annotated[bytes, Meta(max_length=BODY_SLICE)]
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
@@ -261,10 +262,6 @@ class Answer(Frame, frozen=True, tag="answer"):
     """As in `End`."""
     retry_after: Annotated[int, msgspec.Meta(ge=0, le=86_400)] | None = None
     """Seconds after which the client should retry, if the engine says so."""
-
-    def __post_init__(self) -> None:
-        if _OK < self.status < _LOWEST_ERROR:
-            raise ValueError(f"{self.status} is neither {_OK} nor an error status")
 
 
 class Released(Frame, frozen=True, tag="released"):

@@ -298,8 +298,7 @@ class Connection(Overdue, asyncio.Protocol):
         else:
             self._phase = ConnectionPhase.HEAD if self._parser.is_in_head else ConnectionPhase.IDLE
             self._turn()
-            if not self._is_reading:
-                self.read_on()
+            self.read_on()
 
     def failed(self) -> None:
         assert self._exchange is not None  # noqa: S101 - it is the one that calls

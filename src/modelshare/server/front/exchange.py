@@ -149,22 +149,19 @@ class Exchange:
         self._body.append(data)
         self._unread += len(data)
         self._fed += len(data)
-        if self._news is not None:
-            self._news.set()
+        self._wake()
         return self._unread > _MAX_UNREAD
 
     def end_of_request(self) -> None:
         self.complete = True
-        if self._news is not None:
-            self._news.set()
+        self._wake()
 
     def leave(self) -> None:
         """The client has disconnected, or gets no response."""
         if self.gone:
             return
         self.gone = True
-        if self._news is not None:
-            self._news.set()
+        self._wake()
         handler, self.handler = self.handler, None
         if handler is not None and not self.answered:
             handler.gone()
@@ -183,8 +180,7 @@ class Exchange:
 
     def take(self) -> bytes:
         """The part of the body that has arrived since the last call."""
-        if self._expects:
-            self.go_on()
+        self.go_on()
         if not self._body:
             return b""
         return self._take()
@@ -360,8 +356,11 @@ class Exchange:
         head, self._head = self._head, b""
         self._wire.write(head + data)
 
-    def _end(self) -> None:
-        self.answered, self.handler = True, None
+    def _wake(self) -> None:
         if self._news is not None:
             self._news.set()
+
+    def _end(self) -> None:
+        self.answered, self.handler = True, None
+        self._wake()
         self._wire.answered()

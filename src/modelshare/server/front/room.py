@@ -84,8 +84,7 @@ class Seat(Generic[Guest]):
 
     def take(self, now: float, *, is_idle: bool) -> None:
         """The connection waits for its client from now on."""
-        if self._taken is not None:
-            self.leave()
+        self.leave()
         address = None if self.is_known else self.address
         if self._guest is not None and (address is not None or is_idle):
             self._room.waits(self._guest, address, now)

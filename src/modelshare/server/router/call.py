@@ -198,7 +198,7 @@ class Call:
         self._state, self._body = _State.RELAYING, []
         request = parsed(self.head.route, body, self.endpoint.tier)
         self._turns = request.turns
-        if self._turns > 1 and self._entrance is not None and self._entrance.gate is not None:
+        if self._entrance is not None and self._entrance.gate is not None:
             self._entrance.gate.count_as(self._turns)
         tenant = self._router.tenant(self.head.project_id)
         self._relay = Relay(self, self._router.selector, body, tenant, AnswerUsage(request, len(body)))
@@ -233,8 +233,7 @@ class Call:
     def admitted(self) -> None:
         """The endpoint's limits let it in."""
         self.deadline = self._router.now() + self.endpoint.tier.request_timeout_seconds
-        if encoding := self.head.header(b"content-encoding"):
-            check_encoding(encoding)
+        check_encoding(self.head.header(b"content-encoding"))
         self._state = _State.READING
         self._read()
 

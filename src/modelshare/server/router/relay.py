@@ -80,8 +80,7 @@ class Relay:
 
     def stop(self) -> None:
         """Cancels the work on the request, unless it is complete."""
-        if self._circuit is not None:
-            self.report_result(is_failure=None)
+        self.report_result(is_failure=None)
         self._target = None
         request, self._request = self._request, None
         if request is not None:
